@@ -1,0 +1,64 @@
+//! Audit entries: security-relevant facts, kept for ever.
+
+use serde_json::Value;
+
+/// Who did it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Actor {
+    /// An API key, by its public id.
+    Key(String),
+    /// Somebody without a valid key, by address.
+    Anonymous,
+    /// A runner, by its id.
+    Runner(String),
+    /// A person or program on the host, through the `kage` command.
+    Host,
+}
+
+impl Actor {
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Key(_) => "key",
+            Self::Anonymous => "anonymous",
+            Self::Runner(_) => "runner",
+            Self::Host => "host",
+        }
+    }
+
+    pub fn id(&self) -> Option<&str> {
+        match self {
+            Self::Key(id) | Self::Runner(id) => Some(id),
+            Self::Anonymous | Self::Host => None,
+        }
+    }
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    Done,
+    Refused,
+    Failed,
+}
+
+impl Outcome {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// One entry. `details` holds identifiers, digests, sizes and limits; never a prompt, a secret or output.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    pub actor: Actor,
+    /// Dotted verb: `task.submit`, `run.state`, `key.create`.
+    pub action: &'static str,
+    /// Kind and id of what it was done to, such as `task:0190…`.
+    pub object: String,
+    pub outcome: Outcome,
+    pub details: Value,
+}

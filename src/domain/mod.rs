@@ -1,0 +1,9 @@
+//! The nouns of Kage Bunshin. Nothing here knows a database, an engine or HTTP.
+
+pub mod audit;
+pub mod event;
+pub mod limits;
+pub mod name;
+pub mod repository;
+pub mod run;
+pub mod task;

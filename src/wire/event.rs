@@ -1,0 +1,96 @@
+//! Payloads of the events on `/tasks/{id}/progress`. The SSE event name says which one it is.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::domain::run::{ProgressStatus, RunState};
+use crate::domain::task::TaskStatus;
+use crate::wire::run::Run;
+
+/// `connected`: first on every stream, without an id.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Connected {
+    pub task_id: Uuid,
+    pub status: TaskStatus,
+    pub timestamp: DateTime<Utc>,
+}
+
+/// `progress`: the predecessor's event.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Progress {
+    pub task_id: Uuid,
+    /// The run's name.
+    pub cli_name: String,
+    /// The run's id.
+    pub session_id: Uuid,
+    pub status: ProgressStatus,
+    pub message: String,
+    pub timestamp: DateTime<Utc>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files_modified: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration: Option<f64>,
+}
+
+/// `state`: a run moved to another state.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct State {
+    pub task_id: Uuid,
+    pub run: String,
+    pub run_id: Uuid,
+    pub state: RunState,
+    pub attempt: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    pub timestamp: DateTime<Utc>,
+}
+
+/// `log`: a block of output, at most 64 KiB.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Log {
+    pub run: String,
+    pub attempt: u32,
+    /// `stdout` or `stderr`.
+    pub stream: String,
+    /// Offset of the block's first byte within the attempt's stream.
+    pub offset: u64,
+    /// The block, with bytes that are not UTF-8 replaced.
+    pub text: String,
+    /// The block's bytes, where they are not UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base64: Option<String>,
+}
+
+/// `result`: a run has ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct RunResult {
+    pub task_id: Uuid,
+    pub run: Run,
+    pub files_modified: Vec<String>,
+    pub warnings: Vec<String>,
+}
+
+/// `task_complete`: the last event of a task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TaskComplete {
+    pub task_id: Uuid,
+    pub status: TaskStatus,
+    pub success_count: u32,
+    pub failure_count: u32,
+    pub best_cli: Option<String>,
+    pub timestamp: DateTime<Utc>,
+}
+
+/// `error` and `warning`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Notice {
+    pub task_id: Uuid,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<String>,
+    pub message: String,
+    pub timestamp: DateTime<Utc>,
+}

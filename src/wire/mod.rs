@@ -1,0 +1,8 @@
+//! The public JSON, shared by the API and the client, so that there is one truth for the wire.
+
+pub mod event;
+pub mod health;
+pub mod problem;
+pub mod repository;
+pub mod run;
+pub mod task;

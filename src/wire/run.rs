@@ -1,0 +1,87 @@
+//! Runs and their results.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::domain::run::RunState;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Run {
+    pub id: Uuid,
+    /// Name within the task: the CLI's, with `-2`, `-3` … when a task assigns it more than once.
+    pub name: String,
+    pub cli_name: String,
+    pub state: RunState,
+    /// Why it ended so, for a person.
+    pub error: Option<String>,
+    /// The CLI's exit status, if it ended by itself.
+    pub exit_code: Option<i32>,
+    /// From 1; 0 before the first.
+    pub attempt: u32,
+    pub started_at: Option<DateTime<Utc>>,
+    pub finished_at: Option<DateTime<Utc>>,
+    /// Digest of the CLI image (`sha256:…`).
+    pub image: String,
+    /// The commit that it started from.
+    pub base_commit: Option<String>,
+    pub branch: Option<String>,
+    pub commit_hash: Option<String>,
+    pub files_changed: u32,
+    pub insertions: u64,
+    pub deletions: u64,
+    /// Bytes of output so far.
+    pub output_bytes: u64,
+    /// USD.
+    pub cost: f64,
+}
+
+/// One changed file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FileChange {
+    /// The path, with bytes that are not UTF-8 replaced.
+    pub path: String,
+    /// The path's bytes in base64, where it is not UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_base64: Option<String>,
+    /// Where a renamed file came from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub old_path: Option<String>,
+    /// `added`, `modified`, `deleted`, `renamed` or `typechange`.
+    pub status: String,
+    /// Git's file mode in octal, such as `100644`; absent where the file is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub old_mode: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_mode: Option<String>,
+    pub insertions: u64,
+    pub deletions: u64,
+    pub binary: bool,
+    /// Bytes, of the new file.
+    pub size: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Files {
+    pub run: String,
+    pub branch: Option<String>,
+    pub commit_hash: Option<String>,
+    pub files: Vec<FileChange>,
+    /// What the harvest left out, and why.
+    pub warnings: Vec<String>,
+}
+
+/// The answer to `GET …/diff` with `Accept: application/json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Diff {
+    pub run: String,
+    pub branch: Option<String>,
+    pub base_commit: Option<String>,
+    pub commit_hash: Option<String>,
+    pub files: Vec<FileChange>,
+    /// The patch, with bytes that are not UTF-8 replaced: for `git apply` take the text form.
+    pub patch: String,
+    /// The patch was over the limit and is cut; the branch has everything.
+    pub truncated: bool,
+}

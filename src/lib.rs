@@ -1,11 +1,16 @@
 //! Kage Bunshin: hands coding tasks to AI command-line agents without trusting them.
 //!
 //! ```text
-//! cli                          one file per command; only `cli` knows every role
-//! api  runner  client          roles: they never import one another, they meet in Postgres (or over HTTP)
-//! db  sandbox  git  image  wire  config     adapters
-//! domain  lifecycle  telemetry              nouns and process matters; they know nothing of ours
+//! cli                                one file per command; only `cli` knows every role
+//! api  runner  client                roles: they never import one another; they meet in Postgres (or over HTTP)
+//! db  sandbox  git  image  config    adapters
+//! wire                               the public JSON, shared by api, client and the stored events
+//! domain  lifecycle  telemetry       nouns and process matters; they know nothing of ours
 //! ```
 
+pub mod config;
+pub mod db;
 pub mod domain;
+pub mod lifecycle;
+pub mod telemetry;
 pub mod wire;

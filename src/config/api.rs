@@ -1,0 +1,60 @@
+//! What `kage api` needs.
+
+use std::net::SocketAddr;
+
+use crate::config::error::ConfigError;
+use crate::config::settings::Settings;
+use crate::domain::repository::AllowedSources;
+
+pub const NAMES: [&str; 7] = [
+    "KAGE_API_LISTEN",
+    "KAGE_API_ALLOW_PLAIN_HTTP",
+    "KAGE_API_BODY_BYTES",
+    "KAGE_API_STREAMS",
+    "KAGE_API_STALL_SECS",
+    "KAGE_API_CONNECTIONS",
+    "KAGE_REPOSITORIES_ALLOW",
+];
+
+#[derive(Debug, Clone)]
+pub struct ApiConfig {
+    pub listen: SocketAddr,
+    /// Most bytes of a request's body.
+    pub body_bytes: usize,
+    /// Most event streams at once.
+    pub streams: usize,
+    /// Seconds after which a client that does not read is cut off.
+    pub stall_secs: u64,
+    /// Most connections at once.
+    pub connections: usize,
+    pub sources: AllowedSources,
+}
+
+impl ApiConfig {
+    /// `KAGE_API_LISTEN` (127.0.0.1:8787), `KAGE_API_ALLOW_PLAIN_HTTP` (false; plain HTTP is for loopback
+    /// only, unless this says that something in front does TLS), `KAGE_API_BODY_BYTES` (4 MiB),
+    /// `KAGE_API_STREAMS` (10000), `KAGE_API_STALL_SECS` (30), `KAGE_API_CONNECTIONS` (20000),
+    /// `KAGE_REPOSITORIES_ALLOW` (none).
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the variable.
+    pub fn from_settings(settings: &mut Settings) -> Result<Self, ConfigError> {
+        let listen: SocketAddr = settings.or("KAGE_API_LISTEN", SocketAddr::from(([127, 0, 0, 1], 8787)))?;
+        let plain_http = settings.or("KAGE_API_ALLOW_PLAIN_HTTP", false)?;
+        if !listen.ip().is_loopback() && !plain_http {
+            let problem = format!(
+                "{listen} is not loopback and would carry keys in plain HTTP; put a TLS proxy in front and set \
+                 KAGE_API_ALLOW_PLAIN_HTTP=true"
+            );
+            return Err(ConfigError::Invalid { name: "KAGE_API_LISTEN".to_owned(), problem });
+        }
+        Ok(Self {
+            listen,
+            body_bytes: settings.within("KAGE_API_BODY_BYTES", 4 << 20, 1 << 10, 64 << 20)? as usize,
+            streams: settings.within("KAGE_API_STREAMS", 10_000, 1, 1_000_000)? as usize,
+            stall_secs: settings.within("KAGE_API_STALL_SECS", 30, 1, 3600)?,
+            connections: settings.within("KAGE_API_CONNECTIONS", 20_000, 1, 1_000_000)? as usize,
+            sources: AllowedSources::new(settings.list("KAGE_REPOSITORIES_ALLOW")),
+        })
+    }
+}

@@ -1,0 +1,73 @@
+//! Where Postgres is.
+
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::postgres::PgConnectOptions;
+
+use crate::config::error::ConfigError;
+use crate::config::settings::Settings;
+
+pub const NAMES: [&str; 4] = [
+    "KAGE_DATABASE_URL",
+    "KAGE_DATABASE_PASSWORD",
+    "KAGE_DATABASE_CONNECTIONS",
+    "KAGE_DATABASE_ACQUIRE_SECS",
+];
+
+#[derive(Debug, Clone)]
+pub struct DatabaseConfig {
+    /// `postgres://user@host/name`; none: `kage serve` runs its own private cluster.
+    pub url: Option<SecretString>,
+    /// Kept out of the URL, so that it can come from a file.
+    pub password: Option<SecretString>,
+    /// Most connections of one role.
+    pub connections: u32,
+    /// Seconds to wait for a connection.
+    pub acquire_secs: u64,
+}
+
+impl DatabaseConfig {
+    /// `KAGE_DATABASE_URL`, `KAGE_DATABASE_PASSWORD` (or `…_FILE`), `KAGE_DATABASE_CONNECTIONS` (10),
+    /// `KAGE_DATABASE_ACQUIRE_SECS` (10).
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the variable.
+    pub fn from_settings(settings: &mut Settings) -> Result<Self, ConfigError> {
+        let url: Option<String> = settings.optional("KAGE_DATABASE_URL")?;
+        if let Some(url) = &url {
+            let invalid =
+                |problem: String| ConfigError::Invalid { name: "KAGE_DATABASE_URL".to_owned(), problem };
+            let mut parsed = url::Url::parse(url).map_err(|problem| invalid(problem.to_string()))?;
+            if !matches!(parsed.scheme(), "postgres" | "postgresql") {
+                return Err(invalid("it begins with postgres://".to_owned()));
+            }
+            url.parse::<PgConnectOptions>().map_err(|problem| invalid(problem.to_string()))?;
+            if parsed.password().is_some() {
+                // Cannot fail: a postgres URL has an authority.
+                let _ = parsed.set_password(Some("********"));
+                settings.mask_last(parsed.to_string());
+            }
+        }
+        Ok(Self {
+            url: url.map(SecretString::from),
+            password: settings.secret("KAGE_DATABASE_PASSWORD", "KAGE_DATABASE_PASSWORD_FILE")?,
+            connections: settings.within("KAGE_DATABASE_CONNECTIONS", 10, 2, 200)? as u32,
+            acquire_secs: settings.within("KAGE_DATABASE_ACQUIRE_SECS", 10, 1, 300)?,
+        })
+    }
+
+    /// # Errors
+    /// [`ConfigError::Missing`] without a URL.
+    pub fn connect_options(&self) -> Result<PgConnectOptions, ConfigError> {
+        let url = self.url.as_ref().ok_or(ConfigError::Missing {
+            name: "KAGE_DATABASE_URL",
+            hint: "postgres://user@host/database (only `kage serve` can do without, with a private cluster)",
+        })?;
+        let options: PgConnectOptions = url.expose_secret().parse().map_err(|problem: sqlx::Error| {
+            ConfigError::Invalid { name: "KAGE_DATABASE_URL".to_owned(), problem: problem.to_string() }
+        })?;
+        Ok(match &self.password {
+            Some(password) => options.password(password.expose_secret()),
+            None => options,
+        })
+    }
+}

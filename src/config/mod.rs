@@ -1,0 +1,8 @@
+//! Configuration: environment over an optional TOML file. One file a section; no section knows another.
+
+pub mod api;
+pub mod client;
+pub mod database;
+pub mod error;
+pub mod runner;
+pub mod settings;

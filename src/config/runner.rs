@@ -1,0 +1,156 @@
+//! What `kage runner` needs.
+
+use std::path::PathBuf;
+
+use crate::config::error::ConfigError;
+use crate::config::settings::Settings;
+use crate::domain::limits::Limits;
+use crate::domain::name::Name;
+use crate::domain::repository::AllowedSources;
+
+pub const NAMES: [&str; 24] = [
+    "KAGE_DATA_DIR",
+    "KAGE_INSTANCE",
+    "KAGE_RUNNER_CONCURRENCY",
+    "KAGE_RUNNER_DOCKER",
+    "KAGE_RUNNER_SHIM",
+    "KAGE_RUNNER_RUNTIME",
+    "KAGE_RUNNER_UID",
+    "KAGE_RUNNER_WORKTREE",
+    "KAGE_RUNNER_HISTORY",
+    "KAGE_RUNNER_LOG_COPY_BYTES",
+    "KAGE_RUNNER_GRACE_SECS",
+    "KAGE_RUNNER_ORPHAN_SECS",
+    "KAGE_RUNNER_LEASE_SECS",
+    "KAGE_LIMIT_MEMORY_BYTES",
+    "KAGE_LIMIT_CPU_MILLIS",
+    "KAGE_LIMIT_PIDS",
+    "KAGE_LIMIT_OPEN_FILES",
+    "KAGE_LIMIT_FILE_BYTES",
+    "KAGE_LIMIT_TMP_BYTES",
+    "KAGE_LIMIT_IDLE_SECS",
+    "KAGE_LIMIT_OUTPUT_BYTES",
+    "KAGE_LIMIT_RESULT_FILES",
+    "KAGE_LIMIT_RESULT_BYTES",
+    "KAGE_LIMIT_RESULT_FILE_BYTES",
+];
+
+/// How a run gets its files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WorktreeMode {
+    /// Overlay where it can be mounted, else a copy.
+    Auto,
+    Overlay,
+    Copy,
+}
+
+impl std::str::FromStr for WorktreeMode {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "overlay" => Ok(Self::Overlay),
+            "copy" => Ok(Self::Copy),
+            _ => Err("it is auto, overlay or copy"),
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct RunnerConfig {
+    pub data_dir: PathBuf,
+    /// In every label: tells our containers from another installation's.
+    pub instance: Name,
+    /// Runs at once.
+    pub concurrency: usize,
+    /// Engine's socket, as a `unix://` URL.
+    pub docker: String,
+    /// The static `kage-shim`; default: beside this program.
+    pub shim: Option<PathBuf>,
+    /// Another OCI runtime, such as `runsc`.
+    pub runtime: Option<String>,
+    /// UID and GID of the sandboxes when we are root; never 0.
+    pub uid: u32,
+    pub worktree: WorktreeMode,
+    /// Commits of history in a worktree's `.git`; 0: all.
+    pub history: u32,
+    /// Bytes of a copy of the output in the engine's own log; 0: none.
+    pub log_copy_bytes: u64,
+    /// Seconds between SIGTERM and SIGKILL.
+    pub grace_secs: u64,
+    /// Seconds that a CLI works on without a runner.
+    pub orphan_secs: u64,
+    /// Seconds after which a runner that does not renew a lease has lost it.
+    pub lease_secs: i32,
+    pub limits: Limits,
+    pub sources: AllowedSources,
+}
+
+impl RunnerConfig {
+    /// See the table in the README for each variable and its default.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the variable.
+    pub fn from_settings(settings: &mut Settings) -> Result<Self, ConfigError> {
+        let docker = settings.or("KAGE_RUNNER_DOCKER", "unix:///var/run/docker.sock".to_owned())?;
+        if !docker.starts_with("unix:///") {
+            let problem = "it is a unix:// URL with an absolute path".to_owned();
+            return Err(ConfigError::Invalid { name: "KAGE_RUNNER_DOCKER".to_owned(), problem });
+        }
+        let data_dir: PathBuf = settings.or("KAGE_DATA_DIR", "/var/lib/kage".to_owned())?.into();
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '_' | '-' | '.');
+        if !data_dir.is_absolute() || !data_dir.to_string_lossy().chars().all(plain) {
+            let problem = "it is an absolute path of letters, digits, '/', '_', '-' and '.'".to_owned();
+            return Err(ConfigError::Invalid { name: "KAGE_DATA_DIR".to_owned(), problem });
+        }
+        Ok(Self {
+            data_dir,
+            instance: settings.optional("KAGE_INSTANCE")?.unwrap_or_else(|| {
+                settings.mask_last("default".to_owned());
+                "default".parse().expect("a plain name")
+            }),
+            concurrency: settings.within("KAGE_RUNNER_CONCURRENCY", 4, 1, 1000)? as usize,
+            docker,
+            shim: settings.optional("KAGE_RUNNER_SHIM")?,
+            runtime: settings.optional("KAGE_RUNNER_RUNTIME")?,
+            uid: settings.within("KAGE_RUNNER_UID", 10_001, 1, u64::from(u32::MAX - 1))? as u32,
+            worktree: settings.optional("KAGE_RUNNER_WORKTREE")?.unwrap_or_else(|| {
+                settings.mask_last("auto".to_owned());
+                WorktreeMode::Auto
+            }),
+            history: settings.within("KAGE_RUNNER_HISTORY", 50, 0, 1_000_000)? as u32,
+            log_copy_bytes: settings.within("KAGE_RUNNER_LOG_COPY_BYTES", 0, 0, 1 << 30)?,
+            grace_secs: settings.within("KAGE_RUNNER_GRACE_SECS", 5, 0, 300)?,
+            orphan_secs: settings.within("KAGE_RUNNER_ORPHAN_SECS", 900, 10, 86_400)?,
+            lease_secs: settings.within("KAGE_RUNNER_LEASE_SECS", 30, 5, 3600)? as i32,
+            limits: limits(settings)?,
+            sources: AllowedSources::new(settings.list("KAGE_REPOSITORIES_ALLOW")),
+        })
+    }
+}
+
+fn limits(settings: &mut Settings) -> Result<Limits, ConfigError> {
+    let default = Limits::default();
+    const TIB: u64 = 1 << 40;
+    const MIB: u64 = 1 << 20;
+    Ok(Limits {
+        memory_bytes: settings.within("KAGE_LIMIT_MEMORY_BYTES", default.memory_bytes, 16 * MIB, TIB)?,
+        cpu_millis: settings.within("KAGE_LIMIT_CPU_MILLIS", default.cpu_millis, 10, 1_024_000)?,
+        pids: settings.within("KAGE_LIMIT_PIDS", u64::from(default.pids), 8, 1 << 20)? as u32,
+        open_files: settings.within("KAGE_LIMIT_OPEN_FILES", u64::from(default.open_files), 64, 1 << 20)?
+            as u32,
+        file_bytes: settings.within("KAGE_LIMIT_FILE_BYTES", default.file_bytes, MIB, TIB)?,
+        tmp_bytes: settings.within("KAGE_LIMIT_TMP_BYTES", default.tmp_bytes, MIB, TIB)?,
+        idle_secs: settings.within("KAGE_LIMIT_IDLE_SECS", default.idle_secs, 1, 86_400)?,
+        output_bytes: settings.within("KAGE_LIMIT_OUTPUT_BYTES", default.output_bytes, 1 << 10, TIB)?,
+        result_files: settings.within("KAGE_LIMIT_RESULT_FILES", default.result_files, 1, 10_000_000)?,
+        result_bytes: settings.within("KAGE_LIMIT_RESULT_BYTES", default.result_bytes, MIB, TIB)?,
+        result_file_bytes: settings.within(
+            "KAGE_LIMIT_RESULT_FILE_BYTES",
+            default.result_file_bytes,
+            1 << 10,
+            TIB,
+        )?,
+    })
+}

@@ -1,0 +1,70 @@
+//! What can go wrong between us and Postgres.
+
+#[derive(Debug, thiserror::Error)]
+pub enum DbError {
+    /// No connection, or it broke: worth another try.
+    #[error("the database does not answer: {0}")]
+    Unavailable(#[source] sqlx::Error),
+    /// The fence: this run is leased to somebody else, or has ended.
+    #[error("the lease on run {0} is lost")]
+    LeaseLost(uuid::Uuid),
+    #[error("the database schema is missing or not this version's: run `kage migrate`")]
+    SchemaMissing,
+    #[error("migration failed: {0}")]
+    Migrate(#[source] sqlx::migrate::MigrateError),
+    #[error("database setting is wrong: {0}")]
+    Settings(String),
+    #[error(transparent)]
+    Config(#[from] crate::config::error::ConfigError),
+    /// A row that this program could not have written.
+    #[error("inconsistent row in {table}.{column} of {id}: {problem}")]
+    Inconsistent { table: &'static str, column: &'static str, id: String, problem: String },
+    #[error("database: {0}")]
+    Driver(#[source] sqlx::Error),
+}
+
+impl DbError {
+    pub(crate) fn inconsistent(
+        table: &'static str,
+        column: &'static str,
+        id: impl ToString,
+        problem: impl ToString,
+    ) -> Self {
+        Self::Inconsistent { table, column, id: id.to_string(), problem: problem.to_string() }
+    }
+
+    /// Whether trying again later can help.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Unavailable(_) => true,
+            // Deadlock, serialisation failure.
+            Self::Driver(sqlx::Error::Database(error)) => {
+                matches!(error.code().as_deref(), Some("40P01" | "40001"))
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether a unique constraint refused the row.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Driver(sqlx::Error::Database(error)) if error.is_unique_violation())
+    }
+}
+
+impl From<sqlx::Error> for DbError {
+    fn from(error: sqlx::Error) -> Self {
+        let unavailable = match &error {
+            sqlx::Error::Io(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed => true,
+            sqlx::Error::Protocol(_) => true,
+            // 57P01-03: shutting down, crashed, starting up. 08*: connection. 53300: too many clients.
+            sqlx::Error::Database(error) => error
+                .code()
+                .is_some_and(|code| code.starts_with("08") || code.starts_with("57P") || code == "53300"),
+            _ => false,
+        };
+        if unavailable { Self::Unavailable(error) } else { Self::Driver(error) }
+    }
+}

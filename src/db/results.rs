@@ -1,0 +1,66 @@
+//! What a run brought back: patch, files, warnings. The commit itself is in the runner's repository.
+
+use serde_json::Value;
+use sqlx::{PgConnection, PgPool};
+use uuid::Uuid;
+
+use crate::db::error::DbError;
+
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct ResultRow {
+    pub patch: Vec<u8>,
+    pub patch_truncated: bool,
+    pub files: Value,
+    pub warnings: Value,
+}
+
+/// # Errors
+/// [`DbError`].
+pub async fn store(connection: &mut PgConnection, run: Uuid, result: &ResultRow) -> Result<(), DbError> {
+    sqlx::query(
+        "INSERT INTO run_results (run_id, patch, patch_truncated, files, warnings) VALUES ($1, $2, $3, $4, $5)
+         ON CONFLICT (run_id) DO UPDATE SET patch = $2, patch_truncated = $3, files = $4, warnings = $5",
+    )
+    .bind(run)
+    .bind(&result.patch)
+    .bind(result.patch_truncated)
+    .bind(&result.files)
+    .bind(&result.warnings)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// # Errors
+/// [`DbError`].
+pub async fn find(pool: &PgPool, run: Uuid) -> Result<Option<ResultRow>, DbError> {
+    Ok(sqlx::query_as("SELECT patch, patch_truncated, files, warnings FROM run_results WHERE run_id = $1")
+        .bind(run)
+        .fetch_optional(pool)
+        .await?)
+}
+
+/// Files and warnings without the patch.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn files(pool: &PgPool, run: Uuid) -> Result<Option<(Value, Value)>, DbError> {
+    Ok(sqlx::query_as("SELECT files, warnings FROM run_results WHERE run_id = $1")
+        .bind(run)
+        .fetch_optional(pool)
+        .await?)
+}
+
+/// Paths of the changed files of each run of a task, in one query.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn paths_of_tasks(pool: &PgPool, tasks: &[Uuid]) -> Result<Vec<(Uuid, Vec<String>)>, DbError> {
+    Ok(sqlx::query_as(
+        "SELECT r.id, ARRAY(SELECT f ->> 'path' FROM jsonb_array_elements(x.files) AS f)
+         FROM runs r JOIN run_results x ON x.run_id = r.id WHERE r.task_id = ANY($1)",
+    )
+    .bind(tasks)
+    .fetch_all(pool)
+    .await?)
+}

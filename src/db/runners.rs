@@ -1,0 +1,64 @@
+//! Runners say that they live.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use crate::db::error::DbError;
+
+#[derive(Debug, Clone)]
+pub struct Presence {
+    pub id: Uuid,
+    pub instance: String,
+    pub host: String,
+    pub concurrency: i32,
+    pub draining: bool,
+    /// Version of the engine, or why it does not answer.
+    pub engine: String,
+    pub engine_ok: bool,
+}
+
+/// # Errors
+/// [`DbError`].
+pub async fn announce(pool: &PgPool, presence: &Presence) -> Result<(), DbError> {
+    sqlx::query(
+        "INSERT INTO runners (id, instance, host, version, concurrency, draining, engine, engine_ok)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+         ON CONFLICT (id) DO UPDATE SET instance = $2, host = $3, version = $4, concurrency = $5, draining = $6,
+                                        engine = $7, engine_ok = $8, seen_at = now()",
+    )
+    .bind(presence.id)
+    .bind(&presence.instance)
+    .bind(&presence.host)
+    .bind(env!("CARGO_PKG_VERSION"))
+    .bind(presence.concurrency)
+    .bind(presence.draining)
+    .bind(&presence.engine)
+    .bind(presence.engine_ok)
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct RunnerRow {
+    pub id: Uuid,
+    pub host: String,
+    pub draining: bool,
+    pub engine: String,
+    pub engine_ok: bool,
+    pub seen_at: DateTime<Utc>,
+}
+
+/// Runners heard of within the last half minute.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn alive(pool: &PgPool) -> Result<Vec<RunnerRow>, DbError> {
+    Ok(sqlx::query_as(
+        "SELECT id, host, draining, engine, engine_ok, seen_at FROM runners
+         WHERE seen_at > now() - interval '30 seconds' ORDER BY id",
+    )
+    .fetch_all(pool)
+    .await?)
+}

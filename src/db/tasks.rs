@@ -1,0 +1,456 @@
+//! Tasks: submitted whole, settled when their last run has ended.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde_json::{Value, json};
+use sqlx::{PgConnection, PgPool};
+use uuid::Uuid;
+
+use crate::db::error::DbError;
+use crate::db::events::{self, NewEvent};
+use crate::db::runs::{self, RunRow};
+use crate::db::{audit, results};
+use crate::domain::audit::{Actor, Entry, Outcome};
+use crate::domain::event::EventKind;
+use crate::domain::run::{ResultStatus, RunState};
+use crate::domain::task::{MergeStrategy, TaskStatus};
+use crate::wire;
+
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct TaskRow {
+    pub id: Uuid,
+    pub description: String,
+    pub repository: String,
+    pub base_revision: Option<String>,
+    pub assignments: Value,
+    pub max_retries: i32,
+    pub retry_delay: i32,
+    pub merge_strategy: String,
+    pub created_by: Option<String>,
+    pub submitted_by: String,
+    pub status: String,
+    pub error: Option<String>,
+    pub event_seq: i64,
+    pub cancel_requested_at: Option<DateTime<Utc>>,
+    pub created_at: DateTime<Utc>,
+    pub updated_at: DateTime<Utc>,
+    pub started_at: Option<DateTime<Utc>>,
+    pub completed_at: Option<DateTime<Utc>>,
+}
+
+impl TaskRow {
+    /// # Errors
+    /// [`DbError::Inconsistent`].
+    pub fn status(&self) -> Result<TaskStatus, DbError> {
+        self.status.parse().map_err(|problem| DbError::inconsistent("tasks", "status", self.id, problem))
+    }
+}
+
+/// A run to be submitted with its task.
+pub struct NewRun<'a> {
+    pub name: String,
+    pub assignment: &'a wire::task::Assignment,
+    pub image_digest: String,
+    pub manifest: Value,
+}
+
+/// What `insert` writes.
+pub struct NewTask<'a> {
+    pub id: Uuid,
+    pub request: &'a wire::task::NewTask,
+    pub repository: &'a str,
+    /// The commit that `base_revision` names today, where the API can tell.
+    pub base_commit: Option<&'a str>,
+    pub submitted_by: &'a str,
+    pub runs: Vec<NewRun<'a>>,
+}
+
+/// Writes a task with its runs, and their first events.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn insert(connection: &mut PgConnection, task: &NewTask<'_>) -> Result<(), DbError> {
+    let request = task.request;
+    sqlx::query(
+        "INSERT INTO tasks (id, description, repository, base_revision, assignments, max_retries, retry_delay,
+                            merge_strategy, created_by, submitted_by)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+    )
+    .bind(task.id)
+    .bind(&request.description)
+    .bind(task.repository)
+    .bind(&request.base_revision)
+    .bind(json!(request.cli_assignments))
+    .bind(i32::try_from(request.max_retries).unwrap_or(i32::MAX))
+    .bind(i32::try_from(request.retry_delay).unwrap_or(i32::MAX))
+    .bind(request.merge_strategy.as_str())
+    .bind(&request.created_by)
+    .bind(task.submitted_by)
+    .execute(&mut *connection)
+    .await?;
+    for (position, run) in (0i32..).zip(&task.runs) {
+        let id = Uuid::now_v7();
+        let assignment = run.assignment;
+        sqlx::query(
+            "INSERT INTO runs (id, task_id, name, position, cli_name, image_digest, manifest, context, timeout_secs,
+                               idle_secs, allow_no_changes, base_commit)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+        )
+        .bind(id)
+        .bind(task.id)
+        .bind(&run.name)
+        .bind(position)
+        .bind(&assignment.cli_name)
+        .bind(&run.image_digest)
+        .bind(&run.manifest)
+        .bind(json!(assignment.context))
+        .bind(i32::try_from(assignment.timeout).unwrap_or(i32::MAX))
+        .bind(assignment.idle_timeout.and_then(|secs| i32::try_from(secs).ok()))
+        .bind(assignment.allow_no_changes)
+        .bind(task.base_commit)
+        .execute(&mut *connection)
+        .await?;
+        let state = wire::event::State {
+            task_id: task.id,
+            run: run.name.clone(),
+            run_id: id,
+            state: RunState::Queued,
+            attempt: 0,
+            reason: None,
+            timestamp: Utc::now(),
+        };
+        events::append(connection, task.id, Some(id), &[NewEvent::other(EventKind::State, &state)]).await?;
+    }
+    Ok(())
+}
+
+/// # Errors
+/// [`DbError`].
+pub async fn find(pool: &PgPool, id: Uuid) -> Result<Option<TaskRow>, DbError> {
+    Ok(sqlx::query_as("SELECT * FROM tasks WHERE id = $1").bind(id).fetch_optional(pool).await?)
+}
+
+/// # Errors
+/// [`DbError`].
+pub async fn page(
+    pool: &PgPool,
+    status: Option<TaskStatus>,
+    offset: i64,
+    limit: i64,
+) -> Result<(Vec<TaskRow>, i64), DbError> {
+    let status = status.map(TaskStatus::as_str);
+    let rows = sqlx::query_as(
+        "SELECT * FROM tasks WHERE $1::text IS NULL OR status = $1 ORDER BY created_at DESC, id LIMIT $3 OFFSET $2",
+    )
+    .bind(status)
+    .bind(offset)
+    .bind(limit)
+    .fetch_all(pool)
+    .await?;
+    let total = sqlx::query_scalar("SELECT count(*) FROM tasks WHERE $1::text IS NULL OR status = $1")
+        .bind(status)
+        .fetch_one(pool)
+        .await?;
+    Ok((rows, total))
+}
+
+/// Tasks with their runs and results, as clients see them.
+///
+/// # Errors
+/// [`DbError::Inconsistent`] names the row.
+pub async fn to_wire(pool: &PgPool, rows: Vec<TaskRow>) -> Result<Vec<wire::task::Task>, DbError> {
+    let ids: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
+    let mut runs: BTreeMap<Uuid, Vec<RunRow>> = BTreeMap::new();
+    for run in runs::of_tasks(pool, &ids).await? {
+        runs.entry(run.task_id).or_default().push(run);
+    }
+    let paths: BTreeMap<Uuid, Vec<String>> = results::paths_of_tasks(pool, &ids).await?.into_iter().collect();
+    rows.into_iter()
+        .map(|row| task_to_wire(&row, &runs.remove(&row.id).unwrap_or_default(), &paths))
+        .collect()
+}
+
+fn task_to_wire(
+    row: &TaskRow,
+    runs: &[RunRow],
+    paths: &BTreeMap<Uuid, Vec<String>>,
+) -> Result<wire::task::Task, DbError> {
+    let broken = |column, problem: String| DbError::inconsistent("tasks", column, row.id, problem);
+    let assignments = serde_json::from_value(row.assignments.clone())
+        .map_err(|problem| broken("assignments", problem.to_string()))?;
+    let merge_strategy: MergeStrategy = serde_json::from_value(json!(row.merge_strategy))
+        .map_err(|problem| broken("merge_strategy", problem.to_string()))?;
+    let results: Option<Vec<_>> = row.completed_at.map(|_| {
+        runs.iter()
+            .filter_map(|run| cli_result(run, paths.get(&run.id).cloned().unwrap_or_default()))
+            .collect()
+    });
+    let successes = |results: &[wire::task::CliResult]| {
+        results.iter().filter(|result| result.status == ResultStatus::Success).count() as u32
+    };
+    Ok(wire::task::Task {
+        id: row.id,
+        description: row.description.clone(),
+        status: row.status()?,
+        repository: row.repository.clone(),
+        base_revision: row.base_revision.clone(),
+        cli_assignments: assignments,
+        max_retries: row.max_retries.unsigned_abs(),
+        retry_delay: row.retry_delay.unsigned_abs(),
+        merge_strategy,
+        created_by: row.created_by.clone(),
+        created_at: row.created_at,
+        updated_at: row.updated_at,
+        started_at: row.started_at,
+        completed_at: row.completed_at,
+        error: row.error.clone(),
+        runs: runs.iter().map(RunRow::to_wire).collect(),
+        success_count: results.as_deref().map(successes),
+        failure_count: results.as_deref().map(|all| all.len() as u32 - successes(all)),
+        total_cost: results.as_ref().map(|all| all.iter().map(|result| result.cost).sum()),
+        total_duration: results.as_ref().map(|all| all.iter().map(|result| result.duration).sum()),
+        best_cli: row.completed_at.and_then(|_| best(runs).map(|run| run.name.clone())),
+        cli_results: results,
+    })
+}
+
+fn cli_result(run: &RunRow, files_modified: Vec<String>) -> Option<wire::task::CliResult> {
+    Some(wire::task::CliResult {
+        cli_name: run.name.clone(),
+        status: run.state().result_status()?,
+        files_modified,
+        cost: run.cost_usd,
+        duration: run.duration(),
+        retries: (run.attempt - 1).max(0).unsigned_abs(),
+        error: run.error.clone(),
+    })
+}
+
+/// The predecessor's rule: among the successful, the cheapest; then the quickest.
+fn best(runs: &[RunRow]) -> Option<&RunRow> {
+    runs.iter()
+        .filter(|run| run.state() == RunState::Succeeded)
+        .min_by(|a, b| a.cost_usd.total_cmp(&b.cost_usd).then(a.duration().total_cmp(&b.duration())))
+}
+
+/// # Errors
+/// [`DbError`].
+pub async fn cancel_requested(connection: &mut PgConnection, task: Uuid) -> Result<bool, DbError> {
+    Ok(sqlx::query_scalar("SELECT cancel_requested_at IS NOT NULL FROM tasks WHERE id = $1")
+        .bind(task)
+        .fetch_one(connection)
+        .await?)
+}
+
+/// # Errors
+/// [`DbError`].
+pub async fn mark_running(connection: &mut PgConnection, task: Uuid) -> Result<(), DbError> {
+    sqlx::query(
+        "UPDATE tasks SET status = CASE status WHEN 'pending' THEN 'running' ELSE status END,
+                          started_at = coalesce(started_at, now())
+         WHERE id = $1",
+    )
+    .bind(task)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// What became of a request to cancel.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Cancel {
+    NotFound,
+    /// It had ended before.
+    Ended(TaskStatus),
+    Done,
+}
+
+/// Asks to cancel: runs that wait end at once, those that work are ended by their runner.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn cancel(pool: &PgPool, task: Uuid, actor: &Actor) -> Result<Cancel, DbError> {
+    let mut transaction = pool.begin().await?;
+    let row: Option<TaskRow> = sqlx::query_as("SELECT * FROM tasks WHERE id = $1 FOR UPDATE")
+        .bind(task)
+        .fetch_optional(&mut *transaction)
+        .await?;
+    let Some(row) = row else { return Ok(Cancel::NotFound) };
+    let status = row.status()?;
+    if status.has_ended() {
+        return Ok(Cancel::Ended(status));
+    }
+    sqlx::query(
+        "UPDATE tasks SET status = 'cancelled', cancel_requested_at = now(), updated_at = now(),
+                          error = 'cancelled by a client' WHERE id = $1",
+    )
+    .bind(task)
+    .execute(&mut *transaction)
+    .await?;
+    audit::append(
+        &mut transaction,
+        &Entry {
+            actor: actor.clone(),
+            action: "task.cancel",
+            object: format!("task:{task}"),
+            outcome: Outcome::Done,
+            details: json!({}),
+        },
+    )
+    .await?;
+    let waiting: Vec<RunRow> = sqlx::query_as(
+        "UPDATE runs SET state = 'cancelled', error = 'cancelled before it began', finished_at = now()
+         WHERE task_id = $1 AND state = 'queued' AND (lease_expires_at IS NULL OR lease_expires_at < now())
+         RETURNING *",
+    )
+    .bind(task)
+    .fetch_all(&mut *transaction)
+    .await?;
+    for run in &waiting {
+        let state = wire::event::State {
+            task_id: task,
+            run: run.name.clone(),
+            run_id: run.id,
+            state: RunState::Cancelled,
+            attempt: run.attempt.unsigned_abs(),
+            reason: run.error.clone(),
+            timestamp: Utc::now(),
+        };
+        events::append(&mut transaction, task, Some(run.id), &[NewEvent::other(EventKind::State, &state)])
+            .await?;
+        runs::append_result(&mut transaction, run, Vec::new(), &[]).await?;
+    }
+    settle(&mut transaction, task, actor).await?;
+    transaction.commit().await?;
+    Ok(Cancel::Done)
+}
+
+/// Ends a task whose last run has ended. The caller's transaction holds the task's row lock.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn settle(connection: &mut PgConnection, task: Uuid, actor: &Actor) -> Result<(), DbError> {
+    let runs: Vec<RunRow> = sqlx::query_as("SELECT * FROM runs WHERE task_id = $1 ORDER BY position")
+        .bind(task)
+        .fetch_all(&mut *connection)
+        .await?;
+    if runs.iter().any(|run| !run.state().has_ended()) {
+        return Ok(());
+    }
+    let states: Vec<RunState> = runs.iter().map(RunRow::state).collect();
+    let status = if cancel_requested(connection, task).await? {
+        TaskStatus::Cancelled
+    } else {
+        TaskStatus::of_ended_runs(&states)
+    };
+    let error = (status == TaskStatus::Failed).then(|| {
+        let each: Vec<String> = runs
+            .iter()
+            .map(|run| format!("{}: {}", run.name, run.error.as_deref().unwrap_or(run.state().as_str())))
+            .collect();
+        each.join("; ")
+    });
+    sqlx::query(
+        "UPDATE tasks SET status = $2, error = coalesce(error, $3), completed_at = now(), updated_at = now() WHERE id = $1",
+    )
+    .bind(task)
+    .bind(status.as_str())
+    .bind(&error)
+    .execute(&mut *connection)
+    .await?;
+    let successes = states.iter().filter(|state| **state == RunState::Succeeded).count() as u32;
+    let complete = wire::event::TaskComplete {
+        task_id: task,
+        status,
+        success_count: successes,
+        failure_count: states.len() as u32 - successes,
+        best_cli: best(&runs).map(|run| run.name.clone()),
+        timestamp: Utc::now(),
+    };
+    events::append(connection, task, None, &[NewEvent::other(EventKind::TaskComplete, &complete)]).await?;
+    audit::append(
+        connection,
+        &Entry {
+            actor: actor.clone(),
+            action: "task.end",
+            object: format!("task:{task}"),
+            outcome: Outcome::Done,
+            details: json!({ "status": status, "runs": states }),
+        },
+    )
+    .await
+}
+
+/// A task submitted before with this key, and the hash of that request.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn find_idempotent(
+    connection: &mut PgConnection,
+    key_id: &str,
+    key: &str,
+) -> Result<Option<(Vec<u8>, Uuid)>, DbError> {
+    Ok(sqlx::query_as(
+        "SELECT request_sha256, task_id FROM idempotency_keys WHERE key_id = $1 AND idempotency_key = $2",
+    )
+    .bind(key_id)
+    .bind(key)
+    .fetch_optional(connection)
+    .await?)
+}
+
+/// # Errors
+/// [`DbError::is_conflict`] if another request with the same key came first.
+pub async fn remember_idempotent(
+    connection: &mut PgConnection,
+    key_id: &str,
+    key: &str,
+    request_sha256: &[u8],
+    task: Uuid,
+) -> Result<(), DbError> {
+    sqlx::query("INSERT INTO idempotency_keys (key_id, idempotency_key, request_sha256, task_id) VALUES ($1, $2, $3, $4)")
+        .bind(key_id)
+        .bind(key)
+        .bind(request_sha256)
+        .bind(task)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// # Errors
+/// [`DbError`].
+pub async fn stats(pool: &PgPool) -> Result<wire::task::Stats, DbError> {
+    let by_status: Vec<(String, i64)> =
+        sqlx::query_as("SELECT status, count(*) FROM tasks GROUP BY status").fetch_all(pool).await?;
+    let clis: Vec<(String, i64, i64, i64, f64, Option<f64>)> = sqlx::query_as(
+        "SELECT cli_name, count(*),
+                count(*) FILTER (WHERE state = 'succeeded'),
+                count(*) FILTER (WHERE state IN ('queued', 'preparing', 'running', 'harvesting')),
+                sum(cost_usd),
+                avg(extract(epoch FROM finished_at - started_at))::double precision
+         FROM runs GROUP BY cli_name ORDER BY cli_name",
+    )
+    .fetch_all(pool)
+    .await?;
+    let mut tasks_by_status: BTreeMap<String, u64> =
+        TaskStatus::ALL.into_iter().map(|status| (status.as_str().to_owned(), 0)).collect();
+    tasks_by_status.extend(by_status.into_iter().map(|(status, count)| (status, count.unsigned_abs())));
+    Ok(wire::task::Stats {
+        total_tasks: tasks_by_status.values().sum(),
+        tasks_by_status,
+        clis: clis
+            .into_iter()
+            .map(|(cli_name, total, success, active, total_cost, average_duration)| wire::task::CliStats {
+                cli_name,
+                total_runs: total.unsigned_abs(),
+                success_count: success.unsigned_abs(),
+                failure_count: (total - success - active).unsigned_abs(),
+                active_count: active.unsigned_abs(),
+                total_cost,
+                average_duration,
+            })
+            .collect(),
+    })
+}

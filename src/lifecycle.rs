@@ -1,0 +1,104 @@
+//! How a process ends: a soft token (take no new work), a hard token (stop), a tracker that waits.
+//!
+//! The first SIGTERM or SIGINT is soft; the second is hard. A task that ends although nobody asked
+//! it to is a fault: everything stops and the exit status says so.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+#[derive(Clone, Default)]
+pub struct Lifecycle {
+    soft: CancellationToken,
+    hard: CancellationToken,
+    tracker: TaskTracker,
+    faulted: Arc<AtomicBool>,
+}
+
+impl Lifecycle {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Take no new work.
+    pub fn drain(&self) {
+        self.soft.cancel();
+    }
+
+    /// Stop.
+    pub fn stop(&self) {
+        self.soft.cancel();
+        self.hard.cancel();
+    }
+
+    pub fn soft(&self) -> &CancellationToken {
+        &self.soft
+    }
+
+    pub fn hard(&self) -> &CancellationToken {
+        &self.hard
+    }
+
+    /// Starts a task that the process waits for at its end.
+    pub fn spawn<F>(&self, task: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.tracker.spawn(task);
+    }
+
+    /// Starts a loop without which the process is of no use: its end before the soft token ends everything.
+    pub fn spawn_essential<F>(&self, name: &'static str, task: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let this = self.clone();
+        self.tracker.spawn(async move {
+            // Nested, so that a panic is seen as an end too.
+            let ended = this.tracker.spawn(task).await;
+            if ended.is_err() || !this.soft.is_cancelled() {
+                tracing::error!(name, "lifecycle.essential_task_ended");
+                this.faulted.store(true, Ordering::SeqCst);
+                this.stop();
+            }
+        });
+    }
+
+    /// Turns signals into tokens, for as long as the process lives.
+    ///
+    /// # Errors
+    /// If a signal handler cannot be installed.
+    pub fn watch_signals(&self) -> std::io::Result<()> {
+        let this = self.clone();
+        let (mut terminate, mut interrupt) =
+            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        // Not tracked: it ends with the process.
+        tokio::spawn(async move {
+            for step in 0.. {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+                if step == 0 {
+                    tracing::info!("lifecycle.draining: no new runs; a second signal stops");
+                    this.drain();
+                } else {
+                    tracing::warn!("lifecycle.stopping");
+                    this.stop();
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// Waits until all tasks have ended. True if none failed.
+    pub async fn wait(&self) -> bool {
+        self.tracker.close();
+        self.tracker.wait().await;
+        !self.faulted.load(Ordering::SeqCst)
+    }
+}

@@ -7,11 +7,14 @@ DO $$
 DECLARE zone text;
 BEGIN
     FOREACH zone IN ARRAY ARRAY['kage_api', 'kage_runner'] LOOP
-        BEGIN
-            EXECUTE format('CREATE ROLE %I NOLOGIN', zone);
-        EXCEPTION WHEN duplicate_object OR unique_violation THEN
-            NULL;
-        END;
+        -- Asked first: who may not create roles is refused before the name is looked at.
+        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = zone) THEN
+            BEGIN
+                EXECUTE format('CREATE ROLE %I NOLOGIN', zone);
+            EXCEPTION WHEN duplicate_object OR unique_violation THEN
+                NULL;
+            END;
+        END IF;
         IF NOT pg_has_role(current_user, zone, 'MEMBER') THEN
             EXECUTE format('GRANT %I TO %I', zone, current_user);
         END IF;

@@ -8,6 +8,7 @@
 //! domain  lifecycle  telemetry       nouns and process matters; they know nothing of ours
 //! ```
 
+pub mod api;
 pub mod config;
 pub mod db;
 pub mod domain;

@@ -454,3 +454,14 @@ pub async fn stats(pool: &PgPool) -> Result<wire::task::Stats, DbError> {
             .collect(),
     })
 }
+
+/// The number of the last event of each task.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn heads(pool: &PgPool, tasks: &[Uuid]) -> Result<Vec<(Uuid, i64)>, DbError> {
+    Ok(sqlx::query_as("SELECT id, event_seq FROM tasks WHERE id = ANY($1)")
+        .bind(tasks)
+        .fetch_all(pool)
+        .await?)
+}

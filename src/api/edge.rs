@@ -1,0 +1,34 @@
+//! What every request passes first: sizes in, headers out.
+
+use axum::extract::Request;
+use axum::http::{HeaderValue, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use crate::api::problem::ApiError;
+
+/// Most bytes of path and query.
+const URL_BYTES: usize = 8 * 1024;
+/// Most bytes of all headers.
+const HEADER_BYTES: usize = 32 * 1024;
+
+pub(super) async fn guard(request: Request, next: Next) -> Response {
+    let url = request.uri().path_and_query().map_or(0, |both| both.as_str().len());
+    let headers: usize =
+        request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    let mut response = if url > URL_BYTES {
+        ApiError::uri_too_long(format!("path and query are {url} bytes; {URL_BYTES} are allowed"))
+            .into_response()
+    } else if headers > HEADER_BYTES {
+        ApiError::headers_too_large(format!("the headers are {headers} bytes; {HEADER_BYTES} are allowed"))
+            .into_response()
+    } else {
+        next.run(request).await
+    };
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,70 @@
+//! Liveness, readiness, and what is where. No key needed; nothing said that an attacker could use.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+
+use crate::api::state::ApiState;
+use crate::db;
+use crate::wire::health::{Dependency, Health, Ready};
+
+fn healthy() -> Json<Health> {
+    Json(Health { status: "healthy".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() })
+}
+
+/// The process lives.
+#[utoipa::path(get, path = "/health", tag = "health", responses((status = 200, body = Health)))]
+pub(super) async fn live() -> Json<Health> {
+    healthy()
+}
+
+/// The process lives (the predecessor's path).
+#[utoipa::path(get, path = "/api/v1/health", tag = "health", responses((status = 200, body = Health)))]
+pub(super) async fn live_v1() -> Json<Health> {
+    healthy()
+}
+
+/// Whether tasks can be taken and run, with each dependency's state.
+#[utoipa::path(get, path = "/ready", tag = "health",
+    responses((status = 200, body = Ready), (status = 503, body = Ready)))]
+pub(super) async fn ready(State(state): State<ApiState>) -> (StatusCode, Json<Ready>) {
+    let mut dependencies = BTreeMap::new();
+    let mut say = |name: &str, ok: bool, detail: String| {
+        dependencies.insert(name.to_owned(), Dependency { ok, detail });
+    };
+    match db::schema_is_current(&state.pool).await {
+        Ok(true) => say("database", true, "answers; schema is current".to_owned()),
+        Ok(false) => {
+            say("database", false, "schema is missing or of another version: run `kage migrate`".to_owned())
+        }
+        Err(_) => say("database", false, "does not answer".to_owned()),
+    }
+    match db::runners::alive(&state.pool).await {
+        Ok(runners) => {
+            let working = runners.iter().filter(|runner| !runner.draining).count();
+            say("runner", working > 0, format!("{working} take(s) runs"));
+            let engines = runners.iter().filter(|runner| runner.engine_ok).count();
+            say("engine", engines > 0, format!("{engines} of {} answer(s)", runners.len()));
+        }
+        Err(_) => say("runner", false, "unknown: the database does not answer".to_owned()),
+    }
+    let ready = dependencies.values().all(|dependency| dependency.ok);
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(Ready { ready, dependencies }))
+}
+
+/// What is where.
+#[utoipa::path(get, path = "/", tag = "health", responses((status = 200, description = "Index")))]
+pub(super) async fn index() -> Json<serde_json::Value> {
+    Json(serde_json::json!({
+        "name": "Kage Bunshin",
+        "version": env!("CARGO_PKG_VERSION"),
+        "docs": "/docs",
+        "openapi": "/openapi.json",
+        "health": "/health",
+        "ready": "/ready",
+        "api": "/api/v1",
+    }))
+}

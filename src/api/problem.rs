@@ -1,0 +1,168 @@
+//! Every refusal of the API. A 4xx says what to change; the text of a 5xx goes to the log alone.
+
+use std::any::Any;
+
+use axum::http::{HeaderName, HeaderValue, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+
+use crate::db::error::DbError;
+use crate::wire::problem::{CONTENT_TYPE, Problem};
+
+#[derive(Debug)]
+pub(super) struct ApiError {
+    status: StatusCode,
+    kind: &'static str,
+    title: &'static str,
+    detail: String,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+pub(super) type ApiResult<T> = Result<T, ApiError>;
+
+impl ApiError {
+    fn new(status: StatusCode, kind: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
+        Self { status, kind, title, detail: detail.into(), headers: Vec::new() }
+    }
+
+    fn with_header(mut self, name: HeaderName, value: &'static str) -> Self {
+        self.headers.push((name, HeaderValue::from_static(value)));
+        self
+    }
+
+    pub fn malformed(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "malformed", "Malformed request", detail)
+    }
+
+    pub fn key_missing() -> Self {
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "key-missing",
+            "API key missing",
+            "send your API key in the X-API-Key header",
+        )
+        .with_header(header::WWW_AUTHENTICATE, "ApiKey realm=\"kage\", header=\"X-API-Key\"")
+    }
+
+    pub fn key_unknown() -> Self {
+        let detail = "this API key is unknown, mistyped or revoked";
+        Self::new(StatusCode::UNAUTHORIZED, "key-unknown", "API key refused", detail)
+            .with_header(header::WWW_AUTHENTICATE, "ApiKey realm=\"kage\", header=\"X-API-Key\"")
+    }
+
+    pub fn not_found(what: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not-found", "Not found", format!("there is no such {what}"))
+    }
+
+    pub fn conflict(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "conflict", "Conflict with the present state", detail)
+    }
+
+    pub fn invalid(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", "Invalid request", detail)
+    }
+
+    pub fn too_large(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", "Too large", detail)
+    }
+
+    pub fn uri_too_long(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::URI_TOO_LONG, "uri-too-long", "URL too long", detail)
+    }
+
+    pub fn headers_too_large(detail: impl Into<String>) -> Self {
+        Self::new(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "headers-too-large",
+            "Headers too large",
+            detail,
+        )
+    }
+
+    pub fn unsupported_media(detail: impl Into<String>) -> Self {
+        Self::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unsupported-media-type",
+            "Unsupported media type",
+            detail,
+        )
+    }
+
+    pub fn not_acceptable(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_ACCEPTABLE, "not-acceptable", "Not acceptable", detail)
+    }
+
+    pub fn range(detail: impl Into<String>, total: u64) -> Self {
+        let mut error =
+            Self::new(StatusCode::RANGE_NOT_SATISFIABLE, "range", "Range not satisfiable", detail);
+        if let Ok(value) = HeaderValue::from_str(&format!("bytes */{total}")) {
+            error.headers.push((header::CONTENT_RANGE, value));
+        }
+        error
+    }
+
+    pub fn busy(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "Busy", detail)
+            .with_header(header::RETRY_AFTER, "5")
+    }
+
+    fn unavailable() -> Self {
+        let detail = "the database does not answer; nothing was changed, try again";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Temporarily unavailable", detail)
+            .with_header(header::RETRY_AFTER, "5")
+    }
+
+    /// A bare 500. The caller logs the cause.
+    fn internal() -> Self {
+        let detail = "the server failed; its log says why";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error", detail)
+    }
+}
+
+impl From<DbError> for ApiError {
+    fn from(error: DbError) -> Self {
+        if error.is_transient() {
+            tracing::warn!(%error, "api.database_unavailable");
+            Self::unavailable()
+        } else {
+            tracing::error!(%error, "api.internal_error");
+            Self::internal()
+        }
+    }
+}
+
+impl From<sqlx::Error> for ApiError {
+    fn from(error: sqlx::Error) -> Self {
+        DbError::from(error).into()
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let problem = Problem {
+            kind: format!("urn:kage:problem:{}", self.kind),
+            title: self.title.to_owned(),
+            status: self.status.as_u16(),
+            detail: self.detail,
+            error: self.title.to_owned(),
+            instance: None,
+        };
+        let mut response = (self.status, axum::Json(problem)).into_response();
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
+        response.headers_mut().extend(self.headers);
+        response
+    }
+}
+
+pub(super) async fn no_such_route(uri: Uri) -> ApiError {
+    ApiError::not_found(&format!("path as {}", uri.path()))
+}
+
+pub(super) async fn no_such_method() -> ApiError {
+    let detail = "this path does not take that method; see /openapi.json";
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed", detail)
+}
+
+pub(super) fn panicked(_: Box<dyn Any + Send + 'static>) -> Response {
+    tracing::error!("api.panicked");
+    ApiError::internal().into_response()
+}

@@ -1,0 +1,34 @@
+//! What the handlers share.
+
+use std::sync::Arc;
+
+use sqlx::PgPool;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::hub::Hub;
+use crate::config::api::ApiConfig;
+use crate::lifecycle::Lifecycle;
+
+#[derive(Clone)]
+pub(super) struct ApiState {
+    pub pool: PgPool,
+    pub config: Arc<ApiConfig>,
+    pub hub: Arc<Hub>,
+    /// One permit an open event stream.
+    pub streams: Arc<Semaphore>,
+    /// Streams end when it is cancelled.
+    pub soft: CancellationToken,
+}
+
+impl ApiState {
+    pub fn new(pool: PgPool, config: ApiConfig, lifecycle: &Lifecycle) -> Self {
+        Self {
+            pool,
+            hub: Arc::new(Hub::default()),
+            streams: Arc::new(Semaphore::new(config.streams)),
+            config: Arc::new(config),
+            soft: lifecycle.soft().clone(),
+        }
+    }
+}

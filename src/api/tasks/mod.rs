@@ -1,0 +1,8 @@
+//! `/api/v1/tasks`.
+
+pub(super) mod cancel;
+pub(super) mod get;
+pub(super) mod list;
+pub(super) mod progress;
+pub(super) mod stats;
+pub(super) mod submit;

@@ -1,0 +1,206 @@
+//! `GET /tasks/{id}/progress`: the task's events, from the start or a cursor, live until its end.
+//!
+//! Pulled by the connection: while a client does not read, nothing is fetched for it, and the
+//! listener cuts it off after the stall time. At most one page of events is in memory for each.
+
+use std::convert::Infallible;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use chrono::Utc;
+use futures::Stream;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use utoipa::IntoParams;
+use uuid::Uuid;
+
+use crate::api::extract::{Path, Query};
+use crate::api::problem::{ApiError, ApiResult};
+use crate::api::state::ApiState;
+use crate::db;
+use crate::db::events::EventRow;
+use crate::domain::event::EventKind;
+use crate::wire::event::{Connected, Log};
+use crate::wire::problem::Problem;
+
+/// Events of one query; a log event is at most 64 KiB.
+const PAGE: i64 = 16;
+const HEARTBEAT: Duration = Duration::from_secs(15);
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(in crate::api) struct Cursor {
+    /// Events after this id. The `Last-Event-ID` header goes before it.
+    after: Option<i64>,
+    /// Only this run's events, and the task's own.
+    run: Option<String>,
+}
+
+/// A task's events as Server-Sent Events: `connected`, `state`, `progress`, `log`, `result`, `warning`,
+/// `error`, `heartbeat`, and `task_complete`, after which the stream ends. Ids rise by one; resume with
+/// `Last-Event-ID` (or `after`) without gap or duplicate, also long after the task has ended.
+#[utoipa::path(get, path = "/tasks/{id}/progress", tag = "tasks", security(("key" = [])),
+    params(("id" = Uuid, Path), Cursor, ("Last-Event-ID" = Option<i64>, Header)),
+    responses((status = 200, content_type = "text/event-stream", body = String),
+              (status = 401, body = Problem), (status = 404, body = Problem), (status = 422, body = Problem),
+              (status = 503, body = Problem, description = "Too many streams")))]
+pub(in crate::api) async fn task_progress(
+    State(state): State<ApiState>,
+    Path(id): Path<Uuid>,
+    Query(cursor): Query<Cursor>,
+    headers: HeaderMap,
+) -> ApiResult<Response> {
+    let row = db::tasks::find(&state.pool, id).await?.ok_or_else(|| ApiError::not_found("task"))?;
+    let last = match headers.get("last-event-id").map(|value| value.to_str().unwrap_or("?").trim()) {
+        Some("") | None => cursor.after.unwrap_or(0),
+        Some(text) => {
+            text.parse().map_err(|_| ApiError::invalid("Last-Event-ID: the id of an event of this stream"))?
+        }
+    };
+    if last < 0 || last > row.event_seq {
+        return Err(ApiError::invalid(format!(
+            "this stream has events 1 to {}; {last} is none of them",
+            row.event_seq
+        )));
+    }
+    let run = match &cursor.run {
+        None => None,
+        Some(name) => {
+            let run = db::runs::find_by_name(&state.pool, id, name).await?;
+            Some(run.ok_or_else(|| ApiError::not_found(&format!("run as {name:?} in this task")))?.id)
+        }
+    };
+    let permit = state.streams.clone().try_acquire_owned();
+    let permit = permit.map_err(|_| ApiError::busy("too many event streams are open"))?;
+    let connected = Connected { task_id: id, status: row.status()?, timestamp: Utc::now() };
+    let mut hello = String::new();
+    frame(&mut hello, None, "connected", &connected);
+    let follower = Follower { wake: state.hub.subscribe(id), state, task: id, run, last, _permit: permit };
+    let mut response = Body::from_stream(follow(follower, hello)).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    // Reverse proxies that buffer would hold events back.
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    Ok(response)
+}
+
+struct Follower {
+    state: ApiState,
+    task: Uuid,
+    run: Option<Uuid>,
+    last: i64,
+    wake: watch::Receiver<i64>,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// One step of a stream.
+enum Step {
+    Send(String),
+    /// Nothing new now.
+    Wait,
+    End,
+}
+
+fn follow(mut follower: Follower, hello: String) -> impl Stream<Item = Result<Bytes, Infallible>> {
+    async_stream::stream! {
+        yield Ok(Bytes::from(hello));
+        loop {
+            // Armed before the query: what comes in between wakes.
+            follower.wake.mark_unchanged();
+            match follower.step().await {
+                Ok(Step::Send(frames)) => yield Ok(Bytes::from(frames)),
+                Ok(Step::End) => return,
+                Ok(Step::Wait) => tokio::select! {
+                    () = follower.state.soft.cancelled() => return,
+                    _ = follower.wake.changed() => {}
+                    () = tokio::time::sleep(HEARTBEAT) => yield Ok(Bytes::from(heartbeat())),
+                },
+                Err(_) => {
+                    // No id: the client's cursor stays, and it comes back with it.
+                    let mut text = String::new();
+                    let problem = json!({ "task_id": follower.task, "message": "the stream broke; connect again",
+                                          "timestamp": Utc::now() });
+                    frame(&mut text, None, EventKind::Error.as_str(), &problem);
+                    yield Ok(Bytes::from(text));
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl Follower {
+    async fn step(&mut self) -> Result<Step, ApiError> {
+        let rows = db::events::after(&self.state.pool, self.task, self.last, self.run, PAGE).await?;
+        let Some(newest) = rows.last() else {
+            // The task's end and its last event are one transaction: read the end first, then look again.
+            let ended = db::tasks::find(&self.state.pool, self.task)
+                .await?
+                .is_none_or(|row| row.completed_at.is_some());
+            if !ended {
+                return Ok(Step::Wait);
+            }
+            let rows = db::events::after(&self.state.pool, self.task, self.last, self.run, 1).await?;
+            return Ok(if rows.is_empty() { Step::End } else { Step::Send(String::new()) });
+        };
+        self.last = newest.seq;
+        let mut frames = String::with_capacity(rows.iter().map(size).sum());
+        for row in rows {
+            frame_of(&mut frames, row);
+        }
+        Ok(Step::Send(frames))
+    }
+}
+
+fn size(row: &EventRow) -> usize {
+    256 + row.log.as_ref().map_or(256, |log| log.len() + log.len() / 8)
+}
+
+fn frame_of(frames: &mut String, row: EventRow) {
+    let Some(bytes) = row.log else {
+        frame(frames, Some(row.seq), &row.kind, &row.payload);
+        return;
+    };
+    let (text, base64) = match String::from_utf8(bytes) {
+        Ok(text) => (text, None),
+        Err(error) => {
+            let text = String::from_utf8_lossy(error.as_bytes()).into_owned();
+            (text, Some(STANDARD.encode(error.as_bytes())))
+        }
+    };
+    let log = Log {
+        run: row.run_name.unwrap_or_default(),
+        attempt: row.attempt.unwrap_or(0).unsigned_abs(),
+        stream: if row.stream == Some(2) { "stderr" } else { "stdout" }.to_owned(),
+        offset: row.log_offset.unwrap_or(0).unsigned_abs(),
+        text,
+        base64,
+    };
+    frame(frames, Some(row.seq), &row.kind, &log);
+}
+
+/// JSON has no raw line break, so one `data:` line holds any payload whole.
+fn frame(frames: &mut String, id: Option<i64>, event: &str, payload: &impl Serialize) {
+    let data = serde_json::to_string(payload).expect("plain struct");
+    let written = match id {
+        Some(id) => write!(frames, "event: {event}\nid: {id}\ndata: {data}\n\n"),
+        None => write!(frames, "event: {event}\ndata: {data}\n\n"),
+    };
+    written.expect("a String takes everything");
+}
+
+/// A comment for proxies and, for the predecessor's clients, its event. Without an id: the cursor stays.
+fn heartbeat() -> String {
+    let mut text = ": keep-alive\n".to_owned();
+    frame(&mut text, None, "heartbeat", &json!({ "timestamp": Utc::now() }));
+    text
+}

@@ -1,0 +1,294 @@
+//! `POST /tasks`.
+
+use std::collections::BTreeMap;
+
+use axum::Extension;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::api::auth::Caller;
+use crate::api::extract::Json;
+use crate::api::problem::{ApiError, ApiResult};
+use crate::api::state::ApiState;
+use crate::api::tasks::get::load;
+use crate::db;
+use crate::db::error::DbError;
+use crate::db::repositories::RepositoryRow;
+use crate::db::tasks::{NewRun, NewTask};
+use crate::domain::audit::{Entry, Outcome};
+use crate::domain::repository::RepositoryState;
+use crate::wire;
+use crate::wire::problem::Problem;
+use crate::wire::task::Task;
+
+/// Most bytes of a description.
+const DESCRIPTION_BYTES: usize = 1 << 20;
+/// Most bytes of one assignment's context.
+const CONTEXT_BYTES: usize = 64 << 10;
+
+type Created = (StatusCode, HeaderMap, axum::Json<Task>);
+
+/// Submits a task; its runs start as soon as a runner has room.
+#[utoipa::path(post, path = "/tasks", tag = "tasks", security(("key" = [])),
+    params(("Idempotency-Key" = Option<String>, Header, description = "The same key with the same body gives the same task")),
+    request_body = wire::task::NewTask,
+    responses((status = 201, body = Task), (status = 400, body = Problem), (status = 401, body = Problem),
+              (status = 413, body = Problem), (status = 422, body = Problem)))]
+pub(in crate::api) async fn submit_task(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    Json(request): Json<wire::task::NewTask>,
+) -> ApiResult<Created> {
+    check(&request)?;
+    let idempotency = idempotency_key(&headers)?.map(|key| {
+        let body = serde_json::to_vec(&request).expect("plain struct");
+        (key, Sha256::digest(&body).to_vec())
+    });
+    // A second round only if another request with the same key came in between.
+    for last_round in [false, true] {
+        match write(&state, &caller, &request, idempotency.as_ref()).await {
+            Ok((id, replayed)) => return created(&state, id, replayed).await,
+            Err(Refusal::Database(error)) if error.is_conflict() && idempotency.is_some() && !last_round => {}
+            Err(Refusal::Database(error)) => return Err(error.into()),
+            Err(Refusal::Request(error)) => return Err(error),
+        }
+    }
+    Err(ApiError::busy("another request with this Idempotency-Key is under way"))
+}
+
+async fn created(state: &ApiState, id: Uuid, replayed: bool) -> ApiResult<Created> {
+    if !replayed {
+        // Should this fail, the runners' slow poll finds the task.
+        if let Err(error) = db::notify::send(&state.pool, db::notify::QUEUE, "").await {
+            tracing::warn!(%error, "api.notify_failed");
+        }
+    }
+    let mut headers = HeaderMap::new();
+    if let Ok(location) = HeaderValue::from_str(&format!("/api/v1/tasks/{id}")) {
+        headers.insert(header::LOCATION, location);
+    }
+    if replayed {
+        headers.insert(HeaderName::from_static("idempotent-replayed"), HeaderValue::from_static("true"));
+    }
+    Ok((StatusCode::CREATED, headers, axum::Json(load(state, id).await?)))
+}
+
+enum Refusal {
+    Request(ApiError),
+    Database(DbError),
+}
+
+impl From<ApiError> for Refusal {
+    fn from(error: ApiError) -> Self {
+        Self::Request(error)
+    }
+}
+
+impl From<DbError> for Refusal {
+    fn from(error: DbError) -> Self {
+        Self::Database(error)
+    }
+}
+
+impl From<sqlx::Error> for Refusal {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error.into())
+    }
+}
+
+/// Writes the task, its runs, their first events and the audit entry, all or none.
+/// The flag says that the task was there already.
+async fn write(
+    state: &ApiState,
+    caller: &Caller,
+    request: &wire::task::NewTask,
+    idempotency: Option<&(String, Vec<u8>)>,
+) -> Result<(Uuid, bool), Refusal> {
+    let mut transaction = state.pool.begin().await?;
+    if let Some((key, sha256)) = idempotency
+        && let Some((known, task)) = db::tasks::find_idempotent(&mut transaction, &caller.key_id, key).await?
+    {
+        if known == *sha256 {
+            return Ok((task, true));
+        }
+        return Err(ApiError::invalid("this Idempotency-Key was used for another request").into());
+    }
+    let repository = repository(state, &mut transaction, request.repository.as_deref()).await?;
+    let base_commit = base_commit(&repository, request.base_revision.as_deref())?;
+    let runs = runs(&mut transaction, request).await?;
+    let id = Uuid::now_v7();
+    let details = json!({
+        "repository": repository.name,
+        "base_revision": request.base_revision,
+        "base_commit": base_commit,
+        "description_sha256": hex::encode(Sha256::digest(request.description.as_bytes())),
+        "description_bytes": request.description.len(),
+        "runs": runs.iter().map(|run| json!({ "name": run.name, "image": run.image_digest })).collect::<Vec<_>>(),
+    });
+    let task = NewTask {
+        id,
+        request,
+        repository: &repository.name,
+        base_commit: base_commit.as_deref(),
+        submitted_by: &caller.key_id,
+        runs,
+    };
+    db::tasks::insert(&mut transaction, &task).await?;
+    if let Some((key, sha256)) = idempotency {
+        db::tasks::remember_idempotent(&mut transaction, &caller.key_id, key, sha256, id).await?;
+    }
+    let entry = Entry {
+        actor: caller.actor(),
+        action: "task.submit",
+        object: format!("task:{id}"),
+        outcome: Outcome::Done,
+        details,
+    };
+    db::audit::append(&mut transaction, &entry).await?;
+    transaction.commit().await?;
+    Ok((id, false))
+}
+
+/// What can be told from the request alone.
+fn check(request: &wire::task::NewTask) -> ApiResult<()> {
+    let refuse = |detail: String| Err(ApiError::invalid(detail));
+    let characters = request.description.chars().count();
+    if request.description.trim().chars().count() < 10 {
+        return refuse(format!("description: at least 10 characters, this has {characters}"));
+    }
+    if request.description.len() > DESCRIPTION_BYTES {
+        let bytes = request.description.len();
+        return refuse(format!("description: at most {DESCRIPTION_BYTES} bytes, this has {bytes}"));
+    }
+    if !(1..=4).contains(&request.cli_assignments.len()) {
+        return refuse(format!("cli_assignments: 1 to 4, these are {}", request.cli_assignments.len()));
+    }
+    if request.max_retries > 5 {
+        return refuse(format!("max_retries: 0 to 5, this is {}", request.max_retries));
+    }
+    if !(1..=60).contains(&request.retry_delay) {
+        return refuse(format!("retry_delay: 1 to 60 seconds, this is {}", request.retry_delay));
+    }
+    let texts = [Some(&request.description), request.created_by.as_ref(), request.base_revision.as_ref()];
+    if texts.into_iter().flatten().any(|text| text.contains('\0')) {
+        return refuse("a text holds the character NUL, which cannot be stored".to_owned());
+    }
+    if request.created_by.as_ref().is_some_and(|by| by.len() > 256) {
+        return refuse("created_by: at most 256 bytes".to_owned());
+    }
+    for (index, assignment) in request.cli_assignments.iter().enumerate() {
+        if !(60..=3600).contains(&assignment.timeout) {
+            return refuse(format!(
+                "cli_assignments[{index}].timeout: 60 to 3600 seconds, this is {}",
+                assignment.timeout
+            ));
+        }
+        if assignment.idle_timeout.is_some_and(|secs| !(1..=3600).contains(&secs)) {
+            return refuse(format!("cli_assignments[{index}].idle_timeout: 1 to 3600 seconds"));
+        }
+        let context = serde_json::to_string(&assignment.context).expect("a JSON object");
+        if context.len() > CONTEXT_BYTES {
+            return refuse(format!(
+                "cli_assignments[{index}].context: at most {CONTEXT_BYTES} bytes as JSON"
+            ));
+        }
+        if context.contains("\\u0000") {
+            return refuse(format!(
+                "cli_assignments[{index}].context holds the character NUL, which cannot be stored"
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn idempotency_key(headers: &HeaderMap) -> ApiResult<Option<String>> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let text = value.to_str().ok().filter(|text| (1..=255).contains(&text.len()));
+    let text = text.ok_or_else(|| ApiError::invalid("Idempotency-Key: 1 to 255 visible ASCII characters"))?;
+    Ok(Some(text.to_owned()))
+}
+
+/// The repository that is named, or the only one that there is.
+async fn repository(
+    state: &ApiState,
+    connection: &mut PgConnection,
+    name: Option<&str>,
+) -> Result<RepositoryRow, Refusal> {
+    let name = match name {
+        Some(name) => name.to_owned(),
+        None => {
+            let all = db::repositories::list(&state.pool).await?;
+            match all.as_slice() {
+                [only] => only.name.clone(),
+                [] => return Err(ApiError::invalid("no repository is registered; register one first").into()),
+                several => {
+                    let names: Vec<&str> = several.iter().map(|row| row.name.as_str()).collect();
+                    let detail = format!("repository: name one of {}", names.join(", "));
+                    return Err(ApiError::invalid(detail).into());
+                }
+            }
+        }
+    };
+    let row = db::repositories::find(connection, &name).await?;
+    let row = row.filter(|row| row.state != RepositoryState::Removing.as_str());
+    let row = row.ok_or_else(|| ApiError::invalid(format!("repository: there is none named {name:?}")))?;
+    if row.fetched_at.is_none() {
+        let why = row.error.as_deref().unwrap_or("its first fetch has not ended yet");
+        return Err(ApiError::invalid(format!("repository {name:?} cannot be used yet: {why}")).into());
+    }
+    Ok(row)
+}
+
+/// The commit that a revision names as of the last fetch, so that all runs of a task start from the
+/// same one. `None`: an abbreviated or bare commit id, which only the runner can look up, or an empty repository.
+fn base_commit(repository: &RepositoryRow, revision: Option<&str>) -> Result<Option<String>, Refusal> {
+    let refs: BTreeMap<String, String> = repository.refs()?;
+    let Some(revision) = revision.or(repository.default_branch.as_deref()) else { return Ok(None) };
+    if let Some(commit) = refs.get(revision) {
+        return Ok(Some(commit.clone()));
+    }
+    if refs.is_empty() && repository.default_branch.as_deref() == Some(revision) {
+        return Ok(None);
+    }
+    let looks_like_id =
+        (4..=64).contains(&revision.len()) && revision.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if looks_like_id {
+        return Ok(None);
+    }
+    let detail = format!(
+        "base_revision: repository {:?} has no branch, tag or commit {revision:?} (as of its last fetch)",
+        repository.name
+    );
+    Err(ApiError::invalid(detail).into())
+}
+
+/// One run an assignment. The second of the same CLI is named `-2`, and so on.
+async fn runs<'a>(
+    connection: &mut PgConnection,
+    request: &'a wire::task::NewTask,
+) -> Result<Vec<NewRun<'a>>, Refusal> {
+    let mut count: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut runs = Vec::with_capacity(request.cli_assignments.len());
+    for (index, assignment) in request.cli_assignments.iter().enumerate() {
+        let cli = assignment.cli_name.as_str();
+        let image = db::images::find(connection, cli).await?.ok_or_else(|| {
+            ApiError::invalid(format!(
+                "cli_assignments[{index}].cli_name: no CLI image {cli:?} is registered"
+            ))
+        })?;
+        let nth = count.entry(cli).and_modify(|count| *count += 1).or_insert(1);
+        let name = if *nth == 1 { cli.to_owned() } else { format!("{cli}-{nth}") };
+        if runs.iter().any(|run: &NewRun<'_>| run.name == name) {
+            let detail =
+                format!("cli_assignments[{index}]: its run would be named {name:?}, as another one is");
+            return Err(ApiError::invalid(detail).into());
+        }
+        runs.push(NewRun { name, assignment, image_digest: image.digest, manifest: image.manifest });
+    }
+    Ok(runs)
+}

@@ -33,7 +33,7 @@ else
   BOLD='' DIM='' RED='' GREEN='' OFF=''
 fi
 
-say() { printf '%s\n' "$*" >&2; }
+say() { printf '%s\n' "$@" >&2; }
 
 # note TEXT...  one line below the current step.
 note() { printf '      %s%s%s\n' "$DIM" "$*" "$OFF" >&2; }

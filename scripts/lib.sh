@@ -27,6 +27,7 @@ have_docker() { [[ -x /usr/bin/docker ]] || type -P docker >/dev/null; }
 
 is_terminal() { [[ -t 2 && ${TERM:-dumb} != dumb && -z ${CI:-} ]]; }
 
+# shellcheck disable=SC2034 # the scripts that source this use them
 if is_terminal; then
   BOLD=$'\e[1m' DIM=$'\e[2m' RED=$'\e[31m' GREEN=$'\e[32m' OFF=$'\e[0m'
 else
@@ -40,7 +41,7 @@ note() { printf '      %s%s%s\n' "$DIM" "$*" "$OFF" >&2; }
 
 # die WHAT WHY TODO  ends the script; each part may be empty.
 die() {
-  printf '\n%sfailed:%s %s\n' "$RED$BOLD" "$OFF" "$1" >&2
+  printf '\n%sfailed:%s %s\n' "$RED$BOLD" "$OFF" "${KAGE_STEP:+$KAGE_STEP: }$1" >&2
   [[ -n ${2:-} ]] && printf '   why: %s\n' "$2" >&2
   [[ -n ${3:-} ]] && printf '  what to do: %s\n' "$3" >&2
   exit 1
@@ -61,6 +62,8 @@ logged() {
   local name=$1 todo=$2 log started pid status=0 beat=0 frames='-\|/' last
   shift 2
   log=$(log_dir)/$name.log
+  # Enough of the past to compare with, and no more.
+  [[ -e $log && $(stat -c %s "$log") -gt 4000000 ]] && : >"$log"
   printf '\n== %s %s\n' "$(date -u +%FT%TZ)" "$*" >>"$log"
   started=$SECONDS
   "$@" >>"$log" 2>&1 </dev/null &
@@ -100,3 +103,16 @@ need_root() {
 engine_up() { have_docker && timeout 10 docker info >/dev/null 2>&1; }
 
 image_present() { docker image inspect "$1" >/dev/null 2>&1; }
+
+# read_env  takes what .env sets and the environment does not, as Compose does.
+read_env() {
+  local name value
+  [[ -r $KAGE_ROOT/.env ]] || return 0
+  while IFS='=' read -r name value; do
+    [[ $name =~ ^KAGE_[A-Z_]+$ && -z ${!name+set} ]] && export "$name=$value"
+  done <"$KAGE_ROOT/.env"
+  return 0
+}
+
+# compose ARG...  on our stack, whatever the folder.
+compose() { docker compose --project-directory "$KAGE_ROOT" --file "$KAGE_ROOT/compose.yaml" "$@"; }

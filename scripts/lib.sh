@@ -5,6 +5,10 @@
 KAGE_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 KAGE_LOG_DIR=${KAGE_LOG_DIR:-/var/log/kage}
 KAGE_BASE_IMAGE=kage-base:trixie
+# A user who cannot write there gets a folder of his own.
+if ! mkdir -p "$KAGE_LOG_DIR" 2>/dev/null || [[ ! -w $KAGE_LOG_DIR ]]; then
+  KAGE_LOG_DIR=$(mktemp -d -t kage-log.XXXXXX)
+fi
 export KAGE_ROOT KAGE_LOG_DIR KAGE_BASE_IMAGE
 
 # A client that points elsewhere (another context, a remote DOCKER_HOST, a
@@ -39,34 +43,39 @@ say() { printf '%s\n' "$@" >&2; }
 # note TEXT...  one line below the current step.
 note() { printf '      %s%s%s\n' "$DIM" "$*" "$OFF" >&2; }
 
-# die WHAT WHY TODO  ends the script; each part may be empty.
+# die WHAT WHY TODO  ends the script; each part may be empty. Its exit status
+# tells a calling script that all has been said.
+SAID=70
 die() {
   printf '\n%sfailed:%s %s\n' "$RED$BOLD" "$OFF" "${KAGE_STEP:+$KAGE_STEP: }$1" >&2
   [[ -n ${2:-} ]] && printf '   why: %s\n' "$2" >&2
   [[ -n ${3:-} ]] && printf '  what to do: %s\n' "$3" >&2
-  exit 1
+  exit "$SAID"
 }
 
-# A process that cannot write its log there (not root) gets a folder of its own.
-log_dir() {
-  if ! mkdir -p "$KAGE_LOG_DIR" 2>/dev/null || [[ ! -w $KAGE_LOG_DIR ]]; then
-    KAGE_LOG_DIR=$(mktemp -d -t kage-log.XXXXXX)
-  fi
-  printf '%s' "$KAGE_LOG_DIR"
+# For the ERR trap: nothing that fails may do so without a word.
+unexpected() {
+  local status=$1 line=$2 command=$3
+  ((status == SAID)) ||
+    die "$command (exit status $status)" "${0##*/}, line $line" "the logs are in $KAGE_LOG_DIR"
 }
 
 # logged NAME TODO COMMAND...  runs the command with its output in NAME.log.
 # On a terminal a spinner shows that it lives and the log's last line; without
 # one, a line every 30 s. On failure: the last lines of the log, then TODO.
 logged() {
-  local name=$1 todo=$2 log started pid status=0 beat=0 frames='-\|/' last
+  local name=$1 todo=$2 log before started pid status=0 beat=0 frames='-\|/' last
   shift 2
-  log=$(log_dir)/$name.log
+  log=$KAGE_LOG_DIR/$name.log
   # Enough of the past to compare with, and no more.
   [[ -e $log && $(stat -c %s "$log") -gt 4000000 ]] && : >"$log"
   printf '\n== %s %s\n' "$(date -u +%FT%TZ)" "$*" >>"$log"
+  before=$(stat -c %s "$log")
   started=$SECONDS
-  "$@" >>"$log" 2>&1 </dev/null &
+  {
+    trap - ERR
+    "$@"
+  } >>"$log" 2>&1 </dev/null &
   pid=$!
   # An interrupted script must not leave its child at work.
   # shellcheck disable=SC2064
@@ -88,7 +97,7 @@ logged() {
   is_terminal && printf '\r\e[K' >&2
   if ((status != 0)); then
     say ""
-    tail -n 20 "$log" | sed 's/^/      | /' >&2
+    tail -c "+$((before + 1))" "$log" | tail -n 20 | sed 's/^/      | /' >&2
     die "$name (exit status $status after $((SECONDS - started)) s)" \
       "the lines above; the whole log is $log" "$todo"
   fi

@@ -2,14 +2,16 @@
 # What every script here shares: how a step is announced, logged and failed,
 # and which Docker client is the right one. To be sourced, never run.
 
-KAGE_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-KAGE_LOG_DIR=${KAGE_LOG_DIR:-/var/log/kage}
-KAGE_BASE_IMAGE=kage-base:trixie
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+SETUP_LOG_DIR=${SETUP_LOG_DIR:-/var/log/kage}
+BASE_IMAGE=kage-base:trixie
 # A user who cannot write there gets a folder of his own.
-if ! mkdir -p "$KAGE_LOG_DIR" 2>/dev/null || [[ ! -w $KAGE_LOG_DIR ]]; then
-  KAGE_LOG_DIR=$(mktemp -d -t kage-log.XXXXXX)
+if ! mkdir -p "$SETUP_LOG_DIR" 2>/dev/null || [[ ! -w $SETUP_LOG_DIR ]]; then
+  SETUP_LOG_DIR=$(mktemp -d -t kage-log.XXXXXX)
 fi
-export KAGE_ROOT KAGE_LOG_DIR KAGE_BASE_IMAGE
+# No name of ours in the environment begins with KAGE_ but for those that the
+# server knows: it refuses to start with one that it does not.
+export SETUP_LOG_DIR
 
 # A client that points elsewhere (another context, a remote DOCKER_HOST, a
 # client without an engine earlier on PATH) must not receive our commands.
@@ -47,7 +49,7 @@ note() { printf '      %s%s%s\n' "$DIM" "$*" "$OFF" >&2; }
 # tells a calling script that all has been said.
 SAID=70
 die() {
-  printf '\n%sfailed:%s %s\n' "$RED$BOLD" "$OFF" "${KAGE_STEP:+$KAGE_STEP: }$1" >&2
+  printf '\n%sfailed:%s %s\n' "$RED$BOLD" "$OFF" "${SETUP_STEP:+$SETUP_STEP: }$1" >&2
   [[ -n ${2:-} ]] && printf '   why: %s\n' "$2" >&2
   [[ -n ${3:-} ]] && printf '  what to do: %s\n' "$3" >&2
   exit "$SAID"
@@ -57,7 +59,7 @@ die() {
 unexpected() {
   local status=$1 line=$2 command=$3
   ((status == SAID)) ||
-    die "$command (exit status $status)" "${0##*/}, line $line" "the logs are in $KAGE_LOG_DIR"
+    die "$command (exit status $status)" "${0##*/}, line $line" "the logs are in $SETUP_LOG_DIR"
 }
 
 # logged NAME TODO COMMAND...  runs the command with its output in NAME.log.
@@ -66,7 +68,7 @@ unexpected() {
 logged() {
   local name=$1 todo=$2 log before started pid status=0 beat=0 frames='-\|/' last
   shift 2
-  log=$KAGE_LOG_DIR/$name.log
+  log=$SETUP_LOG_DIR/$name.log
   # Enough of the past to compare with, and no more.
   [[ -e $log && $(stat -c %s "$log") -gt 4000000 ]] && : >"$log"
   printf '\n== %s %s\n' "$(date -u +%FT%TZ)" "$*" >>"$log"
@@ -116,12 +118,12 @@ image_present() { docker image inspect "$1" >/dev/null 2>&1; }
 # read_env  takes what .env sets and the environment does not, as Compose does.
 read_env() {
   local name value
-  [[ -r $KAGE_ROOT/.env ]] || return 0
+  [[ -r $ROOT/.env ]] || return 0
   while IFS='=' read -r name value; do
     [[ $name =~ ^KAGE_[A-Z_]+$ && -z ${!name+set} ]] && export "$name=$value"
-  done <"$KAGE_ROOT/.env"
+  done <"$ROOT/.env"
   return 0
 }
 
 # compose ARG...  on our stack, whatever the folder.
-compose() { docker compose --project-directory "$KAGE_ROOT" --file "$KAGE_ROOT/compose.yaml" "$@"; }
+compose() { docker compose --project-directory "$ROOT" --file "$ROOT/compose.yaml" "$@"; }

@@ -1,0 +1,39 @@
+# Daily commands. What each of them does is in scripts/ and in ./test.
+
+default:
+    @just --list
+
+# Everything that CI runs
+test *args:
+    ./test {{args}}
+
+# Format and lint
+lint:
+    cargo fmt --all --check
+    SQLX_OFFLINE=true cargo clippy --workspace --all-targets -- -D warnings
+
+fmt:
+    cargo fmt --all
+
+# A private PostgreSQL for a shell of work: eval "$(just db)"
+db:
+    @scripts/host postgres
+    @echo "export DATABASE_URL='$(scripts/cluster start /tmp/kage-dev-postgres)'"
+    @echo 'export KAGE_TEST_DATABASE_URL=$DATABASE_URL'
+
+db-stop:
+    scripts/cluster stop /tmp/kage-dev-postgres
+
+# The stack, without a first task
+up:
+    ./quickstart up
+
+down *args:
+    ./quickstart down {{args}}
+
+logs *services:
+    /usr/bin/docker compose logs --follow {{services}}
+
+# psql as the database's superuser
+psql:
+    /usr/bin/docker compose exec db psql --host=/run/postgresql --username=postgres kage

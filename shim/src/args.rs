@@ -49,16 +49,16 @@ mod tests {
     #[test]
     fn defaults_hold_without_arguments() {
         assert_eq!(
-            parse_all(&[]).unwrap(),
-            Args { socket: PathBuf::from(protocol::SOCKET_PATH), wait: Duration::from_secs(60) }
+            parse_all(&[]),
+            Ok(Args { socket: PathBuf::from(protocol::SOCKET_PATH), wait: Duration::from_secs(60) })
         );
     }
 
     #[test]
     fn both_arguments_are_taken() {
         assert_eq!(
-            parse_all(&["--wait-secs", "3600", "--socket", "/x/y"]).unwrap(),
-            Args { socket: PathBuf::from("/x/y"), wait: Duration::from_secs(3600) }
+            parse_all(&["--wait-secs", "3600", "--socket", "/x/y"]),
+            Ok(Args { socket: PathBuf::from("/x/y"), wait: Duration::from_secs(3600) })
         );
     }
 

@@ -210,12 +210,12 @@ mod tests {
     #[test]
     fn frames_are_taken_at_every_cut() {
         let sent = [FromRunner::Ack(Offsets { stdout: 7, stderr: 9 }), FromRunner::Terminate];
-        let bytes: Vec<u8> = sent.iter().flat_map(|frame| frame.encode().unwrap()).collect();
+        let bytes: Vec<u8> = sent.iter().flat_map(|frame| frame.encode().expect("short frames")).collect();
         for cut in 0..=bytes.len() {
             let (mut inbox, mut frames) = (bytes[..cut].to_vec(), Vec::new());
-            take_frames(&mut inbox, &mut frames).unwrap();
+            take_frames(&mut inbox, &mut frames).expect("well-formed frames");
             inbox.extend_from_slice(&bytes[cut..]);
-            take_frames(&mut inbox, &mut frames).unwrap();
+            take_frames(&mut inbox, &mut frames).expect("well-formed frames");
             assert!(frames == sent, "cut at {cut}");
             assert!(inbox.is_empty());
         }

@@ -247,7 +247,9 @@ impl Supervisor {
                 run.output.resume(resume.committed)?;
                 self.connection.set_live();
                 self.absent = None;
+                // Told anew, so also released anew: it may be another runner.
                 self.told = false;
+                self.released = false;
                 return Ok(());
             }
             (Some(_), _) if !live => return Err("a frame before the resumption".to_owned()),

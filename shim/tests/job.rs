@@ -1,5 +1,7 @@
 //! What the CLI gets, and what of its end is told.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::fs;

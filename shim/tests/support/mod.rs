@@ -21,7 +21,7 @@ pub const SHIM: &str = env!("CARGO_BIN_EXE_kage-shim");
 pub const SESSION: &str = "0123456789abcdef";
 
 /// Far beyond what any step takes: only a hang reaches it.
-const HANG: Duration = Duration::from_secs(60);
+pub const HANG: Duration = Duration::from_secs(60);
 
 /// Polls until `check` gives something.
 pub fn eventually<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
@@ -198,6 +198,15 @@ impl Connection {
                 FromShim::Hello(_) => panic!("a second greeting"),
             }
         }
+    }
+
+    /// All frames up to the end, of which the shim is not told that they came.
+    pub fn unacknowledged(&mut self) -> Vec<FromShim> {
+        let mut frames = Vec::new();
+        while !matches!(frames.last(), Some(FromShim::Exited(_))) {
+            frames.push(self.receive());
+        }
+        frames
     }
 
     /// As [`Connection::exited`], then lets the shim go.

@@ -198,7 +198,7 @@ fn a_fork_bomb_is_ended() {
     // Always three alive, each soon replaced by another, all in new sessions.
     let script = format!(
         "trap '' TERM; f() {{ setsid bash -c \"$s\" & }}
-         export s='trap \"\" TERM; sleep 0.0{marker}; setsid bash -c \"$s\" & exit'
+         export s='trap \"\" TERM; : {marker}; sleep 0.005; setsid bash -c \"$s\" & exit'
          f; f; f; echo ready; wait; sleep {marker}"
     );
     let (mut connection, mut ledger) = started(&mut runner, &bash(&script));
@@ -213,8 +213,7 @@ fn a_fork_bomb_is_ended() {
 fn orphans_are_reaped_while_the_cli_runs() {
     let mut runner = Runner::listening();
     let mut shim = runner.shim();
-    let script = "for i in $(seq 50); do (true &); done; echo ready; read _; exit 0";
-    let mut job = bash(&format!("exec 3<&0; {script}").replace("read _", "sleep 3600"));
+    let mut job = bash("for i in $(seq 50); do (true &); done; echo ready; exec sleep 3600");
     job.limits.grace_ms = 0;
     let (mut connection, mut ledger) = started(&mut runner, &job);
     let pid = shim.pid();

@@ -113,7 +113,7 @@ fn a_fork_bomb_is_ended_at_once() {
     let mut runner = Runner::listening();
     let mut shim = as_pid_1(&runner);
     let script = format!(
-        "trap '' TERM; export s='trap \"\" TERM; sleep 0.0{marker}; setsid bash -c \"$s\" & exit'
+        "trap '' TERM; export s='trap \"\" TERM; : {marker}; sleep 0.005; setsid bash -c \"$s\" & exit'
          for i in 1 2 3; do setsid bash -c \"$s\" & done; echo ready; sleep {marker}; :"
     );
     let mut connection = runner.start(&bash(&script));

@@ -326,3 +326,21 @@ impl std::fmt::Debug for Job {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_output_header_is_the_beginning_of_an_output_frame() {
+        for (stream, offset, length) in [(Stream::Stdout, 0, 1), (Stream::Stderr, u64::MAX / 3, MAX_OUTPUT)] {
+            let bytes = vec![b'x'; length];
+            let mut frame = output_header(stream, offset, length).to_vec();
+            frame.extend_from_slice(&bytes);
+            let whole = FromShim::Output { stream, offset, bytes };
+            assert_eq!(whole.encode().ok(), Some(frame.clone()));
+            let body = read_body(&mut frame.as_slice()).expect("a whole frame");
+            assert_eq!(FromShim::decode(&body).ok(), Some(whole));
+        }
+    }
+}

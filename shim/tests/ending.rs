@@ -97,11 +97,11 @@ fn the_wall_clock_ends_the_run_and_is_the_first_cause() {
     let mut runner = Runner::listening();
     let mut shim = runner.shim();
     let mut job = stubborn(&marker);
-    job.limits.wall_secs = 1;
-    job.limits.grace_ms = 1500;
+    job.limits.wall_secs = 3;
+    job.limits.grace_ms = 2000;
     let (mut connection, mut ledger) = started(&mut runner, &job);
     // Comes while the grace time runs.
-    std::thread::sleep(std::time::Duration::from_millis(1500));
+    std::thread::sleep(std::time::Duration::from_millis(3500));
     connection.send(&FromRunner::Terminate);
     let exited = connection.finish(&mut ledger);
     assert_nothing_left(&marker);
@@ -142,12 +142,12 @@ fn a_late_runner_still_learns_of_the_orphaned_run() {
 fn a_runner_that_comes_back_in_time_saves_the_run() {
     let mut runner = Runner::listening();
     let mut shim = runner.shim();
-    let mut job = bash("echo ready; sleep 4; echo over");
-    job.limits.orphan_secs = 2;
+    let mut job = bash("echo ready; sleep 6; echo over");
+    job.limits.orphan_secs = 4;
     let (mut connection, mut ledger) = started(&mut runner, &job);
-    for _ in 0..6 {
+    for _ in 0..5 {
         drop(connection);
-        std::thread::sleep(std::time::Duration::from_millis(500));
+        std::thread::sleep(std::time::Duration::from_secs(1));
         connection = runner.resume(ledger.offsets());
     }
     let exited = connection.finish(&mut ledger);
@@ -207,6 +207,31 @@ fn a_fork_bomb_is_ended() {
     assert_eq!(exited.ended_by, EndedBy::Runner);
     assert_nothing_left(&marker);
     shim.wait();
+}
+
+/// A process in a frozen cgroup (version 1) does not even die of SIGKILL.
+#[test]
+#[ignore = "needs root and a version 1 freezer cgroup; takes the shim's ten seconds"]
+fn a_process_that_cannot_be_killed_does_not_hang_the_shim() {
+    let freezer =
+        std::path::PathBuf::from(format!("/sys/fs/cgroup/freezer/kage-shim-test-{}", std::process::id()));
+    std::fs::create_dir(&freezer).unwrap();
+    let marker = unique_sleep("frozen");
+    let mut runner = Runner::listening();
+    let mut shim = runner.shim();
+    let (mut connection, mut ledger) =
+        started(&mut runner, &bash(&format!("sleep {marker} & echo ready; sleep {marker}; :")));
+    for pid in processes_with(&marker) {
+        std::fs::write(freezer.join("cgroup.procs"), pid.to_string()).unwrap();
+    }
+    std::fs::write(freezer.join("freezer.state"), "FROZEN").unwrap();
+    connection.send(&FromRunner::Terminate);
+    let exited = connection.finish(&mut ledger);
+    assert_eq!((exited.signal, exited.ended_by), (Some(9), EndedBy::Runner));
+    assert_ne!(processes_with(&marker), [0; 0]);
+    assert_eq!(shim.wait().code(), Some(137));
+    std::fs::write(freezer.join("freezer.state"), "THAWED").unwrap();
+    eventually("the thawed to die", || std::fs::remove_dir(&freezer).ok());
 }
 
 #[test]

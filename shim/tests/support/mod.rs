@@ -286,16 +286,12 @@ impl Shim {
 
 impl Drop for Shim {
     fn drop(&mut self) {
-        // Its end takes no process with it: a test that fails must not leave the CLI behind.
-        let _ = rustix::process::kill_process(
-            rustix::process::Pid::from_child(&self.child),
-            rustix::process::Signal::TERM,
-        );
-        sleep(if self.child.try_wait().is_ok_and(|ended| ended.is_some()) {
-            Duration::ZERO
-        } else {
-            Duration::from_millis(500)
-        });
+        if !self.is_running() {
+            return;
+        }
+        // First asked: a test that fails must not leave the CLI behind.
+        self.signal(rustix::process::Signal::TERM);
+        sleep(Duration::from_millis(500));
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

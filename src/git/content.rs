@@ -1,0 +1,138 @@
+//! Content of files that a run left: read within limits, written to the mirror as blobs.
+
+use std::{
+    fs::File,
+    io::Read,
+    os::fd::{AsRawFd, OwnedFd},
+};
+
+use bstr::{BStr, BString, ByteSlice};
+use git2::{ObjectType, Oid, Repository};
+use rustix::{fs::FileType, io::Errno};
+
+use crate::git::{dirfd, error::HarvestError, harvest::HarvestLimits, overlay, tree_list::Kind};
+
+/// Larger `.gitignore` files are refused: each rule is tried on each path.
+const MAX_IGNORE_FILE: u64 = 1 << 20;
+
+pub(crate) struct Content<'a> {
+    pub repository: &'a Repository,
+    pub limits: &'a HarvestLimits,
+    pub overlay: bool,
+    /// Changed files so far.
+    pub files: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+}
+
+impl Content<'_> {
+    /// Counts a changed file against the limits.
+    pub fn count(&mut self, path: &BStr) -> Result<(), HarvestError> {
+        self.files += 1;
+        if self.files > self.limits.files {
+            return Err(limit("changed files", self.limits.files, self.files));
+        }
+        if path.len() > self.limits.path_bytes {
+            return Err(limit("bytes in a path", self.limits.path_bytes as u64, path.len() as u64));
+        }
+        Ok(())
+    }
+
+    /// Mode and blob of the file `name`; `before` is what the base revision has at its path.
+    pub fn file(
+        &mut self,
+        dir: &OwnedFd,
+        name: &[u8],
+        path: &BStr,
+        before: Option<(u32, Oid)>,
+    ) -> Result<(u32, Oid), HarvestError> {
+        let (file, size, mode) = self.open(dir, name, path)?;
+        let mode = Kind::File { executable: mode & 0o100 != 0 }.git_mode();
+        let same_size = match before {
+            Some((mode, id)) if mode != 0o040000 && mode != 0o160000 => {
+                (self.repository.odb()?.read_header(id)?.0 as u64 == size).then_some(id)
+            }
+            _ => None,
+        };
+        if let Some(id) = same_size {
+            // A file that was only touched is no change, however large it is; so hash before limiting.
+            let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+            if Oid::hash_file(ObjectType::Blob, link)? == id {
+                return Ok((mode, id));
+            }
+        }
+        let id = self.blob(file, size, path)?;
+        Ok((mode, id))
+    }
+
+    /// Mode and blob of a symbolic link.
+    pub fn link(&mut self, target: &[u8], path: &BStr) -> Result<(u32, Oid), HarvestError> {
+        self.charge(target.len() as u64, path)?;
+        Ok((Kind::Link.git_mode(), self.repository.blob(target)?))
+    }
+
+    /// The content of a `.gitignore`; `None` if it is not a regular file.
+    pub fn ignore_file(
+        &mut self,
+        dir: &OwnedFd,
+        name: &[u8],
+        folder: &BString,
+    ) -> Result<Option<Vec<u8>>, HarvestError> {
+        let path = crate::git::tree_list::joined(folder, name);
+        let (file, size, _) = self.open(dir, name, path.as_bstr())?;
+        if size > MAX_IGNORE_FILE {
+            return Err(limit("bytes in a .gitignore", MAX_IGNORE_FILE, size));
+        }
+        read(file, size, path.as_bstr()).map(Some)
+    }
+
+    fn open(&self, dir: &OwnedFd, name: &[u8], path: &BStr) -> Result<(File, u64, u32), HarvestError> {
+        let io =
+            |action, error: Errno| HarvestError::Io { action, path: path.to_owned(), source: error.into() };
+        let file = dirfd::open_file(dir, name).map_err(|error| io("open", error))?;
+        let stat = rustix::fs::fstat(&file).map_err(|error| io("stat", error))?;
+        if dirfd::file_type(&stat) != FileType::RegularFile {
+            let reason = "a file became something else during the harvest";
+            return Err(HarvestError::Inconsistent { path: path.to_owned(), reason });
+        }
+        if self.overlay && overlay::lacks_content(&file).map_err(|error| io("read the marks of", error))? {
+            let reason = "a file without its content";
+            return Err(HarvestError::Inconsistent { path: path.to_owned(), reason });
+        }
+        Ok((File::from(file), stat.st_size as u64, stat.st_mode))
+    }
+
+    fn blob(&mut self, file: File, size: u64, path: &BStr) -> Result<Oid, HarvestError> {
+        self.charge(size, path)?;
+        let bytes = read(file, size, path)?;
+        Ok(self.repository.odb()?.write(ObjectType::Blob, &bytes)?)
+    }
+
+    fn charge(&mut self, size: u64, _path: &BStr) -> Result<(), HarvestError> {
+        if size > self.limits.file_bytes {
+            return Err(limit("bytes in a file", self.limits.file_bytes, size));
+        }
+        self.bytes += size;
+        if self.bytes > self.limits.bytes {
+            return Err(limit("bytes in changed files", self.limits.bytes, self.bytes));
+        }
+        Ok(())
+    }
+}
+
+/// Reads exactly `size` bytes; a file that is not of that size any more is an error.
+fn read(file: File, size: u64, path: &BStr) -> Result<Vec<u8>, HarvestError> {
+    let mut file = file;
+    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or_default() + 1);
+    let read = (&mut file).take(size + 1).read_to_end(&mut bytes);
+    read.map_err(|source| HarvestError::Io { action: "read", path: path.to_owned(), source })?;
+    if bytes.len() as u64 != size {
+        let reason = "a file changed during the harvest";
+        return Err(HarvestError::Inconsistent { path: path.to_owned(), reason });
+    }
+    Ok(bytes)
+}
+
+fn limit(what: &'static str, limit: u64, seen: u64) -> HarvestError {
+    HarvestError::Limit { what, limit, seen }
+}

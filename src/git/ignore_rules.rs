@@ -1,0 +1,53 @@
+//! `.gitignore` as git reads it, on bytes that the caller took from the worktree.
+
+use bstr::{BStr, ByteSlice};
+use gix_ignore::glob::{Pattern, pattern::Case, wildmatch};
+
+/// The rules of the folders from the root down to where the walk stands.
+#[derive(Default)]
+pub(crate) struct IgnoreRules {
+    folders: Vec<Folder>,
+}
+
+struct Folder {
+    /// Length of the folder's path with its closing `/`; 0 for the root.
+    prefix: usize,
+    rules: Vec<Pattern>,
+}
+
+impl IgnoreRules {
+    /// Enters the folder `path` ("" is the root), whose `.gitignore` has `content`, if any.
+    pub fn enter(&mut self, path: &[u8], content: Option<&[u8]>) {
+        let prefix = if path.is_empty() { 0 } else { path.len() + 1 };
+        let rules = content.map_or_else(Vec::new, |content| {
+            gix_ignore::parse(content, false).map(|(pattern, _, _)| pattern).collect()
+        });
+        self.folders.push(Folder { prefix, rules });
+    }
+
+    pub fn leave(&mut self) {
+        self.folders.pop();
+    }
+
+    /// Whether the entry at `path` is ignored by itself; that its folder may be is the walk's concern.
+    /// The last rule that matches decides, those of deeper folders first.
+    pub fn ignores(&self, path: &BStr, is_dir: bool) -> bool {
+        for folder in self.folders.iter().rev() {
+            let relative = path[folder.prefix..].as_bstr();
+            let basename = relative.rfind_byte(b'/').map(|slash| slash + 1);
+            let last = folder.rules.iter().rev().find(|rule| {
+                rule.matches_repo_relative_path(
+                    relative,
+                    basename,
+                    Some(is_dir),
+                    Case::Sensitive,
+                    wildmatch::Mode::NO_MATCH_SLASH_LITERAL,
+                )
+            });
+            if let Some(rule) = last {
+                return !rule.is_negative();
+            }
+        }
+        false
+    }
+}

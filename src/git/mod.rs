@@ -1,0 +1,37 @@
+//! Repositories, worktrees and what comes back from them.
+//!
+//! | module | idea |
+//! | --- | --- |
+//! | [`mirror`] | our own bare copy of a registered repository |
+//! | [`base`] | the shared, read-only checkout of one revision, with its throw-away `.git` |
+//! | [`worktree`] | one run's copy-on-write layer over a base |
+//! | [`harvest`] | the walk over what a run left, into a tree of the mirror |
+//! | [`commit`] | that tree as one commit on the run's branch |
+//! | [`diff`] | files and patch between base and result |
+//!
+//! The git command runs only in bare repositories that we made ([`command`]); git2 opens only those
+//! too. A worktree that a sandbox has touched is read by [`harvest`] alone, as bytes.
+//! Everything here blocks: callers in async code use `spawn_blocking`.
+
+pub mod base;
+pub mod command;
+pub mod commit;
+pub mod diff;
+pub mod error;
+pub mod harvest;
+pub mod mirror;
+pub mod worktree;
+
+mod checkout;
+mod content;
+mod copy;
+mod dirfd;
+mod gitdir;
+mod ignore_rules;
+mod lock;
+mod lower;
+mod names;
+mod overlay;
+mod report;
+mod tree_list;
+mod walk;

@@ -1,0 +1,46 @@
+//! What a harvest has to say beside its tree.
+
+use bstr::{BString, ByteSlice};
+
+use crate::git::harvest::{MAX_WARNINGS, Warning, WarningKind};
+
+/// Ignored paths that the warning names.
+const NAMED: usize = 5;
+
+#[derive(Default)]
+pub(crate) struct Report {
+    pub files: u64,
+    pub bytes: u64,
+    pub ignored: u64,
+    pub warnings: Vec<Warning>,
+    pub warnings_dropped: u64,
+    first_ignored: Vec<BString>,
+}
+
+impl Report {
+    pub fn warn(&mut self, kind: WarningKind, path: BString, detail: String) {
+        if self.warnings.len() < MAX_WARNINGS {
+            self.warnings.push(Warning { kind, path, detail });
+        } else {
+            self.warnings_dropped += 1;
+        }
+    }
+
+    pub fn ignored(&mut self, path: BString) {
+        self.ignored += 1;
+        if self.first_ignored.len() < NAMED {
+            self.first_ignored.push(path);
+        }
+    }
+
+    pub fn finish(mut self, files: u64, bytes: u64) -> Report {
+        (self.files, self.bytes) = (files, bytes);
+        if let Some(first) = self.first_ignored.first().cloned() {
+            let names: Vec<String> =
+                self.first_ignored.iter().map(|path| format!("{:?}", path.as_bstr())).collect();
+            let detail = format!("{} ignored: {}", self.ignored, names.join(", "));
+            self.warnings.push(Warning { kind: WarningKind::Ignored, path: first, detail });
+        }
+        self
+    }
+}

@@ -1,0 +1,413 @@
+//! The walk over a run's files: for each folder, what the run's layer and the base make of it together,
+//! compared with what the base revision tracks there.
+
+use std::{
+    ffi::OsStr,
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
+    time::Instant,
+};
+
+use bstr::{BStr, BString, ByteSlice};
+use git2::{Oid, Repository, Tree};
+use rustix::{
+    fs::{FileType, readlinkat},
+    io::Errno,
+};
+
+use crate::git::{
+    content::Content,
+    dirfd,
+    error::HarvestError,
+    harvest::{HarvestLimits, WarningKind},
+    ignore_rules::IgnoreRules,
+    lower::{Lower, LowerEntry, LowerRoot},
+    names,
+    overlay::{FolderNotes, NotesError},
+    report::Report,
+    tree_list::{Kind, joined},
+};
+
+/// A folder of the worktree.
+pub(crate) struct Place {
+    /// What the base revision has at this path.
+    pub tracked: Option<Oid>,
+    /// What shows through from the base, which after a rename is another of its folders.
+    pub lower: Lower,
+    /// What the run's layer has.
+    pub upper: Option<OwnedFd>,
+    /// Whether this folder or one above it is ignored: then only tracked files count.
+    pub ignored: bool,
+    pub depth: usize,
+}
+
+/// An entry of a folder.
+enum Node {
+    /// Removed by the run.
+    Gone,
+    Folder {
+        lower: Lower,
+        upper: Option<OwnedFd>,
+    },
+    /// Unread, in the mirror.
+    Blob(Kind, Oid),
+    File(Side),
+    Link(Side),
+    Special(FileType),
+}
+
+#[derive(Clone, Copy)]
+enum Side {
+    Upper,
+    Lower,
+}
+
+/// What stands in a tree: mode and object.
+type Entry = (u32, Oid);
+
+pub(crate) struct Walk<'a> {
+    repository: &'a Repository,
+    root: LowerRoot,
+    overlay: bool,
+    limits: &'a HarvestLimits,
+    started: Instant,
+    entries: u64,
+    content: Content<'a>,
+    rules: IgnoreRules,
+    report: Report,
+    /// Of the folder that the walk is in.
+    path: BString,
+}
+
+impl<'a> Walk<'a> {
+    pub fn new(
+        repository: &'a Repository,
+        root: LowerRoot,
+        overlay: bool,
+        limits: &'a HarvestLimits,
+        started: Instant,
+    ) -> Walk<'a> {
+        Walk {
+            repository,
+            root,
+            overlay,
+            limits,
+            started,
+            entries: 0,
+            content: Content { repository, limits, overlay, files: 0, bytes: 0 },
+            rules: IgnoreRules::default(),
+            report: Report::default(),
+            path: BString::default(),
+        }
+    }
+
+    pub fn finish(self) -> Report {
+        self.report.finish(self.content.files, self.content.bytes)
+    }
+
+    /// The tree that the folder becomes; `None` if nothing in it counts.
+    pub fn folder(&mut self, place: &Place) -> Result<Option<Oid>, HarvestError> {
+        if let (None, Lower::Tree(lower)) = (&place.upper, &place.lower)
+            && Some(*lower) == place.tracked
+        {
+            return Ok(place.tracked);
+        }
+        if place.depth > self.limits.depth {
+            return Err(limit("folders one in another", self.limits.depth as u64, place.depth as u64));
+        }
+        let tracked = place.tracked.map(|id| self.repository.find_tree(id)).transpose()?;
+        // Where the base shows through at its own place, all that the layer does not name is unchanged.
+        let in_place =
+            matches!((&place.lower, place.tracked), (Lower::Tree(lower), Some(id)) if *lower == id);
+        let upper = self.upper_names(place)?;
+        let ignore_file = if place.ignored { None } else { self.ignore_file(place, &upper)? };
+        self.rules.enter(&self.path, ignore_file.as_deref());
+        let mut changes: Vec<(Vec<u8>, Option<Entry>)> = Vec::new();
+        let mut same = true;
+        let mut kept = 0;
+        if !in_place {
+            for (name, entry) in place.lower.entries(self.repository)? {
+                if upper.binary_search(&name).is_err() {
+                    let node = self.lower_node(place, &name, entry)?;
+                    self.entry(place, tracked.as_ref(), name, node, &mut changes)?;
+                }
+            }
+        }
+        for name in upper {
+            if let Some(node) = self.upper_node(place, &name)? {
+                self.entry(place, tracked.as_ref(), name, node, &mut changes)?;
+            }
+        }
+        self.rules.leave();
+        for (name, entry) in &changes {
+            let before = tracked.as_ref().and_then(|tree| tracked_entry(tree, name));
+            same &= *entry == before;
+            kept += usize::from(entry.is_some());
+        }
+        same &= in_place || tracked.as_ref().is_none_or(|tree| tree.len() == kept);
+        if same && (tracked.is_some() || kept == 0) {
+            return Ok(place.tracked);
+        }
+        self.write_tree(if in_place { tracked.as_ref() } else { None }, changes)
+    }
+
+    /// Decides what one entry becomes.
+    fn entry(
+        &mut self,
+        place: &Place,
+        tracked: Option<&Tree<'_>>,
+        name: Vec<u8>,
+        node: Node,
+        changes: &mut Vec<(Vec<u8>, Option<Entry>)>,
+    ) -> Result<(), HarvestError> {
+        let elapsed = self.started.elapsed();
+        if elapsed > self.limits.time {
+            let seconds = self.limits.time.as_secs();
+            return Err(limit("seconds of work", seconds, elapsed.as_secs()));
+        }
+        let path = joined(&self.path, &name);
+        let before = tracked.and_then(|tree| tracked_entry(tree, &name));
+        let after = match node {
+            Node::Gone => None,
+            Node::Folder { lower, upper } => self.subfolder(place, path.as_bstr(), before, lower, upper)?,
+            Node::Special(kind) => {
+                self.report.warn(WarningKind::SpecialFile, path, format!("{kind:?}"));
+                None
+            }
+            node => {
+                let is_tracked = before.is_some_and(|(mode, _)| mode != 0o040000);
+                if !is_tracked && (place.ignored || self.rules.ignores(path.as_bstr(), false)) {
+                    self.report.ignored(path);
+                    None
+                } else {
+                    self.file(place, &name, path.as_bstr(), node, before)?
+                }
+            }
+        };
+        changes.push((name, after));
+        Ok(())
+    }
+
+    fn subfolder(
+        &mut self,
+        place: &Place,
+        path: &BStr,
+        before: Option<Entry>,
+        lower: Lower,
+        upper: Option<OwnedFd>,
+    ) -> Result<Option<Entry>, HarvestError> {
+        let tracked = match before {
+            Some((0o160000, _)) => {
+                let has_content = !lower.entries(self.repository)?.is_empty()
+                    || upper.is_some_and(|dir| dirfd::names(&dir, 1).is_ok_and(|names| !names.is_empty()));
+                if has_content {
+                    let detail = "files in a submodule's folder are left out".to_owned();
+                    self.report.warn(WarningKind::SubmoduleContent, path.to_owned(), detail);
+                }
+                return Ok(before);
+            }
+            Some((0o040000, id)) => Some(id),
+            _ => None,
+        };
+        let ignored = place.ignored || self.rules.ignores(path, true);
+        if ignored && tracked.is_none() {
+            self.report.ignored(path.to_owned());
+            return Ok(None);
+        }
+        let child = Place { tracked, lower, upper, ignored, depth: place.depth + 1 };
+        let above = std::mem::replace(&mut self.path, path.to_owned());
+        let tree = self.folder(&child)?;
+        self.path = above;
+        Ok(tree.map(|id| (0o040000, id)))
+    }
+
+    fn file(
+        &mut self,
+        place: &Place,
+        name: &[u8],
+        path: &BStr,
+        node: Node,
+        before: Option<Entry>,
+    ) -> Result<Option<Entry>, HarvestError> {
+        let entry = match node {
+            Node::Blob(kind, id) => (kind.git_mode(), id),
+            Node::File(side) => {
+                let Some(dir) = place.dir(side) else { return Ok(None) };
+                self.content.file(dir, name, path, before)?
+            }
+            Node::Link(side) => {
+                let Some(dir) = place.dir(side) else { return Ok(None) };
+                let target = readlinkat(dir, OsStr::from_bytes(name), Vec::new())
+                    .map_err(|error| io("read the link", path, error))?;
+                self.content.link(target.as_bytes(), path)?
+            }
+            Node::Gone | Node::Folder { .. } | Node::Special(_) => return Ok(None),
+        };
+        if entry.0 == 0o120000 && names::is_dotgitmodules(name) {
+            let detail = "git refuses a symbolic link of this name".to_owned();
+            self.report.warn(WarningKind::ForbiddenName, path.to_owned(), detail);
+            return Ok(None);
+        }
+        if Some(entry) != before {
+            self.content.count(path)?;
+        }
+        Ok(Some(entry))
+    }
+
+    /// The names in the run's layer that a tree may have, sorted.
+    fn upper_names(&mut self, place: &Place) -> Result<Vec<Vec<u8>>, HarvestError> {
+        let Some(dir) = &place.upper else { return Ok(Vec::new()) };
+        let left = self.limits.entries.saturating_sub(self.entries);
+        let mut found = dirfd::names(dir, left + 1).map_err(|source| HarvestError::Io {
+            action: "list",
+            path: self.path.clone(),
+            source,
+        })?;
+        self.entries += found.len() as u64;
+        if self.entries > self.limits.entries {
+            return Err(limit("entries", self.limits.entries, self.entries));
+        }
+        let at_root = place.depth == 0;
+        found.retain(|name| {
+            let Some(reason) = names::refused_component(name) else { return true };
+            let kind = match name.as_slice() {
+                b".git" if at_root => return false,
+                b".git" => WarningKind::NestedGit,
+                _ => WarningKind::ForbiddenName,
+            };
+            self.report.warn(kind, joined(&self.path, name), reason.to_owned());
+            false
+        });
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    /// The content of the folder's `.gitignore` as the run sees it.
+    fn ignore_file(&mut self, place: &Place, upper: &[Vec<u8>]) -> Result<Option<Vec<u8>>, HarvestError> {
+        let name = b".gitignore".to_vec();
+        let node = if upper.binary_search(&name).is_ok() {
+            self.upper_node(place, &name)?
+        } else {
+            match place.lower.entry(self.repository, &name)? {
+                Some(entry) => Some(self.lower_node(place, &name, entry)?),
+                None => None,
+            }
+        };
+        match node {
+            Some(Node::File(side)) => match place.dir(side) {
+                Some(dir) => self.content.ignore_file(dir, &name, &self.path),
+                None => Ok(None),
+            },
+            Some(Node::Blob(Kind::File { .. }, id)) => {
+                Ok(Some(self.repository.find_blob(id)?.content().to_vec()))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn upper_node(&self, place: &Place, name: &[u8]) -> Result<Option<Node>, HarvestError> {
+        let Some(dir) = &place.upper else { return Ok(None) };
+        let path = joined(&self.path, name);
+        let stat = dirfd::stat(dir, name).map_err(|error| io("stat", path.as_bstr(), error))?;
+        Ok(Some(match dirfd::file_type(&stat) {
+            FileType::RegularFile => Node::File(Side::Upper),
+            FileType::Symlink => Node::Link(Side::Upper),
+            FileType::CharacterDevice if self.overlay && stat.st_rdev == 0 => Node::Gone,
+            FileType::Directory => {
+                let opened = dirfd::open_dir(dir, name).map_err(|error| io("open", path.as_bstr(), error))?;
+                let lower =
+                    if self.overlay { self.shows_through(place, name, &opened, &path)? } else { Lower::None };
+                Node::Folder { lower, upper: Some(opened) }
+            }
+            other => Node::Special(other),
+        }))
+    }
+
+    /// Which folder of the base shows through the layer's folder `name`.
+    fn shows_through(
+        &self,
+        place: &Place,
+        name: &[u8],
+        opened: &OwnedFd,
+        path: &BString,
+    ) -> Result<Lower, HarvestError> {
+        let inconsistent = |reason| HarvestError::Inconsistent { path: path.clone(), reason };
+        let notes = FolderNotes::read(opened).map_err(|error| match error {
+            NotesError::Unknown(reason) => inconsistent(reason),
+            NotesError::Io(error) => io("read the marks of", path.as_bstr(), error),
+        })?;
+        if notes.opaque {
+            return Ok(Lower::None);
+        }
+        let Some(redirect) = notes.redirect else { return place.lower.folder(self.repository, name) };
+        let parts = redirect.strip_prefix(b"/").map_or(redirect.as_slice(), |rest| rest);
+        let unsafe_part = |part: &[u8]| matches!(part, b"" | b"." | b"..");
+        if parts.split(|&byte| byte == b'/').any(unsafe_part) || parts.contains(&0) {
+            return Err(inconsistent("a redirect that leads out of the base"));
+        }
+        let lower = if redirect.starts_with(b"/") {
+            self.root.resolve(self.repository, &redirect)?
+        } else if redirect.contains(&b'/') {
+            return Err(inconsistent("a relative redirect of more than one name"));
+        } else {
+            self.root.beside(self.repository, &place.lower, place.depth == 0, &redirect)?
+        };
+        Ok(lower)
+    }
+
+    fn lower_node(&self, place: &Place, name: &[u8], entry: LowerEntry) -> Result<Node, HarvestError> {
+        Ok(match entry {
+            LowerEntry::Folder => {
+                Node::Folder { lower: place.lower.folder(self.repository, name)?, upper: None }
+            }
+            // On disk a submodule is an empty folder.
+            LowerEntry::Blob(Kind::Submodule, _) => Node::Folder { lower: Lower::None, upper: None },
+            LowerEntry::Blob(kind, id) => Node::Blob(kind, id),
+            LowerEntry::File => Node::File(Side::Lower),
+            LowerEntry::Link => Node::Link(Side::Lower),
+        })
+    }
+
+    fn write_tree(
+        &self,
+        start: Option<&Tree<'_>>,
+        changes: Vec<(Vec<u8>, Option<Entry>)>,
+    ) -> Result<Option<Oid>, HarvestError> {
+        let mut builder = self.repository.treebuilder(start)?;
+        for (name, entry) in changes {
+            match entry {
+                Some((mode, id)) => {
+                    builder.insert(name, id, mode as i32)?;
+                }
+                None if start.is_some_and(|tree| tree.get_name_bytes(&name).is_some()) => {
+                    builder.remove(name)?
+                }
+                None => {}
+            }
+        }
+        if builder.is_empty() { Ok(None) } else { Ok(Some(builder.write()?)) }
+    }
+}
+
+impl Place {
+    fn dir(&self, side: Side) -> Option<&OwnedFd> {
+        match (side, &self.lower) {
+            (Side::Upper, _) => self.upper.as_ref(),
+            (Side::Lower, Lower::Disk(dir)) => Some(dir),
+            (Side::Lower, _) => None,
+        }
+    }
+}
+
+fn tracked_entry(tree: &Tree<'_>, name: &[u8]) -> Option<Entry> {
+    let entry = tree.get_name_bytes(name)?;
+    let mode = Kind::from_git_mode(entry.filemode_raw()).map_or(0o040000, Kind::git_mode);
+    Some((mode, entry.id()))
+}
+
+fn limit(what: &'static str, limit: u64, seen: u64) -> HarvestError {
+    HarvestError::Limit { what, limit, seen }
+}
+
+fn io(action: &'static str, path: &BStr, error: Errno) -> HarvestError {
+    HarvestError::Io { action, path: path.to_owned(), source: error.into() }
+}

@@ -1,0 +1,295 @@
+//! One run's worktree: a copy-on-write layer over a base, or a plain copy of it.
+//!
+//! ```text
+//! <run folder>/base     which base it stands on; written before the base is used
+//! <run folder>/mode     overlay or copy; written when the worktree is complete
+//! <run folder>/merged   what the sandbox sees
+//! <run folder>/upper    overlay: what the run changed
+//! <run folder>/work     overlay: the kernel's own
+//! ```
+
+use std::{
+    fs::{self, DirBuilder},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, chown},
+    path::{Path, PathBuf},
+};
+
+use git2::Oid;
+
+use crate::git::{
+    base::{Base, REFERENCE},
+    checkout::open_folder,
+    copy::copy_base,
+    dirfd,
+    error::GitError,
+    overlay,
+};
+
+const MODE: &str = "mode";
+
+/// How a worktree is asked for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Mode {
+    Overlay,
+    Copy,
+    /// Overlay where it can be mounted, else a copy.
+    Auto,
+}
+
+/// How a worktree is made.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Layer {
+    Overlay,
+    Copy,
+}
+
+/// The worktree of one run. Dropping it removes nothing; [`Worktree::open`] finds it again.
+#[derive(Debug)]
+pub struct Worktree {
+    run: PathBuf,
+    layer: Layer,
+    base: PathBuf,
+    commit: Option<Oid>,
+    owner: Option<(u32, u32)>,
+    /// Overlay layers are not flushed: they are void once the machine was restarted.
+    stale: bool,
+    /// Why `Auto` took a copy.
+    fallback: Option<String>,
+}
+
+impl Worktree {
+    /// Makes a worktree in `run`, which is created if need be; what an earlier one left there is removed.
+    pub fn create(run: &Path, base: &Base, mode: Mode) -> Result<Worktree, GitError> {
+        DirBuilder::new().recursive(true).mode(0o700).create(run).map_err(GitError::io("make", run))?;
+        let run = fs::canonicalize(run).map_err(GitError::io("open", run))?;
+        let mut worktree = Worktree {
+            run,
+            layer: Layer::Overlay,
+            base: base.path.clone(),
+            commit: base.commit,
+            owner: base.owner,
+            stale: false,
+            fallback: None,
+        };
+        worktree.clear()?;
+        worktree.write_reference(base)?;
+        if mode != Mode::Copy {
+            match worktree.lay_overlay() {
+                Ok(()) => return worktree.finished(),
+                Err(error) if mode == Mode::Auto => {
+                    worktree.fallback = Some(error.to_string());
+                    worktree.clear_layers()?;
+                }
+                Err(error) => {
+                    let _ = worktree.remove();
+                    return Err(error);
+                }
+            }
+        }
+        worktree.layer = Layer::Copy;
+        worktree.lay_copy()?;
+        worktree.finished()
+    }
+
+    /// The worktree in `run`, as an earlier process left it; `None` if there is none or if it was never
+    /// finished.
+    pub fn open(run: &Path) -> Result<Option<Worktree>, GitError> {
+        let Some(mode) = read(&run.join(MODE))? else { return Ok(None) };
+        let Some(reference) = read(&run.join(REFERENCE))? else { return Ok(None) };
+        let broken =
+            |reason: &str| GitError::NotAWorktree { path: run.to_owned(), reason: reason.to_owned() };
+        let mut lines = mode.lines();
+        let layer = match lines.next() {
+            Some("overlay") => Layer::Overlay,
+            Some("copy") => Layer::Copy,
+            _ => return Err(broken("its mode is not one of ours")),
+        };
+        let booted = lines.next().ok_or_else(|| broken("its mode is cut off"))?;
+        let mut lines = reference.lines().skip(1);
+        let commit = match lines.next() {
+            Some("none") => None,
+            Some(id) => Some(Oid::from_str(id)?),
+            None => return Err(broken("the base's commit is missing")),
+        };
+        let owner = match lines.next().map(|line| line.split_once(':')) {
+            Some(Some((uid, gid))) => match (uid.parse(), gid.parse()) {
+                (Ok(uid), Ok(gid)) => Some((uid, gid)),
+                _ => return Err(broken("the owner is not a pair of numbers")),
+            },
+            Some(None) => None,
+            None => return Err(broken("the owner is missing")),
+        };
+        let base = lines.next().map(PathBuf::from).ok_or_else(|| broken("the base's path is missing"))?;
+        Ok(Some(Worktree {
+            run: fs::canonicalize(run).map_err(GitError::io("open", run))?,
+            layer,
+            base,
+            commit,
+            owner,
+            stale: layer == Layer::Overlay && booted != boot_id()?,
+            fallback: None,
+        }))
+    }
+
+    /// What is mounted into the sandbox.
+    pub fn path(&self) -> PathBuf {
+        self.run.join("merged")
+    }
+
+    pub fn layer(&self) -> Layer {
+        self.layer
+    }
+
+    /// Why a copy was made although an overlay was wanted, if so.
+    pub fn fallback(&self) -> Option<&str> {
+        self.fallback.as_deref()
+    }
+
+    /// The commit that the run started from; `None`: a repository without commits.
+    pub fn commit(&self) -> Option<Oid> {
+        self.commit
+    }
+
+    /// Whether the machine was restarted since: then nothing can be harvested, only reset.
+    pub fn is_stale(&self) -> bool {
+        self.stale
+    }
+
+    /// Back to the base, for another attempt. The container of the last one must be gone.
+    pub fn reset(&mut self) -> Result<(), GitError> {
+        remove_file(&self.run.join(MODE))?;
+        self.clear_layers()?;
+        match self.layer {
+            Layer::Overlay => self.lay_overlay()?,
+            Layer::Copy => self.lay_copy()?,
+        }
+        self.stale = false;
+        self.write_mode()
+    }
+
+    /// Takes the layer off, which is what a harvest needs. The container must be gone.
+    pub fn unmount(&self) -> Result<(), GitError> {
+        match self.layer {
+            Layer::Overlay => overlay::unmount_layer(&self.path()),
+            Layer::Copy => Ok(()),
+        }
+    }
+
+    pub fn is_mounted(&self) -> Result<bool, GitError> {
+        overlay::is_mounted(&self.path())
+    }
+
+    /// Removes all that the worktree put into the run's folder; a second call does nothing.
+    pub fn remove(&self) -> Result<(), GitError> {
+        self.clear()
+    }
+
+    pub(crate) fn base_path(&self) -> &Path {
+        &self.base
+    }
+
+    /// The folder to harvest: what the run changed, or all that it has.
+    pub(crate) fn harvest_path(&self) -> PathBuf {
+        match self.layer {
+            Layer::Overlay => self.run.join("upper"),
+            Layer::Copy => self.path(),
+        }
+    }
+
+    fn clear(&self) -> Result<(), GitError> {
+        remove_file(&self.run.join(MODE))?;
+        self.clear_layers()?;
+        // Last: as long as it is there, the base is kept.
+        remove_file(&self.run.join(REFERENCE))
+    }
+
+    fn clear_layers(&self) -> Result<(), GitError> {
+        let merged = self.path();
+        if overlay::is_mounted(&merged)? {
+            overlay::detach_layer(&merged)?;
+        }
+        let run = open_folder(&self.run)?;
+        for name in ["merged", "upper", "work"] {
+            dirfd::remove_tree(&run, name.as_bytes())
+                .map_err(GitError::io("remove", &self.run.join(name)))?;
+        }
+        Ok(())
+    }
+
+    fn lay_overlay(&self) -> Result<(), GitError> {
+        let (upper, work, merged) = (self.run.join("upper"), self.run.join("work"), self.path());
+        for folder in [&work, &merged] {
+            DirBuilder::new().mode(0o700).create(folder).map_err(GitError::io("make", folder))?;
+        }
+        self.make_root(&upper)?;
+        overlay::mount_layer(&self.base, &upper, &work, &merged)
+    }
+
+    fn lay_copy(&self) -> Result<(), GitError> {
+        self.make_root(&self.path())?;
+        copy_base(&self.base, &self.path())
+    }
+
+    /// The folder that is the worktree's root in the sandbox, which its user must be able to write to.
+    fn make_root(&self, path: &Path) -> Result<(), GitError> {
+        fs::create_dir(path).map_err(GitError::io("make", path))?;
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(path, mode).map_err(GitError::io("open up", path))?;
+        match self.owner {
+            Some((uid, gid)) => chown(path, Some(uid), Some(gid)).map_err(GitError::io("give away", path)),
+            None => Ok(()),
+        }
+    }
+
+    fn write_reference(&self, base: &Base) -> Result<(), GitError> {
+        let commit = base.commit.map_or("none".to_owned(), |id| id.to_string());
+        let owner = base.owner.map_or("own".to_owned(), |(uid, gid)| format!("{uid}:{gid}"));
+        let path = base.path.to_str().ok_or_else(|| GitError::PathRefused(base.path.clone()))?;
+        let text = format!("{}\n{commit}\n{owner}\n{path}\n", base.key);
+        write_whole(&self.run, REFERENCE, &text)
+    }
+
+    fn write_mode(&self) -> Result<(), GitError> {
+        let layer = match self.layer {
+            Layer::Overlay => "overlay",
+            Layer::Copy => "copy",
+        };
+        write_whole(&self.run, MODE, &format!("{layer}\n{}\n", boot_id()?))
+    }
+
+    fn finished(self) -> Result<Worktree, GitError> {
+        self.write_mode()?;
+        Ok(self)
+    }
+}
+
+/// Changes with every start of the machine.
+fn boot_id() -> Result<String, GitError> {
+    let path = Path::new("/proc/sys/kernel/random/boot_id");
+    fs::read_to_string(path).map(|id| id.trim().to_owned()).map_err(GitError::io("read", path))
+}
+
+/// Writes a file whole or not at all.
+fn write_whole(folder: &Path, name: &str, text: &str) -> Result<(), GitError> {
+    let target = folder.join(name);
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(GitError::io("write", &target))?;
+    file.write_all(text.as_bytes()).map_err(GitError::io("write", &target))?;
+    file.persist(&target).map_err(|error| GitError::io("write", &target)(error.error))?;
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<Option<String>, GitError> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(GitError::io("read", path)(error)),
+    }
+}
+
+fn remove_file(path: &Path) -> Result<(), GitError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(GitError::io("remove", path)(error)),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,11 @@
+//! Mirror, base, worktree, harvest and diff against the real git, the real overlayfs and a hostile run.
+//! Needs root: a test that cannot mount fails.
+
+mod attacks;
+mod crash;
+mod diff;
+mod figures;
+mod mirror;
+mod property;
+mod support;
+mod worktree;

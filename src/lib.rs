@@ -8,3 +8,5 @@
 //! ```
 
 pub mod domain;
+pub mod image;
+pub mod sandbox;

@@ -24,62 +24,26 @@ pub const HOME: &str = "/home/agent";
 pub const IO_DIR: &str = "/run/kage";
 /// Where the sandbox sees the shim, PID 1.
 pub const SHIM: &str = "/run/kage-shim";
-/// Name resolution inside, from the run's folder: `localhost` and nothing else.
+/// Name resolution inside, from the run's folder: `localhost` and nothing else. An image's own files would show the
+/// resolver of the machine that built it.
 pub const HOSTS_FILE: &str = "hosts";
+pub const RESOLVER_FILE: &str = "resolv.conf";
 
 pub const LABEL_INSTANCE: &str = "kage.instance";
 pub const LABEL_RUN: &str = "kage.run";
 pub const LABEL_ATTEMPT: &str = "kage.attempt";
 
 /// Paths of the kernel that tell about the host or have had holes; read as empty. What is missing is skipped.
-/// `/sys/fs/cgroup` stays: runtimes read their memory limit there. `/etc/resolv.conf` would show the resolver
-/// of the machine that built the image. `/dev/mqueue` is writable for everybody where an engine mounts it.
-const MASKED: [&str; 43] = [
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/buddyinfo",
-    "/proc/bus",
-    "/proc/cmdline",
-    "/proc/config.gz",
-    "/proc/diskstats",
-    "/proc/fs",
-    "/proc/interrupts",
-    "/proc/iomem",
-    "/proc/ioports",
-    "/proc/irq",
-    "/proc/kallsyms",
-    "/proc/kcore",
-    "/proc/key-users",
-    "/proc/keys",
-    "/proc/kmsg",
-    "/proc/kpagecount",
-    "/proc/kpageflags",
-    "/proc/latency_stats",
-    "/proc/modules",
-    "/proc/pagetypeinfo",
-    "/proc/partitions",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/proc/slabinfo",
-    "/proc/sysrq-trigger",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/proc/vmallocinfo",
-    "/sys/block",
-    "/sys/class",
-    "/sys/devices/virtual/dmi",
-    "/sys/devices/virtual/powercap",
-    "/sys/firmware",
-    "/sys/fs/bpf",
-    "/sys/fs/ext4",
-    "/sys/fs/fuse",
-    "/sys/hypervisor",
-    "/sys/kernel",
-    "/sys/module",
-    "/dev/mqueue",
-    "/etc/resolv.conf",
-];
-const READ_ONLY: [&str; 1] = ["/proc/sys"];
+/// `/sys/fs/cgroup` stays: runtimes read their memory limit there. `/dev/mqueue` is writable for everybody where
+/// an engine mounts it.
+const MASKED: &str = "/proc/acpi /proc/asound /proc/buddyinfo /proc/bus /proc/cmdline /proc/config.gz /proc/diskstats \
+    /proc/fs /proc/interrupts /proc/iomem /proc/ioports /proc/irq /proc/kallsyms /proc/kcore /proc/key-users \
+     /proc/keys /proc/kmsg /proc/kpagecount /proc/kpageflags /proc/latency_stats /proc/modules \
+    /proc/pagetypeinfo /proc/partitions /proc/sched_debug /proc/scsi /proc/slabinfo /proc/sysrq-trigger \
+    /proc/timer_list /proc/timer_stats /proc/vmallocinfo /sys/block /sys/class /sys/devices/virtual/dmi \
+    /sys/devices/virtual/powercap /sys/firmware /sys/fs/bpf /sys/fs/ext4 /sys/fs/fuse /sys/hypervisor \
+    /sys/kernel /sys/module /dev/mqueue";
+const READ_ONLY: &str = "/proc/sys";
 
 /// What the engine is asked to create. `spec` has been checked ([`Spec::check`]).
 pub fn container_body(spec: &Spec, seccomp: &SeccompProfile) -> ContainerCreateBody {
@@ -129,8 +93,8 @@ fn host_config(spec: &Spec, seccomp: &SeccompProfile) -> HostConfig {
         devices: Some(Vec::new()),
         device_cgroup_rules: Some(Vec::new()),
         device_requests: Some(Vec::new()),
-        masked_paths: Some(owned(&MASKED)),
-        readonly_paths: Some(owned(&READ_ONLY)),
+        masked_paths: Some(words(MASKED)),
+        readonly_paths: Some(words(READ_ONLY)),
         memory: Some(signed(limits.memory_bytes)),
         // The same number for both: no swap.
         memory_swap: Some(signed(limits.memory_bytes)),
@@ -152,6 +116,7 @@ fn host_config(spec: &Spec, seccomp: &SeccompProfile) -> HostConfig {
             bind(&spec.workspace, WORKSPACE, false),
             bind(&spec.io_dir, IO_DIR, true),
             bind(&spec.io_dir.join(HOSTS_FILE), "/etc/hosts", true),
+            bind(&spec.io_dir.join(RESOLVER_FILE), "/etc/resolv.conf", true),
             bind(&spec.shim, SHIM, true),
         ]),
         dns: Some(vec!["127.0.0.1".to_owned()]),
@@ -230,8 +195,8 @@ fn ulimit(name: &str, value: i64) -> ResourcesUlimits {
     ResourcesUlimits { name: Some(name.to_owned()), soft: Some(value), hard: Some(value) }
 }
 
-fn owned(paths: &[&str]) -> Vec<String> {
-    paths.iter().map(|path| (*path).to_owned()).collect()
+fn words(text: &str) -> Vec<String> {
+    text.split_whitespace().map(str::to_owned).collect()
 }
 
 /// [`Spec::check`] keeps every limit far below `i64::MAX`.
@@ -258,6 +223,7 @@ pub fn record(spec: &Spec, seccomp: &SeccompProfile) -> Value {
             { "target": WORKSPACE, "mode": "rw" },
             { "target": IO_DIR, "mode": "ro" },
             { "target": "/etc/hosts", "mode": "ro" },
+            { "target": "/etc/resolv.conf", "mode": "ro" },
             { "target": SHIM, "mode": "ro" },
         ],
         "log_copy_bytes": spec.log_copy_bytes,
@@ -303,6 +269,15 @@ mod tests {
         let record = record(&spec(), &SeccompProfile::built_in());
         assert!(!record.to_string().contains("/srv/kage"));
         insta::assert_json_snapshot!("record", record);
+    }
+
+    #[test]
+    fn every_masked_path_is_one() {
+        let paths = words(MASKED);
+        assert!(
+            paths.iter().all(|path| ["/proc/", "/sys/", "/dev/"].iter().any(|top| path.starts_with(top))),
+            "{paths:?}"
+        );
     }
 
     #[test]

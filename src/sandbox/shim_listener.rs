@@ -19,7 +19,7 @@ use subtle::ConstantTimeEq;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::sandbox::profile::HOSTS_FILE;
+use crate::sandbox::profile::{HOSTS_FILE, RESOLVER_FILE};
 use crate::sandbox::shim_link::{LinkError, ShimLink};
 use crate::sandbox::spec::SandboxUser;
 
@@ -29,6 +29,8 @@ const SOCKET_BEING_MADE: &str = ".run.sock";
 
 /// `localhost` must have an address also where there is no resolver.
 const HOSTS: &str = "127.0.0.1\tlocalhost sandbox\n::1\tlocalhost ip6-localhost ip6-loopback\n";
+
+const RESOLVER: &str = "# There is no resolver: a sandbox has no network.\n";
 
 /// A connection that has not said hello by then is dropped.
 const HELLO_WITHIN: Duration = Duration::from_secs(5);
@@ -55,10 +57,12 @@ impl ShimListener {
             std::fs::set_permissions(io_dir, Permissions::from_mode(0o755))?;
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let folder = rustix::fs::open(io_dir, flags, Mode::empty())?;
-            let hosts = inside(&folder, HOSTS_FILE);
-            if !hosts.exists() {
-                std::fs::write(&hosts, HOSTS)?;
-                std::fs::set_permissions(&hosts, Permissions::from_mode(0o644))?;
+            for (name, text) in [(HOSTS_FILE, HOSTS), (RESOLVER_FILE, RESOLVER)] {
+                let file = inside(&folder, name);
+                if !file.exists() {
+                    std::fs::write(&file, text)?;
+                    std::fs::set_permissions(&file, Permissions::from_mode(0o644))?;
+                }
             }
             // Under another name until its owner and mode are right.
             let being_made = inside(&folder, SOCKET_BEING_MADE);

@@ -27,6 +27,16 @@ pub enum Stream {
     Stderr,
 }
 
+impl Stream {
+    /// As in an output frame; the same as the file descriptor's.
+    const fn number(self) -> u8 {
+        match self {
+            Self::Stdout => 1,
+            Self::Stderr => 2,
+        }
+    }
+}
+
 /// Byte positions, one for each output stream.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -173,6 +183,24 @@ fn frame(kind: u8, parts: &[&[u8]]) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Bytes of an output frame before its payload.
+pub const OUTPUT_HEADER: usize = 4 + 1 + 1 + 8;
+
+/// What precedes `length` bytes of output, which must be at most [`MAX_OUTPUT`].
+///
+/// For a sender that will not copy the bytes into a frame.
+#[must_use]
+pub fn output_header(stream: Stream, offset: u64, length: usize) -> [u8; OUTPUT_HEADER] {
+    debug_assert!(length <= MAX_OUTPUT, "an output frame of {length} bytes");
+    let mut header = [0; OUTPUT_HEADER];
+    let rest = (OUTPUT_HEADER - 4 + length) as u32;
+    header[..4].copy_from_slice(&rest.to_be_bytes());
+    header[4] = kind::OUTPUT;
+    header[5] = stream.number();
+    header[6..].copy_from_slice(&offset.to_be_bytes());
+    header
+}
+
 fn json_frame(kind: u8, value: &impl Serialize) -> io::Result<Vec<u8>> {
     frame(kind, &[&serde_json::to_vec(value)?])
 }
@@ -235,11 +263,7 @@ impl FromShim {
             Self::Hello(hello) => json_frame(kind::HELLO, hello),
             Self::Started => frame(kind::STARTED, &[]),
             Self::Output { stream, offset, bytes } => {
-                let stream = match stream {
-                    Stream::Stdout => 1u8,
-                    Stream::Stderr => 2u8,
-                };
-                frame(kind::OUTPUT, &[&[stream], &offset.to_be_bytes(), bytes])
+                frame(kind::OUTPUT, &[&[stream.number()], &offset.to_be_bytes(), bytes])
             }
             Self::Exited(exited) => json_frame(kind::EXITED, exited),
         }
@@ -300,5 +324,23 @@ impl std::fmt::Debug for Job {
             .field("program", &self.argv.first())
             .field("limits", &self.limits)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_output_header_is_the_beginning_of_an_output_frame() {
+        for (stream, offset, length) in [(Stream::Stdout, 0, 1), (Stream::Stderr, u64::MAX / 3, MAX_OUTPUT)] {
+            let bytes = vec![b'x'; length];
+            let mut frame = output_header(stream, offset, length).to_vec();
+            frame.extend_from_slice(&bytes);
+            let whole = FromShim::Output { stream, offset, bytes };
+            assert_eq!(whole.encode().ok(), Some(frame.clone()));
+            let body = read_body(&mut frame.as_slice()).expect("a whole frame");
+            assert_eq!(FromShim::decode(&body).ok(), Some(whole));
+        }
     }
 }

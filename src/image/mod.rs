@@ -1,0 +1,9 @@
+//! CLI images: how a CLI is driven ([`manifest`]), how its output becomes events ([`mapping`]), how its image is
+//! made ([`build`]). Adding a CLI is one folder with a `Dockerfile` and a `cli.toml`, and no Rust.
+
+pub mod build;
+pub mod builtins;
+pub mod context;
+pub mod error;
+pub mod manifest;
+pub mod mapping;

@@ -1,0 +1,18 @@
+//! The sandbox: one locked-down container around one run.
+//!
+//! [`profile`] is the whole lock-down on one page, as a pure function; [`container`] drives one
+//! container as a value that is hard to leak; [`shim_listener`] and
+//! [`shim_link`] speak with the shim, PID 1 inside.
+//! The engine is reached through [`engine`] alone, where every call has a deadline, because a
+//! hostile container can wedge the engine's own calls; [`host_kill`] is the second way to end one.
+
+pub mod container;
+pub mod engine;
+pub mod error;
+pub mod host_kill;
+pub mod image_check;
+pub mod profile;
+pub mod seccomp;
+pub mod shim_link;
+pub mod shim_listener;
+pub mod spec;

@@ -1,0 +1,10 @@
+//! The sandbox against a real engine. Each wall is first tried in a container without it, to show that the attack
+//! is one; then in ours. A test that cannot run fails.
+
+mod engine;
+mod lifecycle;
+mod link;
+mod resources;
+mod support;
+mod syscalls;
+mod walls;

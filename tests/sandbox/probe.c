@@ -1,0 +1,234 @@
+/* Runs inside a container and says what the kernel answered. One word and one number a line.
+   Every argument is wrong on purpose: a call that gets through does nothing but complain. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static void say(const char *name, long result) { printf("%s %d\n", name, result == -1 ? errno : 0); }
+
+#define CALL(name, number, ...) (errno = 0, say(name, syscall(number, ##__VA_ARGS__)))
+#define BAD ((void *)1)
+
+static void namespaces(void) {
+  struct { const char *name; int flag; } flags[] = {
+      {"clone_newcgroup", CLONE_NEWCGROUP}, {"clone_newuts", CLONE_NEWUTS}, {"clone_newipc", CLONE_NEWIPC},
+      {"clone_newuser", CLONE_NEWUSER},     {"clone_newpid", CLONE_NEWPID}, {"clone_newnet", CLONE_NEWNET},
+      {"clone_newns", CLONE_NEWNS}};
+  for (unsigned i = 0; i < sizeof flags / sizeof *flags; i++) {
+    errno = 0;
+    long pid = syscall(SYS_clone, flags[i].flag | SIGCHLD, 0, 0, 0, 0);
+    if (pid == 0) _exit(0);
+    say(flags[i].name, pid);
+    if (pid > 0) waitpid(pid, 0, 0);
+  }
+}
+
+static void calls(void) {
+  CALL("ptrace", SYS_ptrace, 16, -1, 0, 0);
+  CALL("process_vm_readv", SYS_process_vm_readv, -1, BAD, 1, BAD, 1, 0);
+  CALL("process_vm_writev", SYS_process_vm_writev, -1, BAD, 1, BAD, 1, 0);
+  CALL("process_madvise", 440, -1, 0, 0, 0, 0);
+  CALL("kcmp", SYS_kcmp, -1, -1, 0, 0, 0);
+  CALL("pidfd_getfd", 438, -1, 0, 0);
+  CALL("keyctl", SYS_keyctl, -1, 0, 0, 0, 0);
+  CALL("add_key", SYS_add_key, BAD, 0, 0, 0, 0);
+  CALL("request_key", SYS_request_key, BAD, 0, 0, 0);
+  CALL("bpf", SYS_bpf, 9999, 0, 0);
+  CALL("perf_event_open", SYS_perf_event_open, BAD, 0, -1, -1, 0);
+  CALL("userfaultfd", SYS_userfaultfd, -1);
+  CALL("io_uring_setup", 425, 0, 0);
+  CALL("io_uring_enter", 426, -1, 0, 0, 0, 0, 0);
+  CALL("io_uring_register", 427, -1, 0, 0, 0);
+  CALL("mount", SYS_mount, BAD, BAD, BAD, 0, 0);
+  CALL("umount2", SYS_umount2, BAD, 0);
+  CALL("mount_setattr", 442, -1, 0, 0, 0, 0);
+  CALL("move_mount", 429, -1, BAD, -1, BAD, 0);
+  CALL("open_tree", 428, -1, BAD, 0);
+  CALL("fsopen", 430, BAD, 0);
+  CALL("fsconfig", 431, -1, 0, 0, 0, 0);
+  CALL("fsmount", 432, -1, 0, 0);
+  CALL("fspick", 433, -1, BAD, 0);
+  CALL("unshare", SYS_unshare, 1);
+  CALL("setns", SYS_setns, -1, 0);
+  CALL("chroot", SYS_chroot, BAD);
+  CALL("pivot_root", SYS_pivot_root, BAD, BAD);
+  CALL("name_to_handle_at", SYS_name_to_handle_at, -1, BAD, BAD, BAD, 0);
+  CALL("open_by_handle_at", SYS_open_by_handle_at, -1, BAD, 0);
+  CALL("memfd_secret", 447, -1);
+  CALL("splice", SYS_splice, -1, 0, -1, 0, 1, 0);
+  CALL("tee", SYS_tee, -1, -1, 1, 0);
+  CALL("vmsplice", SYS_vmsplice, -1, BAD, 1, 0);
+  CALL("shmget", SYS_shmget, 0, 0, 0);
+  CALL("shmat", SYS_shmat, -1, 0, 0);
+  CALL("shmctl", SYS_shmctl, -1, 0, 0);
+  CALL("shmdt", SYS_shmdt, 0);
+  CALL("semget", SYS_semget, 0, -1, 0);
+  CALL("semop", SYS_semop, -1, BAD, 1);
+  CALL("semtimedop", SYS_semtimedop, -1, BAD, 1, 0);
+  CALL("semctl", SYS_semctl, -1, 0, 0, 0);
+  CALL("msgget", SYS_msgget, 1234567, 0);
+  CALL("msgsnd", SYS_msgsnd, -1, BAD, 1, 0);
+  CALL("msgrcv", SYS_msgrcv, -1, BAD, 1, 0, 0);
+  CALL("msgctl", SYS_msgctl, -1, 0, 0);
+  CALL("mq_open", SYS_mq_open, BAD, 0, 0, 0);
+  CALL("mq_unlink", SYS_mq_unlink, BAD);
+  CALL("mq_timedsend", SYS_mq_timedsend, -1, 0, 0, 0, 0);
+  CALL("mq_timedreceive", SYS_mq_timedreceive, -1, 0, 0, 0, 0);
+  CALL("mq_notify", SYS_mq_notify, -1, 0);
+  CALL("mq_getsetattr", SYS_mq_getsetattr, -1, 0, 0);
+  CALL("io_setup", SYS_io_setup, 0, BAD);
+  CALL("io_submit", SYS_io_submit, 0, 1, BAD);
+  CALL("io_getevents", SYS_io_getevents, 0, 0, 0, 0, 0);
+  CALL("io_destroy", SYS_io_destroy, 0);
+  CALL("fanotify_init", SYS_fanotify_init, -1, 0);
+  CALL("fanotify_mark", SYS_fanotify_mark, -1, 0, 0, -1, 0);
+  CALL("init_module", SYS_init_module, BAD, 0, BAD);
+  CALL("finit_module", SYS_finit_module, -1, BAD, 0);
+  CALL("delete_module", SYS_delete_module, BAD, 0);
+  CALL("kexec_load", SYS_kexec_load, 0, 65535, BAD, 0);
+  CALL("kexec_file_load", 320, -1, -1, 0, 0, -1);
+  CALL("swapon", SYS_swapon, BAD, 0);
+  CALL("swapoff", SYS_swapoff, BAD);
+  CALL("reboot", SYS_reboot, 0, 0, 0, 0);
+  CALL("clock_settime", SYS_clock_settime, 9999, BAD);
+  CALL("settimeofday", SYS_settimeofday, BAD, 0);
+  CALL("adjtimex", SYS_adjtimex, BAD);
+  CALL("clock_adjtime", SYS_clock_adjtime, 9999, BAD);
+  CALL("syslog", SYS_syslog, -1, 0, 0);
+  CALL("quotactl", SYS_quotactl, -1, BAD, 0, 0);
+  CALL("quotactl_fd", 443, -1, 0, 0, 0);
+  CALL("acct", SYS_acct, BAD);
+  CALL("statmount", 457, BAD, 0, 0, 0);
+  CALL("listmount", 458, BAD, 0, 0, 0);
+  CALL("sethostname", SYS_sethostname, BAD, -1);
+  CALL("setdomainname", SYS_setdomainname, BAD, -1);
+  CALL("seccomp", SYS_seccomp, -1, 0, 0);
+  CALL("landlock_create_ruleset", 444, BAD, 1, 0);
+  CALL("move_pages", SYS_move_pages, -1, 0, 0, 0, 0, 0);
+  CALL("migrate_pages", SYS_migrate_pages, -1, 0, 0, 0);
+  CALL("mbind", SYS_mbind, 1, 1, -1, 0, 0, -1);
+  CALL("set_mempolicy", SYS_set_mempolicy, -1, 0, 0);
+  CALL("get_mempolicy", SYS_get_mempolicy, 0, 0, 0, 0, -1);
+  CALL("sched_setscheduler", SYS_sched_setscheduler, -1, -1, 0);
+  CALL("sched_setparam", SYS_sched_setparam, -1, 0);
+  CALL("sched_setattr", SYS_sched_setattr, -1, 0, 0);
+  CALL("ioprio_set", SYS_ioprio_set, -1, -1, 0);
+  CALL("setfsuid", SYS_setfsuid, -1);
+  CALL("setfsgid", SYS_setfsgid, -1);
+  CALL("setgroups", SYS_setgroups, -1, 0);
+  CALL("capset", SYS_capset, BAD, 0);
+  CALL("clone3", 435, 0, 0);
+  CALL("openat2", 437, -1, BAD, 0, 0);
+  CALL("prctl_set_seccomp", SYS_prctl, 22, -1, 0, 0, 0);
+  CALL("prctl_capbset_drop", SYS_prctl, 24, 9999, 0, 0, 0);
+  CALL("prctl_set_securebits", SYS_prctl, 28, -1, 0, 0, 0);
+  CALL("prctl_set_mm", SYS_prctl, 35, -1, 0, 0, 0);
+#ifdef __x86_64__
+  CALL("modify_ldt", SYS_modify_ldt, 0, 0, 0);
+  CALL("iopl", SYS_iopl, 9);
+  CALL("ioperm", SYS_ioperm, 65536, 1, 0);
+  CALL("ustat", SYS_ustat, 0, BAD);
+  CALL("sysfs", SYS_sysfs, 9999);
+#endif
+  CALL("personality_no_random", SYS_personality, 0x0040000);
+  int null = open("/dev/null", O_RDWR);
+  CALL("ioctl_tiocsti", SYS_ioctl, null, TIOCSTI, "x");
+  CALL("ioctl_tioclinux", SYS_ioctl, null, 0x541C, "x");
+  CALL("ioctl_fs_setflags", SYS_ioctl, null, 0x40086602, BAD);
+  CALL("ioctl_usbdevfs", SYS_ioctl, null, 0x5514, BAD);
+}
+
+/* In the current folder. */
+static void modes(void) {
+  close(open("own", O_CREAT | O_RDWR, 0755));
+  CALL("chmod_setuid", SYS_chmod, "own", 04755);
+  CALL("chmod_setgid", SYS_chmod, "own", 02755);
+  CALL("fchmodat_setuid", SYS_fchmodat, AT_FDCWD, "own", 04755);
+  int own = open("own", O_RDWR);
+  CALL("fchmod_setuid", SYS_fchmod, own, 04755);
+  CALL("open_setuid", SYS_open, "suid1", O_CREAT | O_RDWR, 04755);
+  CALL("openat_setuid", SYS_openat, AT_FDCWD, "suid2", O_CREAT | O_RDWR, 04755);
+  CALL("openat_tmpfile_setuid", SYS_openat, AT_FDCWD, ".", O_TMPFILE | O_RDWR, 04755);
+  CALL("creat_setuid", SYS_creat, "suid3", 04755);
+  CALL("mknod_whiteout", SYS_mknod, "whiteout", S_IFCHR | 0644, 0);
+  CALL("mknod_block", SYS_mknodat, AT_FDCWD, "block", S_IFBLK | 0644, 0x700);
+}
+
+/* What ordinary programs need must go on working; also in the current folder. */
+static void needed(void) {
+  CALL("chmod", SYS_chmod, "own", 0700);
+  CALL("mkfifo", SYS_mknod, "fifo", S_IFIFO | 0644, 0);
+  CALL("open_create", SYS_open, "plain", O_CREAT | O_RDWR, 0644);
+  CALL("memfd_create", SYS_memfd_create, "m", 0);
+  CALL("personality_query", SYS_personality, 0xffffffff);
+  int ends[2];
+  CALL("socketpair", SYS_socketpair, AF_UNIX, SOCK_STREAM, 0, ends);
+}
+
+static void *nothing(void *argument) { return argument; }
+
+static void threads(void) {
+  pthread_t thread;
+  errno = pthread_create(&thread, 0, nothing, 0);
+  say("thread", errno ? -1 : 0);
+  if (!errno) pthread_join(thread, 0);
+}
+
+static void sockets(void) {
+  int protocols[] = {0, 1, 6, 17, 132, 136, 255, 262};
+  for (int family = 0; family < 47; family++)
+    for (int type = 1; type < 11; type++)
+      for (unsigned i = 0; i < sizeof protocols / sizeof *protocols; i++) {
+        int fd = socket(family, type, protocols[i]);
+        if (fd >= 0) printf("socket_%d_%d_%d 0\n", family, type, protocols[i]), close(fd);
+      }
+  for (int protocol = 1; protocol < 24; protocol++) {
+    int fd = socket(AF_NETLINK, SOCK_RAW, protocol);
+    if (fd >= 0) printf("netlink_%d 0\n", protocol), close(fd);
+  }
+}
+
+/* A call through the 32-bit entry: "getpid". Its signal if it killed the child. */
+static void other_architecture(void) {
+#ifdef __x86_64__
+  pid_t child = fork();
+  if (child == 0) {
+    long result = 20;
+    __asm__ volatile("int $0x80" : "+a"(result) : : "memory");
+    _exit(result > 0 ? 0 : 1);
+  }
+  int status;
+  waitpid(child, &status, 0);
+  printf("int80 %d\n", WIFSIGNALED(status) ? WTERMSIG(status) : 0);
+  child = fork();
+  if (child == 0) {
+    syscall(0x40000000 + SYS_getpid);
+    _exit(0);
+  }
+  waitpid(child, &status, 0);
+  printf("x32 %d\n", WIFSIGNALED(status) ? WTERMSIG(status) : 0);
+#endif
+}
+
+int main(int count, char **words) {
+  const char *what = count > 1 ? words[1] : "";
+  if (!strcmp(what, "euid")) return printf("euid %d\n", geteuid()), 0;
+  if (!strcmp(what, "calls")) calls(), namespaces(), modes();
+  else if (!strcmp(what, "needed")) threads(), modes(), needed();
+  else if (!strcmp(what, "sockets")) sockets();
+  else if (!strcmp(what, "architecture")) other_architecture();
+  else return 2;
+  return 0;
+}

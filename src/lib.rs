@@ -7,5 +7,7 @@
 //! domain  lifecycle  telemetry              nouns and process matters; they know nothing of ours
 //! ```
 
+pub mod client;
+pub mod config;
 pub mod domain;
 pub mod wire;

@@ -7,6 +7,7 @@
 //! domain  lifecycle  telemetry              nouns and process matters; they know nothing of ours
 //! ```
 
+pub mod cli;
 pub mod client;
 pub mod config;
 pub mod domain;

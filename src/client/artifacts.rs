@@ -38,13 +38,22 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn files(&self, task: Uuid, run: &Name) -> Result<Files, ClientError> {
-        let response = self.send_repeating(self.artifact(task, run, "files").timeout(self.patience.answer)).await?;
+        let response =
+            self.send_repeating(self.artifact(task, run, "files").timeout(self.patience.answer)).await?;
         self.json(response).await
     }
 
     /// The run's output so far, from byte `offset` on.
     pub fn log(&self, task: Uuid, run: &Name, offset: u64) -> LogDownload {
-        LogDownload { client: self.clone(), task, run: run.clone(), offset, skip: 0, response: None, attempt: 0 }
+        LogDownload {
+            client: self.clone(),
+            task,
+            run: run.clone(),
+            offset,
+            skip: 0,
+            response: None,
+            attempt: 0,
+        }
     }
 }
 

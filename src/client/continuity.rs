@@ -47,6 +47,9 @@ mod tests {
         assert_eq!(continuity.note("a", "stdout", 1, 20, 5).map(|gap| gap.missing), Some(5));
         assert_eq!(continuity.note("a", "stdout", 1, 25, 1), None);
         assert_eq!(continuity.note("a", "stdout", 2, 0, 4), None);
-        assert_eq!(continuity.note("a", "stdout", 3, 4, 4).map(|gap| (gap.attempt, gap.missing)), Some((3, 4)));
+        assert_eq!(
+            continuity.note("a", "stdout", 3, 4, 4).map(|gap| (gap.attempt, gap.missing)),
+            Some((3, 4))
+        );
     }
 }

@@ -56,7 +56,8 @@ pub fn read(frame: Frame) -> Result<Message, Malformed> {
         return match name.as_str() {
             "connected" => Ok(Message::Connected(parse(&name, &data)?)),
             "error" => {
-                let text = parse::<Notice>(&name, &data).map_or_else(|_| data.clone(), |notice| notice.message);
+                let text =
+                    parse::<Notice>(&name, &data).map_or_else(|_| data.clone(), |notice| notice.message);
                 Ok(Message::Broken(text))
             }
             "log" | "state" | "progress" | "result" | "warning" | "task_complete" => {
@@ -117,7 +118,9 @@ mod tests {
 
         assert_eq!(read(frame(None, "heartbeat", "{}")), Ok(Message::Nothing));
         assert_eq!(read(frame(None, "error", "oops")), Ok(Message::Broken("oops".to_owned())));
-        let Message::Event(event) = read(frame(Some("8"), "novelty", "[1]")).unwrap() else { panic!("an event") };
+        let Message::Event(event) = read(frame(Some("8"), "novelty", "[1]")).unwrap() else {
+            panic!("an event")
+        };
         assert_eq!(event.payload, Payload::Other);
     }
 

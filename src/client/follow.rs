@@ -32,7 +32,10 @@ pub enum Update {
     /// The event before this one did not follow on: bytes of output are missing.
     Gap(Gap),
     /// The connection broke; another try comes after the delay.
-    Reconnecting { cause: ClientError, delay: Duration },
+    Reconnecting {
+        cause: ClientError,
+        delay: Duration,
+    },
 }
 
 /// A task being watched.
@@ -113,12 +116,12 @@ impl Follow {
                     self.connection.insert(Connection { response, decoder, since })
                 }
             };
-            let Some(frame) = connection.decoder.next() else {
+            let Some(frame) = connection.decoder.pop() else {
                 let Some(bytes) = self.client.chunk(&mut connection.response).await? else {
                     return Err(self.lost("the stream ended before the task did"));
                 };
                 if let Err(error) = connection.decoder.push(&bytes) {
-                    return Err(self.client.protocol(error.to_string()));
+                    return Err(self.malformed(&error.to_string()));
                 }
                 continue;
             };
@@ -168,7 +171,8 @@ impl Follow {
             request = request.header("last-event-id", last.to_string());
         }
         let response = self.client.send(request).await?;
-        let kind = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let kind =
+            response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         if kind.starts_with("text/event-stream") {
             Ok(response)
         } else {

@@ -42,7 +42,8 @@ impl Client {
     /// [`ClientError`].
     pub async fn fetch_repository(&self, name: &Name) -> Result<Repository, ClientError> {
         let path = ["repositories", name.as_str(), "fetch"];
-        let response = self.send_repeating(self.api(Method::POST, &path).timeout(self.patience.answer)).await?;
+        let response =
+            self.send_repeating(self.api(Method::POST, &path).timeout(self.patience.answer)).await?;
         self.json(response).await
     }
 

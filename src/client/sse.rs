@@ -41,7 +41,7 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// Takes in more bytes; the frames that they complete wait for [`Decoder::next`].
+    /// Takes in more bytes; the frames that they complete wait for [`Decoder::pop`].
     ///
     /// # Errors
     /// [`SseError`]; the decoder is of no use afterwards.
@@ -70,7 +70,7 @@ impl Decoder {
     }
 
     /// The next complete frame.
-    pub fn next(&mut self) -> Option<Frame> {
+    pub fn pop(&mut self) -> Option<Frame> {
         self.frames.pop_front()
     }
 
@@ -139,7 +139,7 @@ mod tests {
         for piece in pieces {
             decoder.push(piece)?;
         }
-        Ok(std::iter::from_fn(|| decoder.next()).collect())
+        Ok(std::iter::from_fn(|| decoder.pop()).collect())
     }
 
     const STREAM: &str = "\u{feff}: hello\nevent: connected\ndata: {}\n\n: keep-alive\n\nid: 1\r\nevent:log\r\ndata: a\r\ndata:\r\ndata:  c\r\n\r\nid: 2\rdata: ü:x\r\rid\nretry: 5\nnonsense\n\ndata: cut off";
@@ -185,7 +185,7 @@ mod tests {
         let mut decoder = Decoder::default();
         for _ in 0..65 {
             decoder.push(&line).unwrap();
-            assert!(decoder.next().is_some());
+            assert!(decoder.pop().is_some());
         }
     }
 

@@ -125,7 +125,8 @@ fn parse_flag(name: &str, value: Option<&str>) -> Result<bool, ClientConfigError
 
 fn parse_url(name: String, text: &str) -> Result<Url, ClientConfigError> {
     let refuse = |why| ClientConfigError::Invalid { name: name.clone(), why };
-    let url = Url::parse(text.trim()).map_err(|_| refuse("is not a URL, such as https://kage.example:8787"))?;
+    let url =
+        Url::parse(text.trim()).map_err(|_| refuse("is not a URL, such as https://kage.example:8787"))?;
     if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
         return Err(refuse("must begin with http:// or https://"));
     }
@@ -288,7 +289,9 @@ mod tests {
 
     #[test]
     fn a_malformed_file_is_named_with_its_line_and_never_quoted() {
-        for text in ["url = \"https://x.example\"\nkey = hush\n", "url = \"\"\nkey = 4711\n", "\nkeys = \"hush\"\n"] {
+        for text in
+            ["url = \"https://x.example\"\nkey = hush\n", "url = \"\"\nkey = 4711\n", "\nkeys = \"hush\"\n"]
+        {
             let (home, path) = home_with(text, 0o600);
             let error = load(&[("HOME", home.path().to_str().unwrap())]).unwrap_err().to_string();
             assert!(error.starts_with(&format!("{}:2:", path.display())), "{error}");
@@ -299,12 +302,18 @@ mod tests {
     #[test]
     fn a_key_goes_over_plain_http_to_loopback_alone() {
         let key = ("KAGE_API_KEY", "k");
-        for good in
-            ["http://127.0.0.1:1", "http://127.9.9.9", "http://[::1]:1", "http://localhost:1", "https://far.example"]
-        {
+        for good in [
+            "http://127.0.0.1:1",
+            "http://127.9.9.9",
+            "http://[::1]:1",
+            "http://localhost:1",
+            "https://far.example",
+        ] {
             assert!(load(&[key, ("KAGE_URL", good)]).is_ok(), "{good}");
         }
-        for bad in ["http://10.0.0.1", "http://far.example", "http://localhost.far.example", "http://[2001:db8::1]"] {
+        for bad in
+            ["http://10.0.0.1", "http://far.example", "http://localhost.far.example", "http://[2001:db8::1]"]
+        {
             let error = load(&[key, ("KAGE_URL", bad)]).unwrap_err();
             assert!(matches!(error, ClientConfigError::PlainHttp { .. }), "{bad}: {error}");
             assert!(load(&[key, ("KAGE_URL", bad), ("KAGE_ALLOW_PLAIN_HTTP", "true")]).is_ok(), "{bad}");
@@ -316,7 +325,9 @@ mod tests {
 
     #[test]
     fn a_url_is_a_plain_http_url() {
-        for bad in ["kage.example", "ftp://x", "https://user:pw@x.example", "https://x.example/?a=1", "https://x/#a"] {
+        for bad in
+            ["kage.example", "ftp://x", "https://user:pw@x.example", "https://x.example/?a=1", "https://x/#a"]
+        {
             let error = load(&[("KAGE_API_KEY", "k"), ("KAGE_URL", bad)]).unwrap_err().to_string();
             assert!(error.starts_with("KAGE_URL: ") && !error.contains("pw"), "{error}");
         }

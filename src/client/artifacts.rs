@@ -31,16 +31,13 @@ impl Client {
     /// [`ClientError`].
     pub async fn diff(&self, task: Uuid, run: &Name) -> Result<Diff, ClientError> {
         let request = self.artifact(task, run, "diff").header(ACCEPT, "application/json");
-        let response = self.send_repeating(request.timeout(self.patience.answer)).await?;
-        self.json(response).await
+        self.json_repeating(request).await
     }
 
     /// # Errors
     /// [`ClientError`].
     pub async fn files(&self, task: Uuid, run: &Name) -> Result<Files, ClientError> {
-        let response =
-            self.send_repeating(self.artifact(task, run, "files").timeout(self.patience.answer)).await?;
-        self.json(response).await
+        self.json_repeating(self.artifact(task, run, "files")).await
     }
 
     /// The run's output so far, from byte `offset` on.

@@ -42,9 +42,7 @@ impl Client {
     /// [`ClientError`].
     pub async fn fetch_repository(&self, name: &Name) -> Result<Repository, ClientError> {
         let path = ["repositories", name.as_str(), "fetch"];
-        let response =
-            self.send_repeating(self.api(Method::POST, &path).timeout(self.patience.answer)).await?;
-        self.json(response).await
+        self.json_repeating(self.api(Method::POST, &path)).await
     }
 
     /// Asks for a repository's removal; it is gone once [`Client::repository`] does not find it.

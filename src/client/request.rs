@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::header::CONTENT_TYPE;
-use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use reqwest::{Method, RequestBuilder, Response};
 use secrecy::ExposeSecret;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
@@ -61,15 +61,33 @@ impl Client {
         if status.is_success() { Ok(response) } else { Err(self.refusal(response).await) }
     }
 
-    /// Sends a request that does no harm when it arrives twice, and repeats it while the answer is
-    /// lost or the server says that it is not ready. A server that was never there is no reason to wait.
+    /// Sends a request that does no harm when it arrives twice, and repeats it until an answer begins.
     pub(super) async fn send_repeating(&self, request: RequestBuilder) -> Result<Response, ClientError> {
+        self.repeating(request, async |request| self.send(request).await).await
+    }
+
+    /// As [`Client::send_repeating`], until a whole JSON answer has come.
+    pub(super) async fn json_repeating<T: DeserializeOwned>(
+        &self,
+        request: RequestBuilder,
+    ) -> Result<T, ClientError> {
+        let request = request.timeout(self.patience.answer);
+        self.repeating(request, async |request| self.json(self.send(request).await?).await).await
+    }
+
+    /// Repeats while the answer is lost or the server says that it is not ready. A server that was
+    /// never there is no reason to wait.
+    async fn repeating<T>(
+        &self,
+        request: RequestBuilder,
+        once: impl AsyncFn(RequestBuilder) -> Result<T, ClientError>,
+    ) -> Result<T, ClientError> {
         let deadline = Instant::now() + self.patience.repeat_for;
         let mut attempt = 0;
         loop {
-            let Some(copy) = request.try_clone() else { return self.send(request).await };
-            let error = match self.send(copy).await {
-                Ok(response) => return Ok(response),
+            let Some(copy) = request.try_clone() else { return once(request).await };
+            let error = match once(copy).await {
+                Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
             let never_there = attempt == 0 && matches!(error, ClientError::Unreachable { .. });
@@ -94,9 +112,7 @@ impl Client {
 
     /// Asks for JSON; repeats when the answer is lost.
     pub(super) async fn get<T: DeserializeOwned>(&self, segments: &[&str]) -> Result<T, ClientError> {
-        let request = self.api(Method::GET, segments).timeout(self.patience.answer);
-        let response = self.send_repeating(request).await?;
-        self.json(response).await
+        self.json_repeating(self.api(Method::GET, segments)).await
     }
 
     async fn body(&self, mut response: Response, limit: usize) -> Result<Vec<u8>, ClientError> {
@@ -161,18 +177,6 @@ impl Client {
         let key = self.key.expose_secret();
         // A key this short is a test's, and would be found in every word.
         if key.len() < 8 { one_line(text) } else { one_line(&text.replace(key, "[key]")) }
-    }
-
-    pub(super) fn expect_status(&self, response: &Response, wanted: StatusCode) -> Result<(), ClientError> {
-        if response.status() == wanted {
-            Ok(())
-        } else {
-            Err(self.protocol(format!(
-                "HTTP {} where {} was due",
-                response.status().as_u16(),
-                wanted.as_u16()
-            )))
-        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Tasks: submit, look at, list, cancel.
 
-use reqwest::{Method, StatusCode};
+use reqwest::Method;
 use uuid::Uuid;
 
 use crate::client::Client;
@@ -17,11 +17,8 @@ impl Client {
         let request = self
             .api(Method::POST, &["tasks"])
             .header("idempotency-key", Uuid::new_v4().to_string())
-            .timeout(self.patience.answer)
             .json(task);
-        let response = self.send_repeating(request).await?;
-        self.expect_status(&response, StatusCode::CREATED)?;
-        self.json(response).await
+        self.json_repeating(request).await
     }
 
     /// # Errors
@@ -33,9 +30,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn tasks(&self, filter: &TaskFilter) -> Result<TaskPage, ClientError> {
-        let request = self.api(Method::GET, &["tasks"]).query(filter).timeout(self.patience.answer);
-        let response = self.send_repeating(request).await?;
-        self.json(response).await
+        self.json_repeating(self.api(Method::GET, &["tasks"]).query(filter)).await
     }
 
     /// Asks for a task's end. Not repeated: a second one would be refused where the first succeeded.

@@ -1,0 +1,104 @@
+//! How the program ends: one exit code for each kind of end, and the one line that says why.
+
+use std::io;
+use std::process::ExitCode;
+
+use crate::cli::escape;
+use crate::client::error::ClientError;
+use crate::config::client::ClientConfigError;
+
+/// For `--help`: the exit codes.
+pub const HELP: &str = "\
+Exit codes:
+    0  the task completed (or the command did what it was asked)
+    1  the task failed
+    2  wrong usage or configuration
+    3  refused by the server (also: key unknown, no such task)
+    4  the server could not be reached, or broke
+    5  the task was cancelled
+  130  interrupted; the task goes on";
+
+/// The end of a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    Success = 0,
+    Failed = 1,
+    Usage = 2,
+    Refused = 3,
+    Unavailable = 4,
+    Cancelled = 5,
+    Interrupted = 130,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Why a command did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    #[error("{0}")]
+    Usage(String),
+    #[error(transparent)]
+    Config(#[from] ClientConfigError),
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error("cannot write the output: {0}")]
+    Output(#[from] io::Error),
+    /// A command on the server's side failed.
+    #[error("{0:#}")]
+    Host(anyhow::Error),
+}
+
+impl CliError {
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Usage(_) | Self::Config(_) => Exit::Usage,
+            Self::Client(error) => match error {
+                ClientError::Refused { .. } => Exit::Refused,
+                ClientError::BadKey => Exit::Usage,
+                ClientError::Failed { .. }
+                | ClientError::Unreachable { .. }
+                | ClientError::Lost { .. }
+                | ClientError::Protocol { .. }
+                | ClientError::Setup(_) => Exit::Unavailable,
+            },
+            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Interrupted,
+            Self::Output(_) | Self::Host(_) => Exit::Failed,
+        }
+    }
+
+    /// Says on standard error what went wrong and what to do; nothing where the reader has left.
+    pub fn report(&self) {
+        if matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe) {
+            return;
+        }
+        eprintln!("kage: {}", escape::line(&self.to_string()));
+        let hint = match self {
+            Self::Client(ClientError::Unreachable { .. }) => {
+                "is it running (kage serve), and is KAGE_URL its address?"
+            }
+            Self::Client(ClientError::Refused { status: 401, .. }) => "is KAGE_API_KEY this server's?",
+            _ => return,
+        };
+        eprintln!("kage: {hint}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_end_has_its_code() {
+        let code = |error: ClientError| CliError::Client(error).exit() as u8;
+        assert_eq!(code(ClientError::Refused { status: 404, detail: String::new() }), 3);
+        assert_eq!(code(ClientError::Failed { status: 500, detail: String::new() }), 4);
+        assert_eq!(code(ClientError::Unreachable { server: String::new(), cause: String::new() }), 4);
+        assert_eq!(CliError::Usage(String::new()).exit() as u8, 2);
+        assert_eq!(CliError::Output(io::ErrorKind::BrokenPipe.into()).exit() as u8, 130);
+    }
+}

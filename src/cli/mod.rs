@@ -1,0 +1,68 @@
+//! The command line: one file per command. Only this room knows every role.
+
+pub mod cancel;
+pub mod connect;
+pub mod diff;
+pub mod escape;
+pub mod exit;
+pub mod lines;
+pub mod logs;
+pub mod output;
+pub mod repo;
+pub mod run;
+pub mod summary;
+pub mod task;
+pub mod tasks;
+pub mod view;
+pub mod watch;
+
+use crate::cli::exit::{CliError, Exit};
+use crate::cli::output::Globals;
+
+/// Hands coding tasks to AI command-line agents without trusting them
+#[derive(Debug, clap::Parser)]
+#[command(name = "kage", version, after_help = exit::HELP)]
+pub struct Cli {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    Run(run::Args),
+    Tasks(tasks::Args),
+    Task(task::Args),
+    Logs(logs::Args),
+    Diff(diff::Args),
+    Cancel(cancel::Args),
+    Repo(repo::Args),
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// [`CliError`].
+pub async fn execute(cli: Cli) -> Result<Exit, CliError> {
+    let globals = &cli.globals;
+    match cli.command {
+        Command::Run(args) => run::run(args, globals).await,
+        Command::Tasks(args) => tasks::run(args, globals).await,
+        Command::Task(args) => task::run(args, globals).await,
+        Command::Logs(args) => logs::run(args, globals).await,
+        Command::Diff(args) => diff::run(args, globals).await,
+        Command::Cancel(args) => cancel::run(args, globals).await,
+        Command::Repo(args) => repo::run(args, globals).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,44 @@
+//! What came of a task, run by run.
+
+use crate::cli::view::changes;
+use crate::cli::{escape, output};
+use crate::wire::run::Run;
+use crate::wire::task::Task;
+
+/// The table of a task's runs, the errors, and what to do next. Harmless; ends with a line end.
+pub fn render(task: &Task) -> String {
+    let rows: Vec<Vec<String>> = task.runs.iter().map(row).collect();
+    let mut text = format!("\ntask {} {}\n", task.id, task.status);
+    text.push_str(&output::table(
+        &["RUN", "STATE", "TIME", "CHANGES", "COMMIT", "BRANCH"],
+        &rows,
+        usize::MAX,
+    ));
+    let errors = task.runs.iter().filter_map(|run| run.error.as_ref().map(|error| (Some(&run.name), error)));
+    for (run, error) in errors.chain(task.error.iter().map(|error| (None, error))) {
+        let place = run.map(|run| format!("[{run}] ")).unwrap_or_default();
+        text.push_str(&escape::line(&format!("{place}{}", error.trim())));
+        text.push('\n');
+    }
+    if task.runs.iter().any(|run| run.commit_hash.is_some()) {
+        text.push_str(&format!("see the changes: kage diff {}\n", task.id));
+    }
+    text
+}
+
+fn row(run: &Run) -> Vec<String> {
+    let time = match (run.started_at, run.finished_at) {
+        (Some(from), Some(to)) => output::span(to - from),
+        _ => "-".to_owned(),
+    };
+    let commit =
+        run.commit_hash.as_ref().map_or_else(|| "-".to_owned(), |hash| hash.chars().take(12).collect());
+    vec![
+        run.name.clone(),
+        run.state.to_string(),
+        time,
+        changes(run),
+        commit,
+        run.branch.clone().unwrap_or_else(|| "-".to_owned()),
+    ]
+}

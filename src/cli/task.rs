@@ -1,0 +1,50 @@
+//! `kage task`: one task in full.
+
+use uuid::Uuid;
+
+use crate::cli::exit::{CliError, Exit};
+use crate::cli::output::{self, Globals};
+use crate::cli::{connect, escape, summary};
+use crate::wire::task::Task;
+
+/// Show a task and its runs
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The task's id
+    id: Uuid,
+}
+
+/// # Errors
+/// [`CliError`].
+pub async fn run(args: Args, globals: &Globals) -> Result<Exit, CliError> {
+    let task = connect::client()?.task(args.id).await?;
+    if globals.json {
+        output::json(&task)?;
+    } else {
+        output::line(render(&task).trim_end())?;
+    }
+    Ok(Exit::Success)
+}
+
+fn render(task: &Task) -> String {
+    let mut text = String::new();
+    let mut field = |name: &str, value: Option<String>| {
+        if let Some(value) = value {
+            text.push_str(&format!("{name:<12}{}\n", escape::line(&value)));
+        }
+    };
+    field("repository", Some(task.repository.clone()));
+    field("base", task.base_revision.clone());
+    field("created", Some(output::time(task.created_at)));
+    field("by", task.created_by.clone());
+    field("started", task.started_at.map(output::time));
+    field("ended", task.completed_at.map(output::time));
+    field("cost", task.total_cost.filter(|cost| *cost > 0.0).map(|cost| format!("{cost:.4} USD")));
+    field("best", task.best_cli.clone());
+    text.push_str(summary::render(task).as_str());
+    text.push('\n');
+    for line in task.description.trim_end().lines() {
+        text.push_str(&format!("    {}\n", escape::line(line)));
+    }
+    text
+}

@@ -1,0 +1,96 @@
+//! Plain lines: `[run] text`. Output of the runs goes to the stream that it came from, what there is
+//! to say about them to standard error. Always made harmless: what is piped today is read on a
+//! terminal tomorrow (`kage logs` gives the bytes).
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+use crate::cli::lines::Lines;
+use crate::cli::view::{View, notice, result};
+use crate::cli::{escape, output};
+use crate::client::event::{self, Payload};
+use crate::client::follow::Update;
+use crate::wire::event::Log;
+
+#[derive(Debug, Default)]
+pub struct PlainView {
+    /// What waits for its line end, by run and stream, with the attempt that wrote it.
+    pending: BTreeMap<(String, String), (u32, Lines)>,
+}
+
+impl PlainView {
+    fn log(&mut self, log: &Log) -> io::Result<()> {
+        let bytes = event::log_bytes(log).map_err(io::Error::other)?;
+        let key = (log.run.clone(), log.stream.clone());
+        let (attempt, lines) = self.pending.entry(key).or_insert_with(|| (log.attempt, Lines::default()));
+        let mut text = String::new();
+        let prefix = format!("[{}] ", escape::line(&log.run));
+        let mut each = |line: &[u8]| push_prefixed(&prefix, line, &mut text);
+        if std::mem::replace(attempt, log.attempt) != log.attempt {
+            lines.finish(&mut each);
+        }
+        lines.push(&bytes, each);
+        write_to(&log.stream, &text)
+    }
+
+    /// Shows what waits for a line end; of one run, or of all.
+    fn flush(&mut self, run: Option<&str>) -> io::Result<()> {
+        for ((name, stream), (_, lines)) in &mut self.pending {
+            if run.is_none_or(|run| run == name) {
+                let mut text = String::new();
+                let prefix = format!("[{}] ", escape::line(name));
+                lines.finish(|line| push_prefixed(&prefix, line, &mut text));
+                write_to(stream, &text)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn push_prefixed(prefix: &str, line: &[u8], out: &mut String) {
+    out.push_str(prefix);
+    escape::push_line(line, out);
+    out.push('\n');
+}
+
+fn write_to(stream: &str, text: &str) -> io::Result<()> {
+    if text.is_empty() {
+        return Ok(());
+    }
+    if stream == "stderr" {
+        return io::stderr().lock().write_all(text.as_bytes());
+    }
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()
+}
+
+impl View for PlainView {
+    fn update(&mut self, update: &Update) -> io::Result<()> {
+        if let Some(text) = notice(update) {
+            output::note(&text);
+        }
+        let Update::Event(event) = update else { return Ok(()) };
+        match &event.payload {
+            Payload::Log(log) => self.log(log)?,
+            // Its end is told by its result.
+            Payload::State(state) if !state.state.has_ended() => {
+                let reason = state.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+                output::note(&format!("[{}] {}{reason}", state.run, state.state));
+            }
+            Payload::Progress(progress) if !progress.message.is_empty() => {
+                output::note(&format!("[{}] {}", progress.cli_name, progress.message));
+            }
+            Payload::Result(ended) => {
+                self.flush(Some(&ended.run.name))?;
+                output::note(&format!("[{}] {}", ended.run.name, result(ended)));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        self.flush(None)
+    }
+}

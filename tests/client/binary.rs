@@ -1,0 +1,443 @@
+//! The commands as a person or a script runs them: streams, exit codes, terminal.
+
+use std::process::{Output, Stdio};
+
+use axum::http::{Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use kage::domain::repository::RepositoryState;
+use kage::domain::run::RunState;
+use kage::domain::task::TaskStatus;
+use kage::wire::repository::Repository;
+use kage::wire::task::{NewTask, Task};
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Command;
+
+use crate::samples::{Sent, TASK, complete, log, notice, result, run, sent, start, state, story, task};
+use crate::server::{End, KEY, Seen, Server, json, last_event_id, problem, stream_of, stream_text};
+use crate::streams::closed_port;
+
+/// Text that would retitle, overwrite, recolour and reverse.
+const HOSTILE: &str = "\x1b]0;pwned\x07\x1b[2J\rover\u{9b}31m\u{202e}";
+
+fn command(url: &str, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kage"));
+    command.args(args).env("KAGE_URL", url).env("KAGE_API_KEY", KEY);
+    command.env_remove("XDG_CONFIG_HOME").stdin(Stdio::null()).kill_on_drop(true);
+    command
+}
+
+async fn kage(url: &str, args: &[&str]) -> (i32, String, String) {
+    let output = command(url, args).output().await.unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+/// The same on a terminal of 100 columns; gives what the terminal was sent.
+async fn on_terminal(url: &str, args: &str) -> (i32, String) {
+    let line = format!("stty cols 100 rows 30; exec '{}' {args}", env!("CARGO_BIN_EXE_kage"));
+    let mut command = Command::new("script");
+    command.args(["-qec", &line, "/dev/null"]).env("KAGE_URL", url).env("KAGE_API_KEY", KEY);
+    let Output { status, stdout, .. } =
+        command.env("TERM", "xterm").stdin(Stdio::null()).kill_on_drop(true).output().await.unwrap();
+    (status.code().unwrap(), String::from_utf8_lossy(&stdout).into_owned())
+}
+
+fn two_runs(status: TaskStatus) -> Task {
+    task(status, vec![run("shell", RunState::Succeeded), run("shell-2", RunState::Succeeded)])
+}
+
+/// A server of one task.
+async fn server_of(task: Task, story: Vec<Sent>, end: End) -> Server {
+    Server::start(move |seen, before| {
+        if seen.path.contains("/progress") {
+            // The first connection breaks in the middle.
+            let upto = if before == 0 { story.len() / 2 } else { story.len() };
+            let end = if before == 0 { End::Clean } else { end };
+            return stream_of(stream_text(&story[..upto], last_event_id(seen)), end);
+        }
+        match seen.method {
+            Method::POST => json(201, &task),
+            Method::GET => json(200, &task),
+            _ => problem(404, "no"),
+        }
+    })
+    .await
+}
+
+const RUN: [&str; 5] = ["run", "--cli", "shell", "--cli=shell", "do what is to be done"];
+
+#[tokio::test]
+async fn run_shows_plain_lines_and_ends_as_the_task_ends() {
+    for (status, code) in [(TaskStatus::Completed, 0), (TaskStatus::Failed, 1), (TaskStatus::Cancelled, 5)] {
+        let server = server_of(two_runs(status), story(status), End::Silent).await;
+        let (exit, stdout, stderr) = kage(&server.url, &RUN).await;
+        assert_eq!(exit, code, "{stderr}");
+        assert_eq!(stdout, "[shell] one\n[shell-2] other\n[shell] two\n[shell] last without end\n");
+        for part in [
+            &format!("task {TASK}\n"),
+            "[shell] running\n",
+            "[shell] careful\n",
+            "trying again",
+            "[shell] warning: mind the gap\n",
+            "[shell-2] succeeded after 4.2 s, 2 files +10 -3, branch task-",
+            &format!("task {TASK} {status}\n"),
+        ] {
+            assert!(stderr.contains(part), "{part:?} in {stderr}");
+        }
+        let posted: NewTask = serde_json::from_slice(&server.seen()[0].body).unwrap();
+        assert_eq!(posted.description, "do what is to be done");
+        let names: Vec<&str> = posted.cli_assignments.iter().map(|one| one.cli_name.as_str()).collect();
+        assert_eq!(names, ["shell", "shell"]);
+    }
+}
+
+#[tokio::test]
+async fn run_as_json_is_one_harmless_object_a_line() {
+    let mut story = story(TaskStatus::Completed);
+    story.insert(6, sent(Some(11), "log", &log("shell-2", "stdout", 6, HOSTILE)));
+    story.sort_by_key(|sent| sent.id);
+    let expected: Vec<u64> = story.iter().filter_map(|sent| sent.id).collect();
+    let server = server_of(two_runs(TaskStatus::Completed), story, End::Silent).await;
+    let args: Vec<&str> = RUN.into_iter().chain(["--json"]).collect();
+    let (exit, stdout, _) = kage(&server.url, &args).await;
+    assert_eq!(exit, 0);
+    assert!(!stdout.chars().any(|c| c != '\n' && kage::cli::escape::is_hazard(c)), "{stdout}");
+    let lines: Vec<Value> = stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let names: Vec<&str> = lines.iter().map(|line| line["event"].as_str().unwrap()).collect();
+    assert_eq!((names[0], names[names.len() - 1]), ("submitted", "summary"));
+    let ids: Vec<u64> = lines.iter().filter_map(|line| line["id"].as_u64()).collect();
+    assert_eq!(ids, expected);
+    let hostile = lines.iter().find(|line| line["id"] == 11).unwrap();
+    assert_eq!(hostile["data"]["text"], HOSTILE);
+}
+
+#[tokio::test]
+async fn run_detached_prints_the_id_alone() {
+    let server = server_of(two_runs(TaskStatus::Pending), Vec::new(), End::Silent).await;
+    let args: Vec<&str> = RUN.into_iter().chain(["--detach"]).collect();
+    let (exit, stdout, stderr) = kage(&server.url, &args).await;
+    assert_eq!((exit, stdout), (0, format!("{TASK}\n")));
+    assert!(stderr.contains("kage logs -f"), "{stderr}");
+    let (exit, stdout, _) = kage(&server.url, &[&args[..], &["--json"]].concat()).await;
+    assert_eq!((exit, serde_json::from_str::<Task>(&stdout).unwrap().id), (0, TASK));
+    assert_eq!(server.seen().len(), 2, "nothing is watched");
+}
+
+#[tokio::test]
+async fn the_prompt_comes_from_a_file_or_standard_input_byte_for_byte() {
+    let prompt = "echo \"it's\" $(x) `y`\n\ttab\r\n\u{1b} end\n";
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), prompt).unwrap();
+    let server = server_of(two_runs(TaskStatus::Pending), Vec::new(), End::Silent).await;
+    let path = file.path().to_str().unwrap();
+    let options = ["--context", "{\"a\":[1]}", "--timeout=61", "--max-retries=0", "--allow-no-changes"];
+    let base =
+        [&["run", "--detach", "--cli", "shell", "--repo", "demo", "--base", "main"], &options[..]].concat();
+    assert_eq!(kage(&server.url, &[&base[..], &["--file", path]].concat()).await.0, 0);
+    let mut command = command(&server.url, &[&base[..], &["-"]].concat());
+    command.stdin(std::fs::File::open(path).unwrap());
+    assert!(command.output().await.unwrap().status.success());
+    for seen in server.seen() {
+        let posted: NewTask = serde_json::from_slice(&seen.body).unwrap();
+        assert_eq!(posted.description, prompt);
+        assert_eq!(
+            (posted.repository.as_deref(), posted.base_revision.as_deref()),
+            (Some("demo"), Some("main"))
+        );
+        let one = &posted.cli_assignments[0];
+        assert_eq!((one.timeout, one.allow_no_changes, posted.max_retries), (61, true, 0));
+        assert_eq!(Value::Object(one.context.clone()), serde_json::json!({"a": [1]}));
+    }
+}
+
+#[tokio::test]
+async fn an_interrupt_leaves_the_task_alone() {
+    let server =
+        server_of(two_runs(TaskStatus::Running), story(TaskStatus::Completed)[..6].to_vec(), End::Silent)
+            .await;
+    let mut command = command(&server.url, &RUN);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    while let Some(line) = lines.next_line().await.unwrap() {
+        if line.contains("two") {
+            break;
+        }
+    }
+    let pid = rustix::process::Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    assert_eq!(lines.next_line().await.unwrap().as_deref(), Some("[shell] last without end"));
+    let output = child.wait_with_output().await.unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains(&format!("still running: kage logs -f {TASK}, kage cancel {TASK}")), "{stderr}");
+    assert!(server.seen().iter().all(|seen| seen.method != Method::DELETE));
+}
+
+fn hostile_story() -> Vec<Sent> {
+    let mut ended = run("shell", RunState::Succeeded);
+    ended.branch = Some(format!("branch{HOSTILE}"));
+    ended.error = Some(HOSTILE.to_owned());
+    let mut ended = result(ended);
+    ended.warnings = vec![HOSTILE.to_owned()];
+    let mut bytes = log("shell", "stderr", 0, "\u{fffd}");
+    bytes.base64 = Some("mzMxbQr/Cg==".to_owned());
+    vec![
+        sent(Some(1), "state", &state("shell", RunState::Running)),
+        sent(Some(2), "log", &log("shell", "stdout", 0, &format!("{HOSTILE}\nend {HOSTILE}"))),
+        sent(Some(3), "log", &bytes),
+        sent(Some(4), "warning", &notice(Some("shell"), HOSTILE)),
+        sent(Some(5), "error", &notice(None, HOSTILE)),
+        sent(Some(6), "state", &state(HOSTILE, RunState::Running)),
+        sent(Some(7), "log", &log(HOSTILE, "stdout", 0, "x\n")),
+        sent(Some(8), "result", &ended),
+        sent(Some(9), "task_complete", &complete(TaskStatus::Completed)),
+    ]
+}
+
+fn hostile_task() -> Task {
+    let mut one = run("shell", RunState::Succeeded);
+    one.branch = Some(HOSTILE.to_owned());
+    one.error = Some(HOSTILE.to_owned());
+    let mut task = task(TaskStatus::Completed, vec![one]);
+    task.description = HOSTILE.to_owned();
+    task.error = Some(HOSTILE.to_owned());
+    task.repository = HOSTILE.to_owned();
+    task
+}
+
+/// None of the hostile sequences reached the terminal as such. What the view itself needs (cursor
+/// up, clear line, colours) is no concern here.
+fn assert_harmless(shown: &str) {
+    assert!(shown.contains("\\x1b]0;pwned\\x07"), "{shown:?}");
+    for bad in ["\x1b]", "\x07", "\x1b[2J", "\u{9b}", "\u{202e}", "\rover"] {
+        assert!(!shown.contains(bad), "{bad:?} in {shown:?}");
+    }
+}
+
+async fn hostile_server() -> Server {
+    Server::start(|seen, _| match seen.path.as_str() {
+        path if path.ends_with("/progress") => {
+            stream_of(stream_text(&hostile_story(), last_event_id(seen)), End::Silent)
+        }
+        path if path.ends_with("/log") || path.ends_with("/diff") => hostile_bytes().into_response(),
+        path if path.ends_with("/repositories") => {
+            json(200, &serde_json::json!({"repositories": [repository(RepositoryState::Failed)]}))
+        }
+        path if path.contains("?page") => {
+            json(200, &serde_json::json!({"tasks": [hostile_task()], "total": 1, "page": 1, "page_size": 20}))
+        }
+        path if path.ends_with("/tasks") => json(201, &hostile_task()),
+        _ => match seen.method {
+            Method::DELETE => problem(409, HOSTILE),
+            _ => json(200, &hostile_task()),
+        },
+    })
+    .await
+}
+
+fn hostile_bytes() -> Vec<u8> {
+    [HOSTILE.as_bytes(), b"\nraw \xff\x9b31m\x00\n+", HOSTILE.as_bytes()].concat()
+}
+
+#[tokio::test]
+async fn nothing_hostile_reaches_a_terminal() {
+    let server = hostile_server().await;
+    for (args, code) in [
+        ("run --cli shell 'do what is to be done'", 0),
+        (&format!("logs {TASK}"), 0),
+        (&format!("logs -f {TASK}"), 0),
+        (&format!("diff {TASK}"), 0),
+        (&format!("task {TASK}"), 0),
+        ("tasks", 0),
+        ("repo list", 0),
+        (&format!("cancel {TASK}"), 3),
+    ] {
+        let (exit, shown) = on_terminal(&server.url, args).await;
+        assert_eq!(exit, code, "{args}: {shown}");
+        if args != "tasks" && args != "repo list" {
+            assert_harmless(&shown);
+        }
+        assert!(
+            !shown.contains("\x1b]0") && !shown.contains('\u{9b}') && !shown.contains('\u{202e}'),
+            "{args}: {shown:?}"
+        );
+    }
+    let (exit, stdout, stderr) = kage(&server.url, &["run", "--cli", "shell", "do what is to be done"]).await;
+    assert_eq!(exit, 0);
+    assert_harmless(&stdout);
+    assert_harmless(&stderr);
+}
+
+#[tokio::test]
+async fn piped_logs_and_patches_are_the_bytes() {
+    let server = hostile_server().await;
+    for args in [vec!["logs"], vec!["diff"], vec!["logs", "--run", "shell"], vec!["diff", "--run=shell"]] {
+        let id = TASK.to_string();
+        let output = command(&server.url, &[&args[..], &[&id]].concat()).output().await.unwrap();
+        assert_eq!((output.status.code(), output.stdout), (Some(0), hostile_bytes()), "{args:?}");
+        assert!(output.stderr.is_empty());
+    }
+    // Followed, a single run's bytes come as they were written, also those that are not UTF-8.
+    let output = command(&server.url, &["logs", "-f", &TASK.to_string()]).output().await.unwrap();
+    let expected = [format!("{HOSTILE}\nend {HOSTILE}").as_bytes(), b"\x9b31m\n\xff\n", b"x\n"].concat();
+    assert_eq!((output.status.code(), output.stdout), (Some(0), expected));
+}
+
+#[tokio::test]
+async fn logs_as_json_carry_every_byte() {
+    use base64::Engine;
+    let server = hostile_server().await;
+    let (exit, stdout, _) = kage(&server.url, &["logs", "--json", &TASK.to_string()]).await;
+    assert_eq!(exit, 0);
+    let mut bytes = Vec::new();
+    for line in stdout.lines() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(line["offset"], bytes.len());
+        match line["base64"].as_str() {
+            Some(text) => bytes.extend(base64::engine::general_purpose::STANDARD.decode(text).unwrap()),
+            None => bytes.extend_from_slice(line["text"].as_str().unwrap().as_bytes()),
+        }
+    }
+    assert_eq!(bytes, hostile_bytes());
+}
+
+#[tokio::test]
+async fn several_runs_have_headings_and_one_that_has_no_patch_does_not_hide_the_others() {
+    let task = two_runs(TaskStatus::Completed);
+    let server = Server::start(move |seen, _| match seen.path.as_str() {
+        path if path.ends_with("/runs/shell/diff") => problem(404, "no patch"),
+        path if path.ends_with("/diff") || path.ends_with("/log") => path.to_owned().into_response(),
+        _ => json(200, &task),
+    })
+    .await;
+    let id = TASK.to_string();
+    let (exit, stdout, stderr) = kage(&server.url, &["diff", &id]).await;
+    assert_eq!((exit, stdout), (0, format!("/api/v1/tasks/{id}/runs/shell-2/diff")));
+    assert_eq!(stderr, "==> shell <==\n[shell] no patch (HTTP 404)\n==> shell-2 <==\n");
+    assert_eq!(kage(&server.url, &["diff", &id, "--run", "shell"]).await.0, 3);
+    let (exit, _, stderr) = kage(&server.url, &["logs", &id, "--run", "other"]).await;
+    assert_eq!(exit, 2);
+    assert!(stderr.contains("it has shell, shell-2"), "{stderr}");
+}
+
+#[tokio::test]
+async fn exit_codes_tell_whose_fault_it_is() {
+    let id = TASK.to_string();
+    let refusing = Server::start(|_, _| problem(401, "the key is not known")).await;
+    let (exit, stdout, stderr) = kage(&refusing.url, &["task", &id]).await;
+    assert_eq!((exit, stdout.as_str()), (3, ""));
+    assert_eq!(stderr.lines().next(), Some("kage: the key is not known (HTTP 401)"));
+    assert!(!stderr.contains(KEY));
+
+    let (exit, _, stderr) = kage(&closed_port(), &["tasks"]).await;
+    assert_eq!(exit, 4);
+    assert!(stderr.starts_with("kage: cannot reach http://127.0.0.1:"), "{stderr}");
+
+    let broken = Server::start(|_, _| problem(500, "oops")).await;
+    assert_eq!(kage(&broken.url, &RUN).await.0, 4);
+
+    for usage in [
+        &["run", "--cli", "shell"][..],
+        &["run", "do it all"],
+        &["task", "x"],
+        &["run", "--cli", "../x", "p"],
+        &["frobnicate"],
+    ] {
+        assert_eq!(kage(&broken.url, usage).await.0, 2, "{usage:?}");
+    }
+    let mut command = command("http://far.example", &["tasks"]);
+    assert_eq!(command.output().await.unwrap().status.code(), Some(2));
+    let (exit, stdout, _) = kage(&broken.url, &["run", "--help"]).await;
+    assert_eq!(exit, 0);
+    assert!(stdout.contains("Exit codes:") && stdout.contains("130"), "{stdout}");
+}
+
+#[tokio::test]
+async fn a_config_file_that_others_can_read_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let server = server_of(two_runs(TaskStatus::Completed), Vec::new(), End::Silent).await;
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("kage/config.toml");
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(&path, format!("url = \"{}\"\nkey = \"{KEY}\"\n", server.url)).unwrap();
+    for (mode, code) in [(0o644, 2), (0o600, 0)] {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        let mut command = command("", &["task", &TASK.to_string()]);
+        let output = command
+            .env("XDG_CONFIG_HOME", home.path())
+            .env_remove("KAGE_URL")
+            .env_remove("KAGE_API_KEY")
+            .output();
+        let output = output.await.unwrap();
+        assert_eq!(output.status.code(), Some(code));
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(stderr.contains(&format!("chmod 600 {}", path.display())), code == 2, "{stderr}");
+        assert!(!stderr.contains(KEY));
+    }
+    assert_eq!(server.seen().len(), 1, "nothing was sent with the key that others could read");
+}
+
+fn repository(state: RepositoryState) -> Repository {
+    Repository {
+        name: "demo".to_owned(),
+        source: format!("/srv/{HOSTILE}"),
+        state,
+        error: (state == RepositoryState::Failed).then(|| HOSTILE.to_owned()),
+        default_branch: Some("main".to_owned()),
+        refs: [("refs/heads/main".to_owned(), "c".repeat(40))].into(),
+        created_at: start(),
+        fetched_at: None,
+    }
+}
+
+/// Accepts everything; after `polls` looks the repository is in its last state.
+fn repositories(last: Option<RepositoryState>, polls: usize) -> impl Fn(&Seen, usize) -> Response {
+    move |seen, before| match seen.method {
+        Method::POST => json(202, &repository(RepositoryState::Pending)),
+        Method::DELETE => StatusCode::ACCEPTED.into_response(),
+        _ if before < polls => json(200, &repository(RepositoryState::Fetching)),
+        _ => last.map_or_else(|| problem(404, "gone"), |last| json(200, &repository(last))),
+    }
+}
+
+#[tokio::test]
+async fn repositories_are_waited_for() {
+    for (last, code) in [(RepositoryState::Ready, 0), (RepositoryState::Failed, 1)] {
+        for args in [&["repo", "add", "demo", "/srv/x"][..], &["repo", "fetch", "demo"]] {
+            let server = Server::start(repositories(Some(last), 2)).await;
+            let (exit, stdout, stderr) = kage(&server.url, args).await;
+            assert_eq!((exit, stdout.as_str()), (code, ""), "{stderr}");
+            assert_eq!(stderr.lines().next(), Some("fetching demo…"));
+            assert_eq!(server.seen().len(), 4);
+            let server = Server::start(repositories(Some(last), 0)).await;
+            let (exit, stdout, _) = kage(&server.url, &[args, &["--json"]].concat()).await;
+            assert_eq!(
+                (exit, serde_json::from_str::<Repository>(&stdout).unwrap()),
+                (code, repository(last))
+            );
+        }
+    }
+    let server = Server::start(repositories(None, 2)).await;
+    let (exit, _, stderr) = kage(&server.url, &["repo", "rm", "demo"]).await;
+    assert_eq!((exit, stderr.as_str()), (0, "removing demo…\ndemo is removed\n"));
+    let server = Server::start(repositories(None, 0)).await;
+    assert_eq!(kage(&server.url, &["repo", "add", "--detach", "demo", "/srv/x"]).await.0, 0);
+    assert_eq!(server.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn a_reader_that_leaves_ends_the_command_without_a_word() {
+    let task = task(TaskStatus::Completed, vec![run("shell", RunState::Succeeded)]);
+    let server = Server::start(move |seen, _| match seen.path.ends_with("/log") {
+        true => ([(header::CONTENT_TYPE, "text/plain")], "line\n".repeat(1_000_000)).into_response(),
+        false => json(200, &task),
+    })
+    .await;
+    let line = format!("'{}' logs {TASK} | head -n 1; echo ${{PIPESTATUS[0]}}", env!("CARGO_BIN_EXE_kage"));
+    let mut command = Command::new("bash");
+    command.args(["-c", &line]).env("KAGE_URL", &server.url).env("KAGE_API_KEY", KEY);
+    let output = command.stdin(Stdio::null()).output().await.unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "line\n130\n");
+    assert!(output.stderr.is_empty());
+}

@@ -9,9 +9,15 @@
 //! ```
 
 pub mod api;
+pub mod cli;
+pub mod client;
 pub mod config;
 pub mod db;
 pub mod domain;
+pub mod git;
+pub mod image;
 pub mod lifecycle;
+pub mod runner;
+pub mod sandbox;
 pub mod telemetry;
 pub mod wire;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use crate::cli::escape;
 use crate::client::error::ClientError;
 use crate::config::client::ClientConfigError;
+use crate::config::error::ConfigError;
 
 /// For `--help`: the exit codes.
 pub const HELP: &str = "\
@@ -44,6 +45,9 @@ pub enum CliError {
     Usage(String),
     #[error(transparent)]
     Config(#[from] ClientConfigError),
+    /// A setting of the server's is wrong.
+    #[error(transparent)]
+    Setting(#[from] ConfigError),
     #[error(transparent)]
     Client(#[from] ClientError),
     #[error("cannot write the output: {0}")]
@@ -56,7 +60,7 @@ pub enum CliError {
 impl CliError {
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Usage(_) | Self::Config(_) => Exit::Usage,
+            Self::Usage(_) | Self::Config(_) | Self::Setting(_) => Exit::Usage,
             Self::Client(error) => match error {
                 ClientError::Refused { .. } => Exit::Refused,
                 ClientError::BadKey => Exit::Usage,

@@ -1,15 +1,21 @@
 //! The command line: one file per command. Only this room knows every role.
 
 pub mod cancel;
+pub mod config;
 pub mod connect;
 pub mod diff;
 pub mod escape;
 pub mod exit;
+pub mod host;
+pub mod image;
+pub mod key;
 pub mod lines;
 pub mod logs;
+pub mod migrate;
 pub mod output;
 pub mod repo;
 pub mod run;
+pub mod serve;
 pub mod summary;
 pub mod task;
 pub mod tasks;
@@ -38,6 +44,13 @@ enum Command {
     Diff(diff::Args),
     Cancel(cancel::Args),
     Repo(repo::Args),
+    Serve(serve::ServeArgs),
+    Api(serve::ApiArgs),
+    Runner(serve::RunnerArgs),
+    Migrate(migrate::Args),
+    Config(config::Args),
+    Key(key::Args),
+    Image(image::Args),
 }
 
 /// Runs the command.
@@ -54,6 +67,13 @@ pub async fn execute(cli: Cli) -> Result<Exit, CliError> {
         Command::Diff(args) => diff::run(args, globals).await,
         Command::Cancel(args) => cancel::run(args, globals).await,
         Command::Repo(args) => repo::run(args, globals).await,
+        Command::Serve(args) => serve::serve(args).await,
+        Command::Api(args) => serve::api(args).await,
+        Command::Runner(args) => serve::runner(args).await,
+        Command::Migrate(args) => migrate::run(args).await,
+        Command::Config(args) => config::run(args, globals).await,
+        Command::Key(args) => key::run(args, globals).await,
+        Command::Image(args) => image::run(args, globals).await,
     }
 }
 

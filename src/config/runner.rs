@@ -8,7 +8,8 @@ use crate::domain::limits::Limits;
 use crate::domain::name::Name;
 use crate::domain::repository::AllowedSources;
 
-pub const NAMES: [&str; 24] = [
+pub const NAMES: [&str; 26] = [
+    "KAGE_REPOSITORIES_ALLOW",
     "KAGE_DATA_DIR",
     "KAGE_INSTANCE",
     "KAGE_RUNNER_CONCURRENCY",
@@ -22,6 +23,7 @@ pub const NAMES: [&str; 24] = [
     "KAGE_RUNNER_GRACE_SECS",
     "KAGE_RUNNER_ORPHAN_SECS",
     "KAGE_RUNNER_LEASE_SECS",
+    "KAGE_RUNNER_DRAIN_SECS",
     "KAGE_LIMIT_MEMORY_BYTES",
     "KAGE_LIMIT_CPU_MILLIS",
     "KAGE_LIMIT_PIDS",
@@ -83,6 +85,8 @@ pub struct RunnerConfig {
     pub orphan_secs: u64,
     /// Seconds after which a runner that does not renew a lease has lost it.
     pub lease_secs: i32,
+    /// Seconds that runs may go on after the first signal.
+    pub drain_secs: u64,
     pub limits: Limits,
     pub sources: AllowedSources,
 }
@@ -124,6 +128,7 @@ impl RunnerConfig {
             grace_secs: settings.within("KAGE_RUNNER_GRACE_SECS", 5, 0, 300)?,
             orphan_secs: settings.within("KAGE_RUNNER_ORPHAN_SECS", 900, 10, 86_400)?,
             lease_secs: settings.within("KAGE_RUNNER_LEASE_SECS", 30, 5, 3600)? as i32,
+            drain_secs: settings.within("KAGE_RUNNER_DRAIN_SECS", 600, 0, 86_400)?,
             limits: limits(settings)?,
             sources: AllowedSources::new(settings.list("KAGE_REPOSITORIES_ALLOW")),
         })

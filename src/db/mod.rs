@@ -10,6 +10,7 @@ pub mod events;
 pub mod images;
 pub mod keys;
 pub mod notify;
+pub mod private;
 pub mod repositories;
 pub mod results;
 pub mod runners;

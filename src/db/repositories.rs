@@ -185,3 +185,19 @@ pub async fn delete(connection: &mut PgConnection, name: &str, lease: Uuid) -> R
             .await?;
     Ok(done.rows_affected() == 1)
 }
+
+/// Prolongs the lease on a wish that is being fulfilled.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn renew(pool: &PgPool, name: &str, lease: Uuid, ttl_secs: i32) -> Result<(), DbError> {
+    sqlx::query(
+        "UPDATE repositories SET lease_expires_at = now() + make_interval(secs => $3) WHERE name = $1 AND lease_id = $2",
+    )
+    .bind(name)
+    .bind(lease)
+    .bind(f64::from(ttl_secs))
+    .execute(pool)
+    .await?;
+    Ok(())
+}

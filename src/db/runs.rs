@@ -253,7 +253,9 @@ pub async fn without_owner(pool: &PgPool, candidates: &[Uuid]) -> Result<Vec<Uui
     .await?)
 }
 
-/// A write by the lease's holder: events first, then whatever `Self` does to the run's row.
+/// A write by the lease's holder: events first, then whatever follows does to the run's row. Not committed,
+/// it leaves no trace. Every transition looks at the state that it finds: one that was committed before, whose
+/// answer was lost, is not made twice.
 struct Fenced<'a> {
     transaction: Transaction<'a, Postgres>,
     run: RunRow,
@@ -329,6 +331,9 @@ pub async fn begin_attempt(pool: &PgPool, lease: Lease, run: &RunRow) -> Result<
         ),
     ];
     let mut write = fenced(pool, lease, &new).await?;
+    if write.run.state() == RunState::Preparing && write.run.attempt == attempt {
+        return Ok(Some(write.run));
+    }
     if tasks::cancel_requested(&mut write.transaction, lease.task).await? {
         return Ok(None);
     }
@@ -384,6 +389,9 @@ pub async fn set_running(
         progress_event(run, RunState::Running, format!("attempt {}: the CLI is running", run.attempt)),
     ];
     let mut write = fenced(pool, lease, &new).await?;
+    if write.run.state() == RunState::Running {
+        return Ok(());
+    }
     sqlx::query(
         "UPDATE runs SET state = 'running', container_id = $2, base_commit = $3, cli_started_at = now() WHERE id = $1",
     )
@@ -409,6 +417,8 @@ pub async fn set_running(
 /// Output blocks and what was read from them, with the new ends of both streams.
 pub struct Output {
     pub events: Vec<NewEvent>,
+    /// Ends of standard output and standard error before this write.
+    pub before: (i64, i64),
     pub stdout: i64,
     pub stderr: i64,
     /// Committed output of all attempts after this write.
@@ -416,6 +426,8 @@ pub struct Output {
     pub cost_usd: f64,
 }
 
+/// Safe to repeat: a write that was committed already (its answer was lost) is seen by the offsets.
+///
 /// # Errors
 /// [`DbError::LeaseLost`].
 pub async fn append_output(pool: &PgPool, lease: Lease, output: &Output) -> Result<(), DbError> {
@@ -423,7 +435,7 @@ pub async fn append_output(pool: &PgPool, lease: Lease, output: &Output) -> Resu
     events::append(&mut transaction, lease.task, Some(lease.run), &output.events).await?;
     let done = sqlx::query(
         "UPDATE runs SET stdout_offset = $3, stderr_offset = $4, output_bytes = $5, cost_usd = $6
-         WHERE id = $1 AND lease_id = $2",
+         WHERE id = $1 AND lease_id = $2 AND stdout_offset = $7 AND stderr_offset = $8",
     )
     .bind(lease.run)
     .bind(lease.id)
@@ -431,13 +443,26 @@ pub async fn append_output(pool: &PgPool, lease: Lease, output: &Output) -> Resu
     .bind(output.stderr)
     .bind(output.total)
     .bind(output.cost_usd)
+    .bind(output.before.0)
+    .bind(output.before.1)
     .execute(&mut *transaction)
     .await?;
-    if done.rows_affected() != 1 {
-        return Err(DbError::LeaseLost(lease.run));
+    if done.rows_affected() == 1 {
+        transaction.commit().await?;
+        return Ok(());
     }
-    transaction.commit().await?;
-    Ok(())
+    transaction.rollback().await?;
+    let committed: Option<(i64, i64)> =
+        sqlx::query_as("SELECT stdout_offset, stderr_offset FROM runs WHERE id = $1 AND lease_id = $2")
+            .bind(lease.run)
+            .bind(lease.id)
+            .fetch_optional(pool)
+            .await?;
+    if committed == Some((output.stdout, output.stderr)) {
+        Ok(())
+    } else {
+        Err(DbError::LeaseLost(lease.run))
+    }
 }
 
 /// Tells the run's watchers something.
@@ -477,6 +502,9 @@ pub async fn set_harvesting(
         progress_event(run, RunState::Harvesting, "the CLI has ended; collecting its changes".to_owned()),
     ];
     let mut write = fenced(pool, lease, &new).await?;
+    if write.run.state() == RunState::Harvesting {
+        return Ok(());
+    }
     sqlx::query("UPDATE runs SET state = 'harvesting', verdict = $2 WHERE id = $1")
         .bind(lease.run)
         .bind(verdict)

@@ -293,3 +293,15 @@ fn remove_file(path: &Path) -> Result<(), GitError> {
         _ => Ok(()),
     }
 }
+
+/// Removes a run's folder whatever state it is in, with the worktree that is or was half made there.
+/// Nothing may use it any more; a second call does nothing.
+pub fn discard(run: &Path) -> Result<(), GitError> {
+    let (Some(parent), Some(name)) = (run.parent(), run.file_name()) else { return Ok(()) };
+    if !run.exists() {
+        return Ok(());
+    }
+    overlay::detach_layer(&run.join("merged"))?;
+    let parent = open_folder(parent)?;
+    dirfd::remove_tree(&parent, name.as_encoded_bytes()).map_err(GitError::io("remove", run))
+}

@@ -1,0 +1,71 @@
+//! What the commands on the server's side share.
+
+use anyhow::Context as _;
+use sqlx::PgPool;
+
+use crate::cli::exit::CliError;
+use crate::config::api::ApiConfig;
+use crate::config::database::DatabaseConfig;
+use crate::config::error::ConfigError;
+use crate::config::runner::RunnerConfig;
+use crate::config::settings::Settings;
+use crate::config::{api, database, runner};
+use crate::db;
+use crate::db::Zone;
+use crate::db::private::Cluster;
+
+/// Every setting of every role, checked: a role refuses to start over another one's mistake too.
+pub struct Configuration {
+    pub settings: Settings,
+    pub database: DatabaseConfig,
+    pub api: ApiConfig,
+    pub runner: RunnerConfig,
+}
+
+/// # Errors
+/// [`ConfigError`] names the variable.
+pub fn load() -> Result<Configuration, ConfigError> {
+    let mut settings = Settings::load()?;
+    let known: Vec<&str> = [&database::NAMES[..], &api::NAMES, &runner::NAMES].concat();
+    settings.refuse_unknown(&known)?;
+    Ok(Configuration {
+        database: DatabaseConfig::from_settings(&mut settings)?,
+        api: ApiConfig::from_settings(&mut settings)?,
+        runner: RunnerConfig::from_settings(&mut settings)?,
+        settings,
+    })
+}
+
+impl Configuration {
+    /// As [`load`], for a command that works with the database: where none is configured, that of a
+    /// `kage serve` with the same data folder.
+    ///
+    /// # Errors
+    /// [`CliError::Host`].
+    pub fn load_with_database() -> Result<Self, CliError> {
+        let mut configuration = load()?;
+        if configuration.database.url.is_none() {
+            configuration.database.url = Cluster::url_of(&configuration.runner.data_dir);
+        }
+        if configuration.database.url.is_none() {
+            let missing = configuration.database.connect_options().map(|_| ());
+            missing.map_err(CliError::from)?;
+        }
+        Ok(configuration)
+    }
+
+    /// A pool for one command.
+    ///
+    /// # Errors
+    /// [`CliError::Host`].
+    pub async fn pool(&self, zone: Zone) -> Result<PgPool, CliError> {
+        let mut config = self.database.clone();
+        config.connections = 2;
+        let pool = db::connect(&config, zone).await.context("database").map_err(CliError::Host)?;
+        if db::schema_is_current(&pool).await.context("database").map_err(CliError::Host)? {
+            Ok(pool)
+        } else {
+            Err(CliError::Host(anyhow::Error::new(db::error::DbError::SchemaMissing)))
+        }
+    }
+}

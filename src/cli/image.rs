@@ -1,0 +1,162 @@
+//! `kage image`: CLI images, built by the engine and registered by digest.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use serde_json::json;
+
+use crate::cli::escape;
+use crate::cli::exit::{CliError, Exit};
+use crate::cli::host::Configuration;
+use crate::cli::output::{self, Globals};
+use crate::db;
+use crate::db::Zone;
+use crate::db::error::DbError;
+use crate::domain::audit::{Actor, Entry, Outcome};
+use crate::image::build::{BuildRequest, build};
+use crate::image::manifest::Manifest;
+use crate::sandbox::engine::Engine;
+use crate::sandbox::image_check::{ImageFacts, inspect_image};
+
+/// What `scripts/host base` calls the base that it makes where no registry answers.
+const LOCAL_BASE: &str = "kage-base:trixie";
+const BUILD_WITHIN: Duration = Duration::from_secs(3600);
+
+/// Build, list and inspect CLI images (on the runner's host)
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Build the image in a folder and register it under its manifest's name
+    Build {
+        /// Folder with `Dockerfile` and `cli.toml`
+        folder: PathBuf,
+        /// Base image, as the build argument BASE [default: kage-base:trixie where the engine has it, else the Dockerfile's]
+        #[arg(long, env = "KAGE_IMAGE_BASE")]
+        base: Option<String>,
+        /// Register this image of the engine's (tag or digest) with the folder's manifest, without building
+        #[arg(long, conflicts_with = "base")]
+        existing: Option<String>,
+    },
+    /// List registered images
+    List,
+    /// Show a registered image: manifest, digest, and whether the engine has it
+    Inspect { name: String },
+}
+
+/// # Errors
+/// [`CliError::Host`].
+pub async fn run(args: Args, globals: &Globals) -> Result<Exit, CliError> {
+    let configuration = Configuration::load_with_database()?;
+    let done = match args.command {
+        Command::Build { folder, base, existing } => {
+            build_and_register(&configuration, globals, folder, base, existing).await
+        }
+        Command::List => list(&configuration, globals).await,
+        Command::Inspect { name } => inspect(&configuration, globals, &name).await,
+    };
+    done.map_err(CliError::Host)?;
+    Ok(Exit::Success)
+}
+
+async fn build_and_register(
+    configuration: &Configuration,
+    globals: &Globals,
+    folder: PathBuf,
+    base: Option<String>,
+    existing: Option<String>,
+) -> anyhow::Result<()> {
+    let manifest = Manifest::read(&folder)?;
+    let engine = Engine::connect(&configuration.runner.docker).await?;
+    let facts = match existing {
+        Some(reference) => {
+            let facts = inspect_image(&engine, &reference).await?;
+            facts.ok_or_else(|| anyhow!("the engine has no image {reference}"))?
+        }
+        None => build_image(&engine, &folder, &manifest, base).await?,
+    };
+    facts.check()?;
+    let pool = configuration.pool(Zone::Runner).await?;
+    let name = manifest.name.as_str();
+    let entry = Entry {
+        actor: Actor::Host,
+        action: "image.register",
+        object: format!("image:{name}"),
+        outcome: Outcome::Done,
+        details: json!({ "digest": facts.digest }),
+    };
+    let write = async {
+        let mut transaction = pool.begin().await?;
+        db::images::register(&mut transaction, name, facts.digest.as_str(), &json!(manifest)).await?;
+        db::audit::append(&mut transaction, &entry).await?;
+        transaction.commit().await?;
+        Ok::<(), DbError>(())
+    };
+    write.await.context("database")?;
+    if globals.json {
+        output::json(&json!({ "name": name, "digest": facts.digest }))?;
+    } else {
+        output::line(&format!("registered {name} {}", facts.digest))?;
+    }
+    Ok(())
+}
+
+async fn build_image(
+    engine: &Engine,
+    folder: &std::path::Path,
+    manifest: &Manifest,
+    base: Option<String>,
+) -> anyhow::Result<ImageFacts> {
+    let base = match base {
+        Some(base) => Some(base),
+        None => inspect_image(engine, LOCAL_BASE).await?.map(|_| LOCAL_BASE.to_owned()),
+    };
+    let args: Vec<(&str, &str)> = base.iter().map(|base| ("BASE", base.as_str())).collect();
+    let tag = format!("kage-cli-{}:dev", manifest.name);
+    let labels = [("kage.image", manifest.name.as_str())];
+    let request = BuildRequest {
+        folder,
+        tag: &tag,
+        args: &args,
+        labels: &labels,
+        network: None,
+        deadline: BUILD_WITHIN,
+    };
+    Ok(build(engine, &request, |line| output::note(line)).await?)
+}
+
+async fn list(configuration: &Configuration, globals: &Globals) -> anyhow::Result<()> {
+    let pool = configuration.pool(Zone::Runner).await?;
+    let images = db::images::list(&pool).await.context("database")?;
+    if globals.json {
+        output::json(&images)?;
+        return Ok(());
+    }
+    for image in images {
+        let description =
+            image.manifest.get("description").and_then(serde_json::Value::as_str).unwrap_or_default();
+        output::line(&escape::line(&format!("{}  {}  {description}", image.name, image.digest)))?;
+    }
+    Ok(())
+}
+
+async fn inspect(configuration: &Configuration, globals: &Globals, name: &str) -> anyhow::Result<()> {
+    let pool = configuration.pool(Zone::Runner).await?;
+    let mut connection = pool.acquire().await?;
+    let image = db::images::find(&mut connection, name).await.context("database")?;
+    let image = image.ok_or_else(|| anyhow!("no CLI image {name:?} is registered"))?;
+    let engine = Engine::connect(&configuration.runner.docker).await?;
+    let facts = inspect_image(&engine, &image.digest).await?;
+    let value = json!({ "registered": image, "engine": facts });
+    if globals.json {
+        output::json(&value)?;
+    } else {
+        output::line(&escape::json(&serde_json::to_string_pretty(&value)?))?;
+    }
+    Ok(())
+}

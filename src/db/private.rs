@@ -1,0 +1,192 @@
+//! A PostgreSQL cluster of our own, for `kage serve` on a machine where nobody set one up: made in the data
+//! folder by the PostgreSQL programs that are there, reached through a socket in a closed folder, without a port.
+
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder, Permissions};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use secrecy::SecretString;
+use tokio::process::Command;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ClusterError {
+    #[error(
+        "no database is configured (KAGE_DATABASE_URL) and no PostgreSQL programs are here to run a private one: \
+         install the package `postgresql` or set KAGE_DATABASE_URL"
+    )]
+    NoPrograms,
+    #[error(
+        "PostgreSQL does not run as root, and this machine has no user `postgres`: set KAGE_DATABASE_URL"
+    )]
+    NoUser,
+    #[error("{path}: {source}", path = path.display())]
+    Folder { path: PathBuf, source: std::io::Error },
+    #[error("{program} failed: {said}")]
+    Program { program: &'static str, said: String },
+    #[error("{path} is too long for a socket's path (107 bytes): choose a shorter KAGE_DATA_DIR", path = .0.display())]
+    PathTooLong(PathBuf),
+}
+
+/// A running cluster; [`Cluster::stop`] ends it, a process that dies leaves it running for the next one.
+#[derive(Debug)]
+pub struct Cluster {
+    root: PathBuf,
+    bin: PathBuf,
+    /// Whose the server is: PostgreSQL refuses to run as root.
+    user: Option<(u32, u32)>,
+}
+
+const DATABASE: &str = "kage";
+
+impl Cluster {
+    /// The URL of the cluster below `data_dir`, if one was made there.
+    pub fn url_of(data_dir: &Path) -> Option<SecretString> {
+        let root = data_dir.join("postgres");
+        root.join("data/PG_VERSION").exists().then(|| url(&root))
+    }
+
+    /// Makes the cluster if need be, and starts it; one that runs already is used.
+    ///
+    /// # Errors
+    /// [`ClusterError`] says what is missing, and what to do.
+    pub async fn start(data_dir: &Path) -> Result<Self, ClusterError> {
+        let bin = programs().ok_or(ClusterError::NoPrograms)?;
+        let user = if rustix::process::geteuid().is_root() { Some(postgres_user()?) } else { None };
+        let root = data_dir.join("postgres");
+        if root.as_os_str().len() > 80 {
+            return Err(ClusterError::PathTooLong(root));
+        }
+        let this = Self { root, bin, user };
+        this.make_folders(data_dir)?;
+        if !this.data().join("PG_VERSION").exists() {
+            tracing::info!(path = %this.data().display(), "cluster.making");
+            let data = this.data();
+            let args = ["--username=kage", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--pgdata"];
+            let args = args.iter().map(OsStr::new).chain([data.as_os_str()]);
+            this.run("initdb", args).await?;
+        }
+        if this.pg_ctl(&["status"]).await.is_err() {
+            let socket = this.socket();
+            let options =
+                format!("-c listen_addresses='' -c unix_socket_permissions=0700 -k {}", socket.display());
+            let log = this.root.join("log").display().to_string();
+            this.pg_ctl(&["start", "--wait", "--timeout=60", "--log", &log, "--options", &options]).await?;
+        }
+        let socket = this.socket().display().to_string();
+        let made =
+            this.run("createdb", ["--host", &socket, "--username=kage", DATABASE].map(OsStr::new)).await;
+        match made {
+            Err(ClusterError::Program { said, .. }) if said.contains("already exists") => {}
+            other => other?,
+        }
+        Ok(this)
+    }
+
+    pub fn url(&self) -> SecretString {
+        url(&self.root)
+    }
+
+    /// Ends it in order.
+    ///
+    /// # Errors
+    /// [`ClusterError::Program`].
+    pub async fn stop(self) -> Result<(), ClusterError> {
+        self.pg_ctl(&["stop", "--mode=fast", "--wait", "--timeout=60"]).await
+    }
+
+    fn data(&self) -> PathBuf {
+        self.root.join("data")
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.root.join("socket")
+    }
+
+    fn make_folders(&self, data_dir: &Path) -> Result<(), ClusterError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| ClusterError::Folder { path, source }
+        };
+        DirBuilder::new().recursive(true).mode(0o711).create(data_dir).map_err(failed(data_dir))?;
+        for path in [self.root.clone(), self.data(), self.socket()] {
+            if !path.exists() {
+                DirBuilder::new().mode(0o700).create(&path).map_err(failed(&path))?;
+                if let Some((uid, gid)) = self.user {
+                    std::os::unix::fs::chown(&path, Some(uid), Some(gid)).map_err(failed(&path))?;
+                }
+                fs::set_permissions(&path, Permissions::from_mode(0o700)).map_err(failed(&path))?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn pg_ctl(&self, args: &[&str]) -> Result<(), ClusterError> {
+        let data = self.data();
+        let args = [OsStr::new("--pgdata"), data.as_os_str()].into_iter().chain(args.iter().map(OsStr::new));
+        self.run("pg_ctl", args).await
+    }
+
+    async fn run<'a>(
+        &self,
+        program: &'static str,
+        args: impl IntoIterator<Item = &'a OsStr>,
+    ) -> Result<(), ClusterError> {
+        let failed = |said: String| ClusterError::Program { program, said };
+        // To a file: the server inherits these descriptors and keeps a pipe open for ever.
+        let output = tempfile::tempfile().map_err(|error| failed(error.to_string()))?;
+        let handle = || output.try_clone().map_err(|error| failed(error.to_string()));
+        let mut command = Command::new(self.bin.join(program));
+        command.args(args).env_clear().env("PATH", &self.bin).env("LC_ALL", "C.UTF-8").current_dir("/");
+        command.stdin(std::process::Stdio::null()).stdout(handle()?).stderr(handle()?);
+        // Ctrl-C in our terminal is ours to handle: the server is ended last.
+        command.process_group(0);
+        if let Some((uid, gid)) = self.user {
+            command.uid(uid).gid(gid);
+        }
+        let status = command.status().await.map_err(|error| failed(error.to_string()))?;
+        if status.success() {
+            return Ok(());
+        }
+        let mut said = String::new();
+        let mut reader = output;
+        let read = std::io::Seek::rewind(&mut reader)
+            .and_then(|()| std::io::Read::read_to_string(&mut reader, &mut said));
+        if read.is_err() {
+            said = status.to_string();
+        }
+        Err(failed(said.trim().replace('\n', "; ")))
+    }
+}
+
+fn url(root: &Path) -> SecretString {
+    let socket = root.join("socket").display().to_string().replace('/', "%2F");
+    SecretString::from(format!("postgres://kage@{socket}/{DATABASE}"))
+}
+
+/// The newest server programs: Debian keeps them out of `PATH`.
+fn programs() -> Option<PathBuf> {
+    let complete = |folder: &PathBuf| {
+        ["initdb", "pg_ctl", "postgres", "createdb"].iter().all(|name| folder.join(name).exists())
+    };
+    let mut debian: Vec<(u32, PathBuf)> = fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin")))
+        })
+        .collect();
+    debian.sort();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    debian.into_iter().rev().map(|(_, folder)| folder).chain(std::env::split_paths(&path)).find(complete)
+}
+
+fn postgres_user() -> Result<(u32, u32), ClusterError> {
+    let passwd = fs::read_to_string("/etc/passwd").map_err(|_| ClusterError::NoUser)?;
+    let line = passwd.lines().find(|line| line.starts_with("postgres:")).ok_or(ClusterError::NoUser)?;
+    let mut fields = line.split(':').skip(2);
+    let mut number = || fields.next()?.parse().ok();
+    Some((number().ok_or(ClusterError::NoUser)?, number().ok_or(ClusterError::NoUser)?))
+        .ok_or(ClusterError::NoUser)
+}

@@ -1,0 +1,88 @@
+//! Takes runs off the queue: arm, query, wait.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::PgListener;
+use uuid::Uuid;
+
+use crate::db;
+use crate::db::error::DbError;
+use crate::db::runs::{Lease, RunRow};
+use crate::runner::drive;
+use crate::runner::environment::Environment;
+
+/// Behind the notifications, and for back-offs that come due.
+const SLOW_POLL: Duration = Duration::from_secs(2);
+
+/// Runs until the soft token.
+pub(super) async fn run(environment: Arc<Environment>) {
+    let mut first = true;
+    while !environment.lifecycle.soft().is_cancelled() {
+        if let Err(error) = listen_and_claim(&environment, &mut first).await {
+            tracing::warn!(%error, "runner.claim_failed");
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+}
+
+async fn listen_and_claim(environment: &Arc<Environment>, first: &mut bool) -> Result<(), DbError> {
+    let soft = environment.lifecycle.soft();
+    let mut listener = PgListener::connect_with(&environment.pool).await?;
+    listener.listen(db::notify::QUEUE).await?;
+    while !soft.is_cancelled() {
+        // What this runner held before its restart is ours at once: the lock on the folder proves it.
+        take_abandoned(environment, *first).await?;
+        *first = false;
+        take_queued(environment).await?;
+        tokio::select! {
+            () = soft.cancelled() => {}
+            () = environment.wake.notified() => {}
+            notification = listener.try_recv() => { notification?; }
+            () = tokio::time::sleep(SLOW_POLL) => {}
+        }
+    }
+    Ok(())
+}
+
+async fn take_abandoned(environment: &Arc<Environment>, own_too: bool) -> Result<(), DbError> {
+    let ttl = environment.config.lease_secs;
+    for (former, run) in db::runs::claim_abandoned(&environment.pool, environment.id, ttl, own_too).await? {
+        tracing::info!(run = %run.id, state = %run.state(), "runner.taken_up_again");
+        // Over the limit if need be: these sandboxes run already.
+        begin(environment, run, former, None);
+    }
+    Ok(())
+}
+
+async fn take_queued(environment: &Arc<Environment>) -> Result<(), DbError> {
+    let free = environment.slots.available_permits();
+    if free == 0 {
+        return Ok(());
+    }
+    let limit = i64::try_from(free).unwrap_or(i64::MAX);
+    let ttl = environment.config.lease_secs;
+    for run in db::runs::claim_queued(&environment.pool, environment.id, ttl, limit).await? {
+        let permit = Arc::clone(&environment.slots).try_acquire_owned().ok();
+        begin(environment, run, None, permit);
+    }
+    Ok(())
+}
+
+fn begin(
+    environment: &Arc<Environment>,
+    run: RunRow,
+    former: Option<Uuid>,
+    permit: Option<tokio::sync::OwnedSemaphorePermit>,
+) {
+    let Some(lease_id) = run.lease_id else { return };
+    let lease = Lease { task: run.task_id, run: run.id, id: lease_id, runner: environment.id };
+    let orders = environment.leases.hold(lease);
+    let this = Arc::clone(environment);
+    environment.lifecycle.spawn(async move {
+        drive::drive(&this, run, lease, &orders, former).await;
+        this.leases.drop_lease(lease);
+        drop(permit);
+        this.wake.notify_one();
+    });
+}

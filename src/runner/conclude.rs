@@ -1,0 +1,246 @@
+//! The end of an attempt: container gone, changes collected, result written; or another attempt.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::json;
+use tokio::task::spawn_blocking;
+
+use crate::db;
+use crate::db::results::ResultRow;
+use crate::db::runs::{Harvested, RunRow};
+use crate::db::tasks::TaskRow;
+use crate::domain::event::EventKind;
+use crate::domain::run::RunState;
+use crate::git::commit::{CommitText, commit};
+use crate::git::diff::{self, FileStatus};
+use crate::git::error::HarvestError;
+use crate::git::harvest::{Harvest, HarvestLimits, Warning, harvest};
+use crate::git::mirror::Mirror;
+use crate::runner::drive::{Drive, Ended};
+use crate::runner::environment::Environment;
+use crate::runner::failure::RunFailure;
+use crate::runner::prepare;
+use crate::runner::retry;
+use crate::runner::verdict::Verdict;
+use crate::wire::run::FileChange;
+
+/// Most bytes of a patch that are stored; the branch always has everything.
+const PATCH_BYTES: usize = 16 << 20;
+/// Between tries to remove a container while the engine is away.
+const REMOVE_PAUSE: Duration = Duration::from_secs(2);
+/// Tries to remove a container before the sweep has to.
+const REMOVE_TRIES: usize = 30;
+
+/// What came of a harvest.
+struct Taken {
+    /// None where nothing changed.
+    branch: Option<Harvested>,
+    warnings: Vec<String>,
+}
+
+impl Drive<'_> {
+    /// Ends the attempt. The worktree is only read once its container is certainly gone.
+    pub(super) async fn conclude(
+        &self,
+        run: &RunRow,
+        task: &TaskRow,
+        ended: Ended,
+    ) -> Result<(), RunFailure> {
+        let Ended { mut verdict, sandbox } = ended;
+        if let Some(sandbox) = sandbox {
+            // Found again below, by its label.
+            sandbox.leave();
+        }
+        self.remove_all(run).await?;
+        if !self.orders.cancel.is_cancelled() {
+            let (retries, delay) = (task.max_retries.unsigned_abs(), task.retry_delay.unsigned_abs());
+            if let Some(delay) = retry::next_attempt(&verdict, run.attempt.unsigned_abs(), retries, delay) {
+                return self.again(run, &verdict, delay).await;
+            }
+        }
+        let taken = match self.harvest(run, task).await {
+            Ok(taken) => taken,
+            Err(failure @ (RunFailure::LeaseLost | RunFailure::Stopping | RunFailure::Database(_))) => {
+                return Err(failure);
+            }
+            Err(failure) => {
+                self.notice(run, EventKind::Error, &format!("its changes could not be collected: {failure}"))
+                    .await?;
+                verdict = not_collected(verdict, &failure);
+                Taken { branch: None, warnings: Vec::new() }
+            }
+        };
+        for warning in &taken.warnings {
+            self.notice(run, EventKind::Warning, warning).await?;
+        }
+        if verdict.state == RunState::Succeeded && taken.branch.is_none() && !run.allow_no_changes {
+            verdict.state = RunState::NoChanges;
+            verdict.error = Some("the CLI ended with status 0 but changed nothing".to_owned());
+        }
+        let (pool, ending) = (&self.environment.pool, verdict.ending());
+        let (branch, warnings) = (taken.branch.as_ref(), &taken.warnings);
+        self.commit(|| db::runs::finish(pool, self.lease, run, &ending, branch, warnings)).await?;
+        prepare::discard(self.environment, run.id).await;
+        Ok(())
+    }
+
+    async fn remove_all(&self, run: &RunRow) -> Result<(), RunFailure> {
+        for _ in 1..REMOVE_TRIES {
+            match self.remove_containers(run.id).await {
+                Ok(()) => return Ok(()),
+                Err(error) => tracing::warn!(run = %run.id, %error, "runner.container_not_removed"),
+            }
+            tokio::time::sleep(REMOVE_PAUSE).await;
+        }
+        self.remove_containers(run.id).await
+    }
+
+    async fn again(&self, run: &RunRow, verdict: &Verdict, delay: Duration) -> Result<(), RunFailure> {
+        prepare::discard(self.environment, run.id).await;
+        let seconds = u32::try_from(delay.as_secs()).unwrap_or(u32::MAX);
+        let (pool, ending) = (&self.environment.pool, verdict.ending());
+        self.commit(|| db::runs::requeue(pool, self.lease, run, &ending, seconds)).await?;
+        let environment = Arc::clone(self.environment);
+        self.environment.lifecycle.spawn(async move {
+            tokio::select! {
+                () = environment.lifecycle.soft().cancelled() => {}
+                () = tokio::time::sleep(delay) => environment.wake.notify_one(),
+            }
+        });
+        Ok(())
+    }
+
+    async fn harvest(&self, run: &RunRow, task: &TaskRow) -> Result<Taken, RunFailure> {
+        let environment = Arc::clone(self.environment);
+        let (run, task) = (run.clone(), task.clone());
+        let blocking = spawn_blocking(move || take(&environment, &run, &task));
+        blocking
+            .await
+            .unwrap_or_else(|error| Err(RunFailure::Refused(format!("the harvest failed: {error}"))))
+    }
+}
+
+/// A success whose changes are lost is none.
+fn not_collected(verdict: Verdict, failure: &RunFailure) -> Verdict {
+    match verdict.state {
+        RunState::Succeeded => Verdict {
+            state: if matches!(failure, RunFailure::Limit(_)) {
+                RunState::Failed
+            } else {
+                RunState::SandboxError
+            },
+            error: Some(format!("its changes could not be collected: {failure}")),
+            ..verdict
+        },
+        _ => verdict,
+    }
+}
+
+/// Reads the worktree and writes the branch. Blocks; may be repeated after a crash.
+fn take(environment: &Environment, run: &RunRow, task: &TaskRow) -> Result<Taken, RunFailure> {
+    let Some(worktree) = Drive::worktree(environment, run.id)? else {
+        return Ok(Taken { branch: None, warnings: Vec::new() });
+    };
+    worktree.unmount()?;
+    let mirror = Mirror::open(&environment.folders.mirror(&task.repository))?;
+    let limits = &environment.config.limits;
+    let limits = HarvestLimits {
+        files: limits.result_files,
+        bytes: limits.result_bytes,
+        file_bytes: limits.result_file_bytes,
+        ..HarvestLimits::default()
+    };
+    let found = harvest(&mirror, &worktree, &limits)?;
+    let warnings = warnings(&found);
+    if !found.changed {
+        return Ok(Taken { branch: None, warnings });
+    }
+    let branch = format!("task-{}-{}", task.id, run.name);
+    let message = message(run, task);
+    let text = CommitText {
+        message: &message,
+        author: "kage-bunshin",
+        email: "kage-bunshin@localhost",
+        time: chrono::Utc::now().timestamp(),
+    };
+    let base = worktree.commit();
+    let id = commit(&mirror, base, found.tree, &branch, &text)?;
+    let files: Vec<FileChange> = diff::files(&mirror, base, id)?.into_iter().map(file_change).collect();
+    let patch = diff::patch(&mirror, base, id, PATCH_BYTES)?;
+    let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    let result = ResultRow {
+        patch: patch.bytes,
+        patch_truncated: patch.truncated,
+        files: json!(files),
+        warnings: json!(warnings),
+    };
+    let harvested = Harvested {
+        branch,
+        commit: id.to_string(),
+        files_changed: i32::try_from(files.len()).unwrap_or(i32::MAX),
+        insertions: signed(files.iter().map(|file| file.insertions).sum()),
+        deletions: signed(files.iter().map(|file| file.deletions).sum()),
+        paths: files.into_iter().map(|file| file.path).collect(),
+        result,
+    };
+    Ok(Taken { branch: Some(harvested), warnings })
+}
+
+fn message(run: &RunRow, task: &TaskRow) -> String {
+    format!(
+        "Apply the work of {name} on task {task}\n\nTask: {task}\nRun: {run}\nCLI: {cli}\nAttempt: {attempt}\nImage: {image}\n",
+        name = run.name,
+        task = task.id,
+        run = run.id,
+        cli = run.cli_name,
+        attempt = run.attempt,
+        image = run.image_digest,
+    )
+}
+
+fn warnings(found: &Harvest) -> Vec<String> {
+    let one = |warning: &Warning| format!("{:?} {:?}: {}", warning.kind, warning.path, warning.detail);
+    let mut warnings: Vec<String> = found.warnings.iter().map(one).collect();
+    if found.warnings_dropped > 0 {
+        warnings.push(format!("… and {} more warnings of the harvest", found.warnings_dropped));
+    }
+    warnings
+}
+
+fn file_change(file: diff::FileChange) -> FileChange {
+    let mode = |mode: u32| (mode != 0).then(|| format!("{mode:06o}"));
+    let status = match file.status {
+        FileStatus::Added => "added",
+        FileStatus::Modified => "modified",
+        FileStatus::Deleted => "deleted",
+        FileStatus::Renamed => "renamed",
+        FileStatus::TypeChanged => "typechange",
+    };
+    // What JSON and Postgres cannot hold goes in base64 beside.
+    let plain = std::str::from_utf8(&file.path).is_ok_and(|path| !path.contains('\0'));
+    FileChange {
+        path: file.path.to_string(),
+        path_base64: (!plain).then(|| STANDARD.encode(&*file.path)),
+        old_path: file.old_path.map(|path| path.to_string()),
+        status: status.to_owned(),
+        old_mode: mode(file.old_mode),
+        new_mode: mode(file.new_mode),
+        insertions: file.insertions,
+        deletions: file.deletions,
+        binary: file.binary,
+        size: file.size,
+    }
+}
+
+impl From<HarvestError> for RunFailure {
+    fn from(error: HarvestError) -> Self {
+        match error {
+            HarvestError::Limit { .. } => Self::Limit(error.to_string()),
+            HarvestError::Git(error) => Self::Git(error),
+            other => Self::Refused(other.to_string()),
+        }
+    }
+}

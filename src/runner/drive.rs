@@ -1,0 +1,248 @@
+//! One run, told top to bottom.
+//!
+//! ```text
+//! queued ──begin──▶ preparing ──▶ running ──▶ harvesting ──▶ an end, or queued again
+//! ```
+//!
+//! Every step may be the first one of this process: a run whose runner died is taken up where the database
+//! says that it stands.
+
+use uuid::Uuid;
+
+use crate::db;
+use crate::db::error::DbError;
+use crate::db::runs::{Lease, RunRow, SandboxFacts};
+use crate::db::tasks::TaskRow;
+use crate::domain::event::EventKind;
+use crate::domain::run::RunState;
+use crate::git::worktree::Worktree;
+use crate::runner::environment::Environment;
+use crate::runner::failure::RunFailure;
+use crate::runner::lease::Orders;
+use crate::runner::prepare::{self, Prepared, SHIM_WITHIN};
+use crate::runner::pump::{Ending, Pump};
+use crate::runner::verdict::Verdict;
+use crate::sandbox::container::{self, Sandbox};
+use crate::sandbox::shim_listener::ShimListener;
+
+/// What every step of one run needs.
+#[derive(Clone, Copy)]
+pub(super) struct Drive<'a> {
+    pub environment: &'a std::sync::Arc<Environment>,
+    pub lease: Lease,
+    pub orders: &'a Orders,
+}
+
+pub(super) async fn drive(
+    environment: &std::sync::Arc<Environment>,
+    run: RunRow,
+    lease: Lease,
+    orders: &Orders,
+    former: Option<Uuid>,
+) {
+    let (id, name) = (run.id, run.name.clone());
+    let drive = Drive { environment, lease, orders };
+    tokio::select! {
+        ended = drive.road(run, former) => match ended {
+            Ok(()) => {}
+            Err(RunFailure::LeaseLost) => tracing::warn!(run = %id, name, "runner.run_lost"),
+            Err(RunFailure::Stopping) => tracing::info!(run = %id, name, "runner.run_left_for_the_next_start"),
+            Err(error) => tracing::error!(run = %id, name, %error, "runner.run_stuck"),
+        },
+        () = orders.lost.cancelled() => tracing::warn!(run = %id, name, "runner.run_lost"),
+        () = environment.lifecycle.hard().cancelled() => {
+            tracing::info!(run = %id, name, "runner.run_left_for_the_next_start");
+        }
+    }
+}
+
+/// An attempt whose CLI has ended, or that never came to one.
+pub(super) struct Ended {
+    pub verdict: Verdict,
+    /// The container, if this process made or adopted it.
+    pub sandbox: Option<Sandbox>,
+}
+
+impl Drive<'_> {
+    async fn road(&self, run: RunRow, former: Option<Uuid>) -> Result<(), RunFailure> {
+        let task = self.task().await?;
+        let (run, ended) = match run.state() {
+            RunState::Queued => {
+                let begun =
+                    self.commit(|| db::runs::begin_attempt(&self.environment.pool, self.lease, &run)).await?;
+                let Some(run) = begun else {
+                    let verdict = Verdict::new(RunState::Cancelled, "cancelled before it began");
+                    return self.conclude(&run, &task, Ended { verdict, sandbox: None }).await;
+                };
+                let ended = self.begin(&run, &task).await?;
+                (run, ended)
+            }
+            _ if former != Some(self.environment.id) => {
+                let verdict = Verdict::new(RunState::Lost, "its runner disappeared, and its files with it");
+                (run, Ended { verdict, sandbox: None })
+            }
+            // Certainly not begun: start over.
+            RunState::Preparing => {
+                self.remove_containers(run.id).await?;
+                let ended = self.begin(&run, &task).await?;
+                (run, ended)
+            }
+            RunState::Running => {
+                let ended = self.resume(&run).await?;
+                (run, ended)
+            }
+            _ => {
+                let verdict = run.verdict.clone().and_then(|value| serde_json::from_value(value).ok());
+                let missing =
+                    || Verdict::new(RunState::SandboxError, "the record of how its CLI ended is broken");
+                let ended = Ended { verdict: verdict.unwrap_or_else(missing), sandbox: None };
+                (run, ended)
+            }
+        };
+        self.conclude(&run, &task, ended).await
+    }
+
+    async fn task(&self) -> Result<TaskRow, RunFailure> {
+        let find = || db::tasks::find(&self.environment.pool, self.lease.task);
+        let row = self.environment.patiently(find).await?;
+        row.ok_or_else(|| RunFailure::Database(DbError::LeaseLost(self.lease.run)))
+    }
+
+    /// A write that watchers are told of.
+    pub(super) async fn commit<T, F>(&self, call: impl FnMut() -> F) -> Result<T, RunFailure>
+    where
+        F: Future<Output = Result<T, DbError>>,
+    {
+        let done = self.environment.patiently(call).await?;
+        self.environment.notifier.task_has_events(self.lease.task);
+        Ok(done)
+    }
+
+    /// From nothing to the CLI's end. Only a lost lease, a stop or a broken database is an error: all else is a verdict.
+    async fn begin(&self, run: &RunRow, task: &TaskRow) -> Result<Ended, RunFailure> {
+        let prepared = match prepare::prepare(self.environment, run, task).await {
+            Ok(prepared) => prepared,
+            Err(failure) => return Ok(Ended { verdict: verdict_of(failure)?, sandbox: None }),
+        };
+        if let Some(warning) = &prepared.warning {
+            self.notice(run, EventKind::Warning, warning).await?;
+        }
+        if self.orders.cancel.is_cancelled() {
+            let verdict = Verdict::new(RunState::Cancelled, "cancelled before the CLI began");
+            return Ok(Ended { verdict, sandbox: Some(prepared.sandbox) });
+        }
+        let Prepared { sandbox, listener, job, facts, .. } = prepared;
+        let session = job.session.clone();
+        let start = async {
+            let facts = SandboxFacts {
+                container: sandbox.id(),
+                base_commit: facts.base_commit.as_deref(),
+                worktree: facts.worktree,
+                record: &facts.record,
+            };
+            // Side by side: the engine takes far longer, and no job is handed out before both are done.
+            let running =
+                self.commit(|| db::runs::set_running(&self.environment.pool, self.lease, run, &facts));
+            let started = async { sandbox.start().await.map_err(RunFailure::from) };
+            tokio::try_join!(running, started)?;
+            tokio::select! {
+                link = listener.accept_first(job, SHIM_WITHIN) => Ok(link?),
+                ended = sandbox.wait() => {
+                    let status = ended?.exit_code;
+                    Err(RunFailure::Refused(format!("the sandbox ended before the CLI began (status {status})")))
+                }
+            }
+        };
+        match start.await {
+            Err(failure) => Ok(Ended { verdict: verdict_of(failure)?, sandbox: Some(sandbox) }),
+            Ok(link) => {
+                let pump = Pump::open(*self, run, &sandbox, session).await?;
+                self.pumped(run, pump.run(link).await?, sandbox).await
+            }
+        }
+    }
+
+    /// Takes up a run whose CLI may be at work.
+    async fn resume(&self, run: &RunRow) -> Result<Ended, RunFailure> {
+        self.notice(run, EventKind::Warning, "its runner was started anew; the run goes on").await?;
+        let lost = |why: &str| Verdict::new(RunState::Lost, why);
+        let Some(id) = &run.container_id else {
+            return Ok(Ended { verdict: lost("its container is not known"), sandbox: None });
+        };
+        let sandbox = match Sandbox::adopt(&self.environment.engine, id).await {
+            Ok(sandbox) => sandbox,
+            Err(error) if error.is_transient() => return Err(error.into()),
+            Err(error) => return Ok(Ended { verdict: lost(&error.to_string()), sandbox: None }),
+        };
+        let folder = self.environment.folders.run(run.id);
+        let session = match std::fs::read_to_string(prepare::session_path(&folder)) {
+            Ok(session) => session,
+            Err(error) => {
+                let verdict = lost(&format!("its session cannot be read: {error}"));
+                return Ok(Ended { verdict, sandbox: Some(sandbox) });
+            }
+        };
+        let pump = Pump::open(*self, run, &sandbox, session).await?;
+        let ending = pump.resume().await?;
+        self.pumped(run, ending, sandbox).await
+    }
+
+    /// Writes the verdict down, and lets the shim go.
+    async fn pumped(&self, run: &RunRow, ending: Ending, sandbox: Sandbox) -> Result<Ended, RunFailure> {
+        self.set_harvesting(run, &ending.verdict).await?;
+        if let Some(mut link) = ending.link {
+            // The container is removed next, whether it hears this or not.
+            let _ = link.release().await;
+        }
+        Ok(Ended { verdict: ending.verdict, sandbox: Some(sandbox) })
+    }
+
+    pub(super) async fn set_harvesting(&self, run: &RunRow, verdict: &Verdict) -> Result<(), RunFailure> {
+        let value = serde_json::to_value(verdict).expect("plain struct");
+        self.commit(|| db::runs::set_harvesting(&self.environment.pool, self.lease, run, &value)).await
+    }
+
+    pub(super) async fn notice(
+        &self,
+        run: &RunRow,
+        kind: EventKind,
+        message: &str,
+    ) -> Result<(), RunFailure> {
+        self.commit(|| db::runs::notice(&self.environment.pool, self.lease, run, kind, message.to_owned()))
+            .await
+    }
+
+    /// Removes whatever containers a run has, whoever made them.
+    pub(super) async fn remove_containers(&self, run: Uuid) -> Result<(), RunFailure> {
+        let instance = self.environment.config.instance.as_str();
+        for found in container::list(&self.environment.engine, instance).await? {
+            if found.run_id == run {
+                Sandbox::adopt(&self.environment.engine, &found.id).await?.remove().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Listens for the run's shim in its folder.
+    pub(super) fn listen(&self, run: Uuid) -> Result<ShimListener, RunFailure> {
+        let folder = prepare::io_path(&self.environment.folders.run(run));
+        Ok(ShimListener::bind(&folder, self.environment.user)?)
+    }
+
+    /// The worktree of a run, if it has one on this host. Blocks.
+    pub(super) fn worktree(environment: &Environment, run: Uuid) -> Result<Option<Worktree>, RunFailure> {
+        Ok(Worktree::open(&environment.folders.run(run))?)
+    }
+}
+
+/// What a failure means for the attempt; those that are not the attempt's stay failures.
+pub(super) fn verdict_of(failure: RunFailure) -> Result<Verdict, RunFailure> {
+    match failure {
+        RunFailure::LeaseLost | RunFailure::Stopping | RunFailure::Database(_) => Err(failure),
+        RunFailure::Revision(why) => Ok(Verdict::new(RunState::Failed, why)),
+        other => {
+            let transient = other.is_transient();
+            Ok(Verdict { transient, ..Verdict::new(RunState::SandboxError, other.to_string()) })
+        }
+    }
+}

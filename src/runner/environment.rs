@@ -1,0 +1,91 @@
+//! What the runner's loops share.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use sqlx::PgPool;
+use tokio::sync::{Notify, Semaphore};
+use uuid::Uuid;
+
+use crate::config::runner::RunnerConfig;
+use crate::git::base::Bases;
+use crate::lifecycle::Lifecycle;
+use crate::runner::failure::StartError;
+use crate::runner::folders::Folders;
+use crate::runner::lease::Leases;
+use crate::runner::notifier::Notifier;
+use crate::sandbox::engine::Engine;
+use crate::sandbox::seccomp::SeccompProfile;
+use crate::sandbox::spec::SandboxUser;
+
+pub(super) struct Environment {
+    pub pool: PgPool,
+    pub config: RunnerConfig,
+    pub lifecycle: Lifecycle,
+    pub id: Uuid,
+    pub folders: Folders,
+    pub bases: Bases,
+    pub engine: Engine,
+    pub seccomp: SeccompProfile,
+    /// On the host, where the engine finds it.
+    pub shim: PathBuf,
+    pub user: SandboxUser,
+    pub leases: Leases,
+    pub notifier: Notifier,
+    /// One permit a run.
+    pub slots: Arc<Semaphore>,
+    /// There may be something to claim.
+    pub wake: Notify,
+}
+
+impl Environment {
+    pub async fn open(
+        pool: PgPool,
+        config: RunnerConfig,
+        lifecycle: &Lifecycle,
+    ) -> Result<Arc<Self>, StartError> {
+        let folders = Folders::open(&config.data_dir)?;
+        let shim = match &config.shim {
+            Some(path) => path.clone(),
+            None => beside_this_program("kage-shim"),
+        };
+        let (own_uid, own_gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let (uid, gid) = if own_uid == 0 { (config.uid, config.uid) } else { (own_uid, own_gid) };
+        let engine = Engine::connect(&config.docker).await?;
+        engine.ping().await?;
+        Ok(Arc::new(Self {
+            id: folders.runner_id()?,
+            shim: folders.install_shim(&shim)?,
+            bases: Bases::open(&folders.bases())?,
+            user: SandboxUser::new(uid, gid).ok_or(StartError::User(uid))?,
+            slots: Arc::new(Semaphore::new(config.concurrency)),
+            seccomp: SeccompProfile::built_in(),
+            leases: Leases::default(),
+            notifier: Notifier::default(),
+            wake: Notify::new(),
+            lifecycle: lifecycle.clone(),
+            folders,
+            engine,
+            pool,
+            config,
+        }))
+    }
+
+    /// Whether the loops that serve runs may end: no run is left after the soft token, or the hard one has come.
+    pub fn has_ended_work(&self) -> bool {
+        let drained = self.lifecycle.soft().is_cancelled() && self.leases.is_empty();
+        drained || self.lifecycle.hard().is_cancelled()
+    }
+
+    /// Whose files a worktree's are: the sandbox's user when we may give files away, else our own.
+    pub fn file_owner(&self) -> Option<(u32, u32)> {
+        rustix::process::geteuid().is_root().then(|| (self.user.uid.get(), self.user.gid.get()))
+    }
+}
+
+fn beside_this_program(name: &str) -> PathBuf {
+    std::env::current_exe()
+        .ok()
+        .and_then(|path| Some(path.parent()?.join(name)))
+        .unwrap_or_else(|| PathBuf::from(name))
+}

@@ -1,0 +1,81 @@
+//! What keeps a runner from starting, and what ends a run without a verdict of its own.
+
+use std::path::PathBuf;
+
+use crate::db::error::DbError;
+use crate::git::error::GitError;
+use crate::sandbox::error::SandboxError;
+use crate::sandbox::shim_link::LinkError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("{path}: {source}", path = path.display())]
+    Folder { path: PathBuf, source: std::io::Error },
+    #[error("another runner works in {path}: one runner for each KAGE_DATA_DIR", path = .0.display())]
+    Taken(PathBuf),
+    #[error(
+        "no shim at {path} ({source}): build it (see the README) and put it beside `kage`, or set KAGE_RUNNER_SHIM",
+        path = path.display()
+    )]
+    Shim { path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Engine(#[from] SandboxError),
+    #[error(transparent)]
+    Git(#[from] GitError),
+    #[error("KAGE_RUNNER_UID: {0} cannot be a sandbox's user")]
+    User(u32),
+}
+
+/// Why a run could not be brought to its end in the ordinary way.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RunFailure {
+    /// Somebody else has it now: touch nothing.
+    #[error("lost the lease")]
+    LeaseLost,
+    /// We are told to stop: leave everything for the next start.
+    #[error("stopping")]
+    Stopping,
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error(transparent)]
+    Git(#[from] GitError),
+    #[error("{0}")]
+    Refused(String),
+    /// The run left more than its limits allow.
+    #[error("{0}")]
+    Limit(String),
+    /// The task names a revision that is not there.
+    #[error("{0}")]
+    Revision(String),
+    #[error(transparent)]
+    Database(DbError),
+    #[error("{path}: {source}", path = path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+}
+
+impl RunFailure {
+    pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { path, source }
+    }
+
+    /// Whether another attempt may well go better.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Sandbox(error) => error.is_transient(),
+            Self::Link(_) => true,
+            _ => false,
+        }
+    }
+}
+
+impl From<DbError> for RunFailure {
+    fn from(error: DbError) -> Self {
+        match error {
+            DbError::LeaseLost(_) => Self::LeaseLost,
+            other => Self::Database(other),
+        }
+    }
+}

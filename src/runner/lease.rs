@@ -1,0 +1,113 @@
+//! The leases that this runner holds, renewed well before they expire.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use sqlx::postgres::PgListener;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::db;
+use crate::db::error::DbError;
+use crate::db::runs::Lease;
+use crate::runner::environment::Environment;
+
+/// What a run's drive is told from outside.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Orders {
+    /// Somebody else has the run: touch nothing more.
+    pub lost: CancellationToken,
+    /// A client asked to cancel.
+    pub cancel: CancellationToken,
+}
+
+#[derive(Default)]
+pub(super) struct Leases {
+    held: Mutex<HashMap<Uuid, (Lease, Orders)>>,
+}
+
+impl Leases {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, (Lease, Orders)>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn hold(&self, lease: Lease) -> Orders {
+        let orders = Orders::default();
+        self.lock().insert(lease.run, (lease, orders.clone()));
+        orders
+    }
+
+    pub fn drop_lease(&self, lease: Lease) {
+        let mut held = self.lock();
+        if held.get(&lease.run).is_some_and(|(held, _)| *held == lease) {
+            held.remove(&lease.run);
+        }
+    }
+
+    pub fn is_held(&self, run: Uuid) -> bool {
+        self.lock().contains_key(&run)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    fn all(&self) -> Vec<Lease> {
+        self.lock().values().map(|(lease, _)| *lease).collect()
+    }
+
+    /// Takes in what a renewal said of the leases that were asked about.
+    fn take_in(&self, asked: &[Lease], answer: &[(Uuid, bool)]) {
+        let mut held = self.lock();
+        for lease in asked {
+            let Some((current, orders)) = held.get(&lease.run) else { continue };
+            if current != lease {
+                continue;
+            }
+            match answer.iter().find(|(run, _)| *run == lease.run) {
+                Some((_, false)) => {}
+                Some((_, true)) => orders.cancel.cancel(),
+                None => {
+                    tracing::warn!(run = %lease.run, "runner.lease_lost");
+                    orders.lost.cancel();
+                    held.remove(&lease.run);
+                }
+            }
+        }
+    }
+}
+
+/// Renews until the last run has ended.
+pub(super) async fn run(environment: Arc<Environment>) {
+    while !environment.has_ended_work() {
+        if let Err(error) = listen_and_renew(&environment).await {
+            // Not lost yet: the fence is in the database, and so is the lease.
+            tracing::warn!(%error, "runner.renewal_failed");
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+}
+
+async fn listen_and_renew(environment: &Environment) -> Result<(), DbError> {
+    let mut listener = PgListener::connect_with(&environment.pool).await?;
+    listener.listen(db::notify::CANCEL).await?;
+    let mut beat =
+        tokio::time::interval(Duration::from_secs(environment.config.lease_secs.unsigned_abs().into()) / 4);
+    beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while !environment.has_ended_work() {
+        tokio::select! {
+            _ = beat.tick() => {}
+            notification = listener.try_recv() => { notification?; }
+            () = environment.lifecycle.hard().cancelled() => return Ok(()),
+            // Between the soft token and the last run's end there is nothing to hear that ends this.
+            () = tokio::time::sleep(Duration::from_secs(1)), if environment.lifecycle.soft().is_cancelled() => {}
+        }
+        let held = environment.leases.all();
+        if !held.is_empty() {
+            let answer = db::runs::renew(&environment.pool, &held, environment.config.lease_secs).await?;
+            environment.leases.take_in(&held, &answer);
+        }
+    }
+    Ok(())
+}

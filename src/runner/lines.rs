@@ -1,0 +1,68 @@
+//! Cuts a stream into lines, whatever pieces it comes in.
+
+/// Lines over this many bytes are not given out (their end is still found).
+pub(super) const MAX_LINE: usize = 1 << 20;
+
+#[derive(Default)]
+pub(super) struct Lines {
+    partial: Vec<u8>,
+    overlong: bool,
+}
+
+impl Lines {
+    /// Goes on after the end of what was stored before.
+    pub fn resume(partial: Vec<u8>) -> Self {
+        let overlong = partial.len() > MAX_LINE;
+        Self { partial: if overlong { Vec::new() } else { partial }, overlong }
+    }
+
+    /// Gives each line that is complete now, without its newline.
+    pub fn push(&mut self, mut bytes: &[u8], mut line: impl FnMut(&[u8])) {
+        while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
+            self.keep(&bytes[..end]);
+            if !self.overlong {
+                line(&self.partial);
+            }
+            self.partial.clear();
+            self.overlong = false;
+            bytes = &bytes[end + 1..];
+        }
+        self.keep(bytes);
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        if self.overlong || self.partial.len() + bytes.len() > MAX_LINE {
+            self.overlong = true;
+            self.partial = Vec::new();
+        } else {
+            self.partial.extend_from_slice(bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines_of(pieces: &[&[u8]]) -> Vec<Vec<u8>> {
+        let (mut lines, mut out) = (Lines::default(), Vec::new());
+        for piece in pieces {
+            lines.push(piece, |line| out.push(line.to_vec()));
+        }
+        out
+    }
+
+    #[test]
+    fn pieces_do_not_matter() {
+        let text = b"one\n\ntwo\nthree";
+        for cut in 0..text.len() {
+            assert_eq!(lines_of(&[&text[..cut], &text[cut..]]), [&b"one"[..], b"", b"two"]);
+        }
+    }
+
+    #[test]
+    fn an_overlong_line_is_left_out_and_the_next_is_not() {
+        let long = vec![b'x'; MAX_LINE + 1];
+        assert_eq!(lines_of(&[&long, b"y\nnext\n"]), [b"next"]);
+    }
+}

@@ -1,0 +1,52 @@
+//! `kage runner`: the host-facing role. It holds the engine's socket, repositories and worktrees, and
+//! neither a listening port nor a model credential.
+//!
+//! ```text
+//! claim      takes queued runs, as many as there are free slots        lease     keeps them ours
+//! drive      ONE run, told top to bottom:
+//!   prepare    base, worktree, run folder, container                   pump      its output into events
+//!   conclude   container gone, harvest, branch, end (or another try)   retry     which ends are worth one
+//! repositories  fulfils wishes: fetch, remove                          sweep     what nobody owns any more
+//! ```
+
+mod blocks;
+mod claim;
+mod conclude;
+mod drive;
+mod environment;
+mod failure;
+mod folders;
+mod lease;
+mod lines;
+mod notifier;
+mod patience;
+mod prepare;
+mod presence;
+mod pump;
+mod repositories;
+mod retry;
+mod sweep;
+mod verdict;
+
+use sqlx::PgPool;
+
+use crate::config::runner::RunnerConfig;
+use crate::lifecycle::Lifecycle;
+use crate::runner::environment::Environment;
+pub use crate::runner::failure::StartError;
+
+/// Starts the runner's loops; they end with the lifecycle's tokens.
+///
+/// # Errors
+/// [`StartError`] says what is missing on this host, and what to do.
+pub async fn start(pool: PgPool, config: RunnerConfig, lifecycle: &Lifecycle) -> Result<(), StartError> {
+    let environment = Environment::open(pool, config, lifecycle).await?;
+    presence::announce(&environment).await;
+    lifecycle.spawn_essential("presence", presence::run(environment.clone()));
+    lifecycle.spawn_essential("lease", lease::run(environment.clone()));
+    lifecycle.spawn_essential("notifier", notifier::run(environment.clone()));
+    lifecycle.spawn_essential("repositories", repositories::run(environment.clone()));
+    lifecycle.spawn_essential("sweep", sweep::run(environment.clone()));
+    lifecycle.spawn_essential("claim", claim::run(environment));
+    Ok(())
+}

@@ -1,0 +1,239 @@
+//! Everything that an attempt needs before its CLI can start: base, worktree, run folder, container.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use git2::Oid;
+use kage_shim::protocol::{Job, JobLimits};
+use serde_json::Value;
+use tokio::task::spawn_blocking;
+
+use crate::config::runner::WorktreeMode;
+use crate::db;
+use crate::db::repositories::RepositoryRow;
+use crate::db::runs::RunRow;
+use crate::db::tasks::TaskRow;
+use crate::domain::limits::Limits;
+use crate::git::base::{CheckoutLimits, Settings};
+use crate::git::mirror::Mirror;
+use crate::git::worktree::{Layer, Mode, Worktree};
+use crate::image::manifest::Manifest;
+use crate::runner::environment::Environment;
+use crate::runner::failure::RunFailure;
+use crate::runner::folders::write_whole;
+use crate::runner::repositories;
+use crate::sandbox::container::Sandbox;
+use crate::sandbox::profile::{self, WORKSPACE};
+use crate::sandbox::shim_link::new_session;
+use crate::sandbox::shim_listener::ShimListener;
+use crate::sandbox::spec::Spec;
+
+/// How long a started sandbox's shim may take to connect.
+pub(super) const SHIM_WITHIN: Duration = Duration::from_secs(60);
+
+/// What the shim allows beyond the runner's own wall clock: it is the second to strike.
+const SHIM_MARGIN_SECS: u64 = 30;
+
+/// Unacknowledged output that the shim keeps, in bytes.
+const SHIM_BUFFER: u64 = 8 << 20;
+
+/// Ready to be started; no CLI runs yet.
+pub(super) struct Prepared {
+    pub sandbox: Sandbox,
+    pub listener: ShimListener,
+    pub job: Job,
+    pub facts: Facts,
+    /// Something that the run's watchers should know.
+    pub warning: Option<String>,
+}
+
+/// What the record says of the attempt.
+pub(super) struct Facts {
+    pub base_commit: Option<String>,
+    pub worktree: &'static str,
+    pub record: Value,
+}
+
+/// The part of a run's folder that its sandbox sees.
+pub(super) fn io_path(folder: &Path) -> PathBuf {
+    folder.join("io")
+}
+
+/// The secret that the run's shim shows when it connects again. Never seen in the sandbox's files.
+pub(super) fn session_path(folder: &Path) -> PathBuf {
+    folder.join("session")
+}
+
+pub(super) async fn prepare(
+    environment: &Arc<Environment>,
+    run: &RunRow,
+    task: &TaskRow,
+) -> Result<Prepared, RunFailure> {
+    let manifest: Manifest = serde_json::from_value(run.manifest.clone())
+        .map_err(|error| RunFailure::Refused(format!("the image's manifest is broken: {error}")))?;
+    let repository = repository(environment, &task.repository).await?;
+    let worktree = worktree(environment, run, task, repository).await?;
+
+    let folder = environment.folders.run(run.id);
+    let session = new_session();
+    let path = session_path(&folder);
+    write_whole(&path, session.as_bytes(), 0o600).map_err(RunFailure::io(&path))?;
+    let listener = ShimListener::bind(&io_path(&folder), environment.user)?;
+
+    let spec = spec(environment, run, &manifest, &worktree)?;
+    let sandbox = Sandbox::create(&environment.engine, &spec, &environment.seccomp).await?;
+    let facts = Facts {
+        base_commit: worktree.commit().map(|commit| commit.to_string()),
+        worktree: if worktree.layer() == Layer::Overlay { "overlay" } else { "copy" },
+        record: profile::record(&spec, &environment.seccomp),
+    };
+    let warning =
+        worktree.fallback().map(|why| format!("the worktree is a plain copy, not an overlay: {why}"));
+    Ok(Prepared { sandbox, listener, job: job(environment, run, task, &manifest, session)?, facts, warning })
+}
+
+async fn repository(environment: &Environment, name: &str) -> Result<RepositoryRow, RunFailure> {
+    let find = || async {
+        let mut connection = environment.pool.acquire().await?;
+        db::repositories::find(&mut connection, name).await
+    };
+    let row = environment.patiently(find).await?;
+    row.ok_or_else(|| RunFailure::Refused(format!("repository {name:?} was removed")))
+}
+
+async fn worktree(
+    environment: &Arc<Environment>,
+    run: &RunRow,
+    task: &TaskRow,
+    repository: RepositoryRow,
+) -> Result<Worktree, RunFailure> {
+    let environment = Arc::clone(environment);
+    let (run, base_commit, revision) = (run.id, run.base_commit.clone(), task.base_revision.clone());
+    let blocking = spawn_blocking(move || -> Result<Worktree, RunFailure> {
+        let (mirror, commit) = base(&environment, &repository, base_commit.as_deref(), revision.as_deref())?;
+        let named =
+            revision.filter(|revision| repository.refs().is_ok_and(|refs| refs.contains_key(revision)));
+        let settings = Settings {
+            history_depth: environment.config.history,
+            owner: environment.file_owner(),
+            branch: named.or(repository.default_branch),
+            limits: CheckoutLimits::default(),
+        };
+        let base = environment.bases.acquire(&mirror, commit, &settings)?;
+        let mode = match environment.config.worktree {
+            WorktreeMode::Auto => Mode::Auto,
+            WorktreeMode::Overlay => Mode::Overlay,
+            WorktreeMode::Copy => Mode::Copy,
+        };
+        Ok(Worktree::create(&environment.folders.run(run), &base, mode)?)
+    });
+    blocking
+        .await
+        .unwrap_or_else(|error| Err(RunFailure::Refused(format!("preparing the worktree failed: {error}"))))
+}
+
+/// The mirror and the commit to start from; `None`: the repository has no commit yet.
+fn base(
+    environment: &Environment,
+    repository: &RepositoryRow,
+    commit: Option<&str>,
+    revision: Option<&str>,
+) -> Result<(Mirror, Option<Oid>), RunFailure> {
+    let path = environment.folders.mirror(&repository.name);
+    let wanted = commit.or(revision);
+    let look = |mirror: &Mirror| match wanted {
+        Some(wanted) => mirror.resolve(wanted),
+        None => match mirror.default_branch()? {
+            Some(branch) => mirror.resolve(&branch),
+            None => Ok(None),
+        },
+    };
+    if let Ok(mirror) = Mirror::open(&path) {
+        let found = look(&mirror)?;
+        if found.is_some() || (wanted.is_none() && mirror.is_empty()?) {
+            return Ok((mirror, found));
+        }
+    }
+    // Another runner fetched it, or it is newer than this mirror.
+    repositories::mirror(environment, &repository.name, &repository.source).map_err(RunFailure::Refused)?;
+    let mirror = Mirror::open(&path)?;
+    let found = look(&mirror)?;
+    match (found, wanted) {
+        (None, Some(wanted)) => Err(RunFailure::Revision(format!(
+            "unknown revision: repository {:?} has no branch, tag or commit {wanted:?}",
+            repository.name
+        ))),
+        (None, None) if !mirror.is_empty()? => Err(RunFailure::Revision(format!(
+            "unknown revision: repository {:?} has no default branch; name a base_revision",
+            repository.name
+        ))),
+        (found, _) => Ok((mirror, found)),
+    }
+}
+
+fn spec(
+    environment: &Environment,
+    run: &RunRow,
+    manifest: &Manifest,
+    worktree: &Worktree,
+) -> Result<Spec, RunFailure> {
+    let image = run.image_digest.parse().map_err(|error| RunFailure::Refused(format!("{error}")))?;
+    Ok(Spec {
+        instance: environment.config.instance.to_string(),
+        run_id: run.id,
+        attempt: run.attempt.unsigned_abs(),
+        image,
+        user: environment.user,
+        limits: Limits { idle_secs: idle_secs(environment, run), ..environment.config.limits.clone() },
+        workspace: worktree.path(),
+        io_dir: io_path(&environment.folders.run(run.id)),
+        shim: environment.shim.clone(),
+        writable: manifest.writable.clone(),
+        runtime: environment.config.runtime.clone(),
+        log_copy_bytes: Some(environment.config.log_copy_bytes).filter(|bytes| *bytes > 0),
+    })
+}
+
+/// Seconds without output: the assignment's wish, or the runner's own.
+pub(super) fn idle_secs(environment: &Environment, run: &RunRow) -> u64 {
+    run.idle_secs.map_or(environment.config.limits.idle_secs, |secs| u64::from(secs.unsigned_abs()))
+}
+
+fn job(
+    environment: &Environment,
+    run: &RunRow,
+    task: &TaskRow,
+    manifest: &Manifest,
+    session: String,
+) -> Result<Job, RunFailure> {
+    let launch =
+        manifest.launch(&task.description).map_err(|error| RunFailure::Refused(error.to_string()))?;
+    let mut env = launch.env;
+    let ours = [
+        ("KAGE_TASK_ID", task.id.to_string()),
+        ("KAGE_RUN", run.name.clone()),
+        ("KAGE_ATTEMPT", run.attempt.to_string()),
+        ("KAGE_CONTEXT", run.context.to_string()),
+    ];
+    env.extend(ours.map(|(name, value)| (name.to_owned(), value)));
+    let config = &environment.config;
+    let limits = JobLimits {
+        wall_secs: u64::from(run.timeout_secs.unsigned_abs()) + SHIM_MARGIN_SECS,
+        orphan_secs: config.orphan_secs,
+        grace_ms: config.grace_secs * 1000,
+        buffer_bytes: SHIM_BUFFER,
+    };
+    Ok(Job { session, argv: launch.argv, env, cwd: WORKSPACE.to_owned(), stdin: launch.stdin, limits })
+}
+
+/// Removes the worktree and all else of a run on this host.
+pub(super) async fn discard(environment: &Arc<Environment>, run: uuid::Uuid) {
+    let this = Arc::clone(environment);
+    let removed = spawn_blocking(move || crate::runner::sweep::remove_run_folder(&this, run)).await;
+    match removed {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%run, %error, "runner.folder_left_for_the_sweep"),
+        Err(error) => tracing::warn!(%run, %error, "runner.folder_left_for_the_sweep"),
+    }
+}

@@ -1,0 +1,369 @@
+//! Carries one attempt's output from the shim into events, and ends the CLI at its limits.
+//!
+//! Bytes are acknowledged after their commit, and the database holds their offsets: whoever goes on, here
+//! or after a restart, goes on exactly there. While a commit is under way nothing is read, so a slow
+//! database slows the CLI and no buffer grows.
+
+use std::time::Duration;
+
+use kage_shim::protocol::{Exited, FromShim, Offsets, Stream};
+use tokio::time::{Instant, sleep_until};
+
+use crate::db;
+use crate::db::events::NewEvent;
+use crate::db::runs::{Output, RunRow};
+use crate::domain::event::EventKind;
+use crate::domain::run::RunState;
+use crate::image::manifest::Manifest;
+use crate::image::mapping::{Mapped, MappedEvent, Mapping};
+use crate::runner::blocks::Blocks;
+use crate::runner::drive::Drive;
+use crate::runner::failure::RunFailure;
+use crate::runner::lines::{Lines, MAX_LINE};
+use crate::runner::prepare::idle_secs;
+use crate::runner::retry::{self, TAIL_BYTES};
+use crate::runner::verdict::Verdict;
+use crate::sandbox::container::Sandbox;
+use crate::sandbox::error::SandboxError;
+use crate::sandbox::shim_link::{LinkError, ShimLink};
+use crate::wire;
+
+/// Output of one commit at most.
+const BATCH: usize = 1 << 20;
+/// Between two commits at least: chatty CLIs are gathered.
+const COMMIT_EVERY: Duration = Duration::from_millis(15);
+/// Beyond the grace time, for a shim that was told to end its CLI.
+const KILL_MARGIN: Duration = Duration::from_secs(10);
+/// How long a shim that broke off may take to come back.
+const RECONNECT_WITHIN: Duration = Duration::from_secs(30);
+
+/// What the pump ends with.
+pub(super) struct Ending {
+    pub verdict: Verdict,
+    /// To release the shim once the verdict is written down.
+    pub link: Option<ShimLink>,
+}
+
+pub(super) struct Pump<'a> {
+    drive: Drive<'a>,
+    run: RunRow,
+    sandbox: &'a Sandbox,
+    session: String,
+    mapping: Option<Mapping>,
+    blocks: Blocks,
+    lines: Lines,
+    /// Read from lines, to be committed with them.
+    mapped: Vec<NewEvent>,
+    /// What is in the database.
+    committed: Offsets,
+    position: i64,
+    cost_usd: f64,
+    /// The last bytes of both streams.
+    tail: Vec<u8>,
+    wall: Instant,
+    idle: Duration,
+    idle_at: Instant,
+    last_commit: Instant,
+    /// What ends the CLI, and when it is to be killed if it has not ended by then.
+    cause: Option<(Verdict, Instant)>,
+}
+
+/// What happened first.
+enum Step {
+    Frame(Result<FromShim, LinkError>),
+    Commit,
+    Limit(Verdict),
+    Kill,
+}
+
+impl<'a> Pump<'a> {
+    /// Begins where the run's row says that the committed output ends.
+    pub async fn open(
+        drive: Drive<'a>,
+        run: &RunRow,
+        sandbox: &'a Sandbox,
+        session: String,
+    ) -> Result<Self, RunFailure> {
+        let manifest: Option<Manifest> = serde_json::from_value(run.manifest.clone()).ok();
+        let now = Instant::now();
+        let elapsed = run
+            .cli_started_at
+            .map_or(Duration::ZERO, |start| (chrono::Utc::now() - start).to_std().unwrap_or_default());
+        let limit = Duration::from_secs(u64::from(run.timeout_secs.unsigned_abs()));
+        let idle = Duration::from_secs(idle_secs(drive.environment, run));
+        let mut pump = Self {
+            drive,
+            sandbox,
+            session,
+            mapping: manifest.and_then(|manifest| manifest.mapping()),
+            blocks: Blocks::new(run.attempt, Offsets::default(), 0),
+            lines: Lines::default(),
+            mapped: Vec::new(),
+            committed: Offsets {
+                stdout: run.stdout_offset.unsigned_abs(),
+                stderr: run.stderr_offset.unsigned_abs(),
+            },
+            position: run.output_bytes,
+            cost_usd: run.cost_usd,
+            tail: Vec::new(),
+            wall: now + limit.saturating_sub(elapsed),
+            idle,
+            idle_at: now + idle,
+            last_commit: now.checked_sub(COMMIT_EVERY).unwrap_or(now),
+            cause: None,
+            run: run.clone(),
+        };
+        pump.rewind().await?;
+        Ok(pump)
+    }
+
+    /// Forgets what is not committed: the shim sends it again.
+    async fn rewind(&mut self) -> Result<(), RunFailure> {
+        self.blocks = Blocks::new(self.run.attempt, self.committed, self.position);
+        self.mapped.clear();
+        let partial = if self.mapping.is_some() && self.committed.stdout > 0 {
+            let pool = &self.drive.environment.pool;
+            let read = || db::events::partial_line(pool, self.run.id, self.run.attempt, MAX_LINE);
+            self.drive.environment.patiently(read).await?
+        } else {
+            Vec::new()
+        };
+        self.lines = Lines::resume(partial);
+        Ok(())
+    }
+
+    /// As [`Pump::run`], for a CLI that another process started.
+    pub async fn resume(mut self) -> Result<Ending, RunFailure> {
+        match self.reconnect().await? {
+            Ok(link) => self.run(link).await,
+            Err(verdict) => Ok(Ending { verdict, link: None }),
+        }
+    }
+
+    /// Until the CLI has ended, one way or another.
+    pub async fn run(mut self, mut link: ShimLink) -> Result<Ending, RunFailure> {
+        loop {
+            match self.step(&mut link).await {
+                Step::Frame(Ok(FromShim::Output { stream, bytes, .. })) => {
+                    self.take(&mut link, stream, &bytes).await?
+                }
+                Step::Frame(Ok(FromShim::Exited(exited))) => return self.exited(link, &exited).await,
+                Step::Frame(Ok(FromShim::Started | FromShim::Hello(_))) => {}
+                Step::Frame(Err(error)) => {
+                    tracing::warn!(run = %self.run.id, %error, "runner.link_broke");
+                    self.rewind().await?;
+                    match self.reconnect().await? {
+                        Ok(again) => link = again,
+                        Err(verdict) => return Ok(Ending { verdict, link: None }),
+                    }
+                }
+                Step::Commit => self.commit(&mut link, false).await?,
+                Step::Limit(verdict) => self.end(&mut link, verdict).await,
+                Step::Kill => {
+                    tracing::warn!(run = %self.run.id, "runner.cli_outlived_its_grace");
+                    self.commit(&mut link, true).await?;
+                    let verdict = self.cause.take().map(|(verdict, _)| verdict);
+                    let verdict = verdict.unwrap_or_else(|| Verdict::new(RunState::SandboxError, "killed"));
+                    return Ok(Ending { verdict, link: None });
+                }
+            }
+        }
+    }
+
+    /// Waits for the next thing. What the shim has said goes first, so that a batch fills before it is committed.
+    async fn step(&self, link: &mut ShimLink) -> Step {
+        let waiting = self.blocks.len() > 0 || !self.mapped.is_empty();
+        let ending = self.cause.is_some();
+        let kill_at = self.cause.as_ref().map_or_else(Instant::now, |(_, at)| *at);
+        tokio::select! {
+            biased;
+            () = sleep_until(kill_at), if ending => Step::Kill,
+            () = self.drive.orders.cancel.cancelled(), if !ending => {
+                Step::Limit(Verdict::new(RunState::Cancelled, "cancelled by a client"))
+            }
+            () = sleep_until(self.wall), if !ending => {
+                let seconds = self.run.timeout_secs;
+                Step::Limit(Verdict::new(RunState::TimedOut, format!("over its wall-clock limit of {seconds} s")))
+            }
+            frame = link.recv(), if self.blocks.len() < BATCH => Step::Frame(frame),
+            () = sleep_until(self.last_commit + COMMIT_EVERY), if waiting => Step::Commit,
+            () = sleep_until(self.idle_at), if !ending => {
+                let seconds = self.idle.as_secs();
+                Step::Limit(Verdict::new(RunState::IdleTimeout, format!("wrote nothing for {seconds} s")))
+            }
+        }
+    }
+
+    /// Tells the shim to end the CLI; its last output is still taken.
+    async fn end(&mut self, link: &mut ShimLink, verdict: Verdict) {
+        let grace = Duration::from_secs(self.drive.environment.config.grace_secs);
+        self.cause = Some((verdict, Instant::now() + grace + KILL_MARGIN));
+        if let Err(error) = link.terminate().await {
+            tracing::warn!(run = %self.run.id, %error, "runner.terminate_failed");
+        }
+    }
+
+    async fn take(&mut self, link: &mut ShimLink, stream: Stream, bytes: &[u8]) -> Result<(), RunFailure> {
+        self.idle_at = Instant::now() + self.idle;
+        let limit = self.drive.environment.config.limits.output_bytes;
+        let before = self.taken(link, bytes.len());
+        let room = usize::try_from(limit.saturating_sub(before)).unwrap_or(usize::MAX);
+        let kept = &bytes[..bytes.len().min(room)];
+        self.blocks.push(stream, kept);
+        self.tail.extend_from_slice(&kept[kept.len().saturating_sub(TAIL_BYTES)..]);
+        self.tail.drain(..self.tail.len().saturating_sub(TAIL_BYTES));
+        if stream == Stream::Stdout && self.mapping.is_some() {
+            self.map(kept);
+        }
+        if kept.len() < bytes.len() {
+            let over = !matches!(&self.cause, Some((verdict, _)) if verdict.state == RunState::OutputLimit);
+            if over {
+                let verdict = Verdict::new(
+                    RunState::OutputLimit,
+                    format!("wrote more than {limit} bytes; the rest is cut"),
+                );
+                self.end(link, verdict).await;
+            }
+            // Nothing more is kept: acknowledge, so that the CLI's end is not held up.
+            self.commit(link, true).await?;
+        }
+        Ok(())
+    }
+
+    /// Bytes of this attempt before the frame that was just received.
+    fn taken(&self, link: &ShimLink, frame: usize) -> u64 {
+        let received = link.received();
+        (received.stdout + received.stderr).saturating_sub(frame as u64)
+    }
+
+    fn map(&mut self, bytes: &[u8]) {
+        let Some(mapping) = self.mapping.clone() else { return };
+        let mut found = Vec::new();
+        self.lines.push(bytes, |line| found.push(mapping.map_line(line)));
+        for Mapped { events, .. } in found {
+            for event in events {
+                self.mapped_event(event);
+            }
+        }
+    }
+
+    fn mapped_event(&mut self, event: MappedEvent) {
+        let notice = |message: String| wire::event::Notice {
+            task_id: self.run.task_id,
+            run: Some(self.run.name.clone()),
+            message,
+            timestamp: chrono::Utc::now(),
+        };
+        let event = match event {
+            MappedEvent::Progress(message) => NewEvent::other(
+                EventKind::Progress,
+                &wire::event::Progress {
+                    task_id: self.run.task_id,
+                    cli_name: self.run.name.clone(),
+                    session_id: self.run.id,
+                    status: RunState::Running.progress_status(),
+                    message,
+                    timestamp: chrono::Utc::now(),
+                    files_modified: None,
+                    cost: Some(self.cost_usd).filter(|cost| *cost > 0.0),
+                    duration: None,
+                },
+            ),
+            MappedEvent::Warning(message) => NewEvent::other(EventKind::Warning, &notice(message)),
+            MappedEvent::Error(message) => NewEvent::other(EventKind::Error, &notice(message)),
+            MappedEvent::Usage(usage) => {
+                if let Some(cost) = usage.cost_usd.filter(|cost| cost.is_finite() && *cost >= 0.0) {
+                    self.cost_usd = cost;
+                }
+                return;
+            }
+        };
+        self.mapped.push(event);
+    }
+
+    /// Commits what there is, then acknowledges it. `last`: also the beginnings of unfinished characters, and
+    /// all that the output limit cut off.
+    async fn commit(&mut self, link: &mut ShimLink, last: bool) -> Result<(), RunFailure> {
+        let (mut events, ends, position) = self.blocks.take(last);
+        events.append(&mut self.mapped);
+        if !events.is_empty() {
+            let signed = |offset: u64| i64::try_from(offset).unwrap_or(i64::MAX);
+            let output = Output {
+                events,
+                before: (signed(self.committed.stdout), signed(self.committed.stderr)),
+                stdout: signed(ends.stdout),
+                stderr: signed(ends.stderr),
+                total: position,
+                cost_usd: self.cost_usd,
+            };
+            let (pool, lease) = (&self.drive.environment.pool, self.drive.lease);
+            self.drive.commit(|| db::runs::append_output(pool, lease, &output)).await?;
+            self.committed = ends;
+            self.position = position;
+        }
+        self.last_commit = Instant::now();
+        self.idle_at = self.last_commit + self.idle;
+        let limited = matches!(&self.cause, Some((verdict, _)) if verdict.state == RunState::OutputLimit);
+        let acknowledged = if last && limited { link.received() } else { self.committed };
+        // A link that breaks here is noticed at the next receive; the shim then sends again, and what
+        // is committed already is cut off.
+        if let Err(error) = link.ack(acknowledged).await {
+            tracing::debug!(run = %self.run.id, %error, "runner.ack_failed");
+        }
+        Ok(())
+    }
+
+    async fn exited(mut self, mut link: ShimLink, exited: &Exited) -> Result<Ending, RunFailure> {
+        self.commit(&mut link, true).await?;
+        let verdict = match self.cause.take() {
+            // Ended by itself just before it was told to: its own status counts, but for cuts and cancels.
+            Some((cause, _)) => Verdict { exit_code: exited.code, ..cause },
+            None => {
+                let mut exited = exited.clone();
+                let failed = exited.code != Some(0) && exited.spawn_error.is_none();
+                if failed
+                    && exited.oom_kills == 0
+                    && self.sandbox.inspect().await.is_ok_and(|seen| seen.oom_killed)
+                {
+                    exited.oom_kills = 1;
+                }
+                Verdict::of_exit(&exited, retry::speaks_of_transient_fault(&self.tail))
+            }
+        };
+        Ok(Ending { verdict, link: Some(link) })
+    }
+
+    /// Waits for the shim to come back; else says how the sandbox ended.
+    async fn reconnect(&mut self) -> Result<Result<ShimLink, Verdict>, RunFailure> {
+        let listener = self.drive.listen(self.run.id)?;
+        let accept = listener.accept_resumed(&self.session, self.committed, RECONNECT_WITHIN);
+        let verdict = tokio::select! {
+            link = accept => match link {
+                Ok(link) => return Ok(Ok(link)),
+                Err(error) => {
+                    let verdict = Verdict::new(RunState::Lost, format!("its shim did not come back: {error}"));
+                    // Whatever still runs there must not go on unseen.
+                    if let Err(error) = self.sandbox.kill().await {
+                        tracing::warn!(run = %self.run.id, %error, "runner.kill_failed");
+                    }
+                    verdict
+                }
+            },
+            ended = self.sandbox.wait() => match ended {
+                Ok(ended) if ended.oom_killed => {
+                    Verdict::new(RunState::OutOfMemory, "over its memory limit; the kernel ended the sandbox")
+                }
+                Ok(ended) => {
+                    let error = format!("the sandbox ended without a word (status {}) {}", ended.exit_code, ended.error);
+                    Verdict::new(RunState::SandboxError, error.trim().to_owned())
+                }
+                Err(SandboxError::Gone { .. }) => {
+                    Verdict::new(RunState::SandboxError, "its container was removed from outside")
+                }
+                Err(error) => return Err(error.into()),
+            },
+        };
+        let verdict = self.cause.take().map_or(verdict, |(cause, _)| cause);
+        Ok(Err(verdict))
+    }
+}

@@ -1,0 +1,69 @@
+//! Ends what nobody owns any more. It needs no memory: labels and folder names say whose things are.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::db;
+use crate::git::worktree;
+use crate::runner::environment::Environment;
+use crate::runner::failure::RunFailure;
+use crate::sandbox::container::{self, Sandbox};
+
+const INTERVAL: Duration = Duration::from_secs(3600);
+/// A base that nobody asked for in this time is removed.
+const BASE_IDLE: Duration = Duration::from_secs(24 * 3600);
+
+/// Runs until the soft token: at start, then hourly.
+pub(super) async fn run(environment: Arc<Environment>) {
+    while !environment.lifecycle.soft().is_cancelled() {
+        if let Err(error) = sweep(&environment).await {
+            tracing::warn!(%error, "runner.sweep_failed");
+        }
+        tokio::select! {
+            () = environment.lifecycle.soft().cancelled() => {}
+            () = tokio::time::sleep(INTERVAL) => {}
+        }
+    }
+}
+
+async fn sweep(environment: &Arc<Environment>) -> Result<(), RunFailure> {
+    let found = container::list(&environment.engine, environment.config.instance.as_str()).await?;
+    let folders = run_folders(environment)?;
+    let candidates: Vec<Uuid> = found
+        .iter()
+        .map(|container| container.run_id)
+        .chain(folders.iter().copied())
+        .filter(|run| !environment.leases.is_held(*run))
+        .collect::<HashSet<_>>()
+        .into_iter()
+        .collect();
+    let ownerless = db::runs::without_owner(&environment.pool, &candidates).await?;
+    for container in found.iter().filter(|container| ownerless.contains(&container.run_id)) {
+        tracing::warn!(container = container.id, run = %container.run_id, "runner.sweep_container");
+        Sandbox::adopt(&environment.engine, &container.id).await?.remove().await?;
+    }
+    let this = Arc::clone(environment);
+    let blocking = tokio::task::spawn_blocking(move || -> Result<(), RunFailure> {
+        for run in folders.into_iter().filter(|run| ownerless.contains(run)) {
+            tracing::warn!(%run, "runner.sweep_folder");
+            remove_run_folder(&this, run)?;
+        }
+        this.bases.collect(&this.folders.runs(), BASE_IDLE)?;
+        Ok(())
+    });
+    blocking.await.unwrap_or_else(|error| Err(RunFailure::Refused(format!("the sweep failed: {error}"))))
+}
+
+fn run_folders(environment: &Environment) -> Result<Vec<Uuid>, RunFailure> {
+    let path = environment.folders.runs();
+    let entries = std::fs::read_dir(&path).map_err(RunFailure::io(&path))?;
+    Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect())
+}
+
+/// Unmounts and removes all that a run has on this host. Blocks.
+pub(super) fn remove_run_folder(environment: &Environment, run: Uuid) -> Result<(), RunFailure> {
+    Ok(worktree::discard(&environment.folders.run(run))?)
+}

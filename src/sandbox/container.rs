@@ -94,10 +94,7 @@ impl Sandbox {
         seccomp: &SeccompProfile,
     ) -> Result<Self, SandboxError> {
         spec.check()?;
-        let image = image_check::inspect_image(engine, spec.image.as_str()).await?;
-        let image = image.ok_or_else(|| SandboxError::ImageMissing { image: spec.image.to_string() })?;
-        image.check()?;
-
+        image_check::require_good(engine, &spec.image).await?;
         let name = spec.container_name();
         let options = CreateContainerOptionsBuilder::new().name(&name).build();
         let call = engine.api().create_container(Some(options), container_body(spec, seccomp));

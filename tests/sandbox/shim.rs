@@ -182,11 +182,8 @@ async fn termination_and_memory_are_reported_by_the_shim() {
     let world = World::new().await;
     let mut stubborn =
         run(&world, "trap '' TERM; (setsid sleep 1000 &); echo ready; while :; do sleep 1; done").await;
-    loop {
-        if let FromShim::Output { .. } = stubborn.link.recv().await.expect("receives") {
-            break;
-        }
-    }
+    while !matches!(stubborn.link.recv().await.expect("receives"), FromShim::Output { .. }) {}
+    stubborn.link.ack(stubborn.link.received()).await.expect("acknowledges");
     stubborn.link.terminate().await.expect("asks");
     let (_, _, exited) = read_to_end(&mut stubborn.link).await;
     assert_eq!((exited.ended_by, exited.signal), (EndedBy::Runner, Some(9)));

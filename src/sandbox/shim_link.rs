@@ -173,11 +173,15 @@ impl ShimLink {
         self.send(&FromRunner::Terminate).await
     }
 
-    /// Lets the shim exit, and with it the container. To be called when the end is recorded.
+    /// Lets the shim exit, and with it the container. To be called when the end is recorded, and all output is
+    /// acknowledged: the shim keeps what is not, and stays for it.
     ///
     /// # Errors
-    /// Those of the connection.
+    /// [`LinkError::Protocol`] if it is called before that; else those of the connection.
     pub async fn release(&mut self) -> Result<(), LinkError> {
+        if !self.exited || self.acked != self.received {
+            return Err(LinkError::Protocol("a release before the end is recorded".to_owned()));
+        }
         self.send(&FromRunner::Release).await
     }
 

@@ -50,7 +50,7 @@ impl DatabaseConfig {
         Ok(Self {
             url: url.map(SecretString::from),
             password: settings.secret("KAGE_DATABASE_PASSWORD", "KAGE_DATABASE_PASSWORD_FILE")?,
-            connections: settings.within("KAGE_DATABASE_CONNECTIONS", 10, 2, 200)? as u32,
+            connections: settings.within("KAGE_DATABASE_CONNECTIONS", 10, 5, 200)? as u32,
             acquire_secs: settings.within("KAGE_DATABASE_ACQUIRE_SECS", 10, 1, 300)?,
         })
     }

@@ -224,7 +224,15 @@ fn job(
         grace_ms: config.grace_secs * 1000,
         buffer_bytes: SHIM_BUFFER,
     };
-    Ok(Job { session, argv: launch.argv, env, cwd: WORKSPACE.to_owned(), stdin: launch.stdin, limits })
+    Ok(Job {
+        session,
+        argv: launch.argv,
+        env,
+        cwd: WORKSPACE.to_owned(),
+        stdin: launch.stdin,
+        copy_output: config.log_copy_bytes > 0,
+        limits,
+    })
 }
 
 /// Removes the worktree and all else of a run on this host.

@@ -1,5 +1,7 @@
 //! The client against a server that misbehaves on purpose, in this process, over loopback.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod binary;
 mod requests;
 mod samples;

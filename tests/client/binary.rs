@@ -1,6 +1,7 @@
 //! The commands as a person or a script runs them: streams, exit codes, terminal.
 
 use std::process::Stdio;
+use std::time::Duration;
 
 use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -26,7 +27,9 @@ pub fn command(url: &str, args: &[&str]) -> Command {
 }
 
 pub async fn kage(url: &str, args: &[&str]) -> (i32, String, String) {
-    let output = command(url, args).output().await.unwrap();
+    // Only so that a client that never ends fails its test instead of stopping all of them.
+    let output = tokio::time::timeout(Duration::from_secs(180), command(url, args).output());
+    let output = output.await.expect("the command does not end").unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }
@@ -146,7 +149,7 @@ async fn a_server_that_is_slow_to_begin_is_asked_once() {
     let server = Server::start(move |seen, _| {
         if seen.path.ends_with("/progress") {
             // Longer than the view's tick: drawing must not drop a connection that is being made.
-            std::thread::sleep(std::time::Duration::from_millis(600));
+            std::thread::sleep(Duration::from_millis(600));
             return stream_of(stream_text(&story, last_event_id(seen)), End::Silent);
         }
         json(if seen.method == Method::POST { 201 } else { 200 }, &task)

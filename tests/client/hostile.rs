@@ -1,6 +1,7 @@
 //! What hostile agents write, on a terminal and in a pipe.
 
 use std::process::{Output, Stdio};
+use std::time::Duration;
 
 use axum::http::Method;
 use axum::response::IntoResponse;
@@ -70,7 +71,15 @@ fn assert_harmless(shown: &str) {
 }
 
 async fn hostile_server() -> Server {
-    Server::start(|seen, _| match seen.path.as_str() {
+    Server::start(|seen, before| match seen.path.as_str() {
+        // Cut after the first output, and slow to come back: a live view has time to draw it.
+        path if path.ends_with("/progress") && before == 0 => {
+            stream_of(stream_text(&hostile_story()[..2], None), End::Clean)
+        }
+        path if path.ends_with("/progress") && before == 1 => {
+            std::thread::sleep(Duration::from_millis(600));
+            stream_of(stream_text(&hostile_story(), last_event_id(seen)), End::Silent)
+        }
         path if path.ends_with("/progress") => {
             stream_of(stream_text(&hostile_story(), last_event_id(seen)), End::Silent)
         }

@@ -13,7 +13,7 @@ use crate::cli::view::json::JsonView;
 use crate::cli::view::live::LiveView;
 use crate::cli::view::plain::PlainView;
 use crate::cli::watch::{Interrupt, Watched, watch};
-use crate::cli::{connect, escape, output, summary};
+use crate::cli::{connect, output, summary};
 use crate::client::Client;
 use crate::domain::name::Name;
 use crate::domain::task::MergeStrategy;
@@ -134,8 +134,8 @@ async fn follow(
     // The outcome is known; that its details cannot be had does not change it.
     match client.task(task.id).await {
         Ok(task) if globals.json => output::json(&serde_json::json!({ "event": "summary", "data": task }))?,
-        Ok(task) => eprint!("{}", summary::render(&task)),
-        Err(error) => output::note(&format!("no summary: {}", escape::line(&error.to_string()))),
+        Ok(task) => output::say(&summary::render(&task)),
+        Err(error) => output::note(&format!("no summary: {error}")),
     }
     Ok(watched.exit())
 }

@@ -597,6 +597,9 @@ pub async fn finish(
     Ok(())
 }
 
+/// Paths named in an event; all of them are in the run's result.
+const EVENT_PATHS: usize = 1000;
+
 /// The `result` event and the predecessor's last `progress` event of a run that has ended.
 ///
 /// # Errors
@@ -604,9 +607,10 @@ pub async fn finish(
 pub async fn append_result(
     connection: &mut PgConnection,
     run: &RunRow,
-    paths: Vec<String>,
+    mut paths: Vec<String>,
     warnings: &[String],
 ) -> Result<(), DbError> {
+    paths.truncate(EVENT_PATHS);
     let state = run.state();
     let message = match &run.error {
         Some(error) => format!("{state}: {error}"),

@@ -359,8 +359,11 @@ fn without_the_proof_of_the_layer_nothing_is_harvested() -> Result<()> {
     Ok(())
 }
 
+/// Mode, name and object, as they stand in a tree.
+type RawEntry<'a> = (&'a str, &'a [u8], Oid);
+
 /// Writes a tree object as it is, however wrong.
-fn raw_tree(repository: &Repository, entries: &[(&str, &[u8], Oid)]) -> Result<Oid> {
+fn raw_tree(repository: &Repository, entries: &[RawEntry<'_>]) -> Result<Oid> {
     let mut bytes = Vec::new();
     for (mode, name, id) in entries {
         bytes.extend_from_slice(mode.as_bytes());
@@ -382,7 +385,7 @@ fn hostile_trees_are_refused_at_checkout() -> Result<()> {
     let link = repository.blob(b"/etc")?;
     let inner = raw_tree(&repository, &[("100644", b"x", blob)])?;
     let long = [b'x'; 300];
-    let cases: Vec<(&str, Vec<(&str, &[u8], Oid)>)> = vec![
+    let cases: Vec<(&str, Vec<RawEntry<'_>>)> = vec![
         ("parent", vec![("40000", b"..", inner)]),
         ("self", vec![("40000", b".", inner)]),
         ("git", vec![("40000", b".git", inner)]),
@@ -401,7 +404,6 @@ fn hostile_trees_are_refused_at_checkout() -> Result<()> {
         ("mode", vec![("20000", b"a", blob)]),
         ("long", vec![("100644", &long, blob)]),
     ];
-    let who = git2::Signature::now("x", "x@localhost")?;
     for (name, entries) in cases {
         let tree = raw_tree(&repository, &entries)?;
         let commit =
@@ -430,8 +432,7 @@ fn a_tree_that_multiplies_itself_ends_at_the_limit() -> Result<()> {
     let mut tree = raw_tree(&repository, &[("100644", b"x", blob)])?;
     for _ in 0..10 {
         let names: Vec<[u8; 1]> = (b'0'..=b'9').map(|digit| [digit]).collect();
-        let entries: Vec<(&str, &[u8], Oid)> =
-            names.iter().map(|name| ("40000", name.as_slice(), tree)).collect();
+        let entries: Vec<RawEntry<'_>> = names.iter().map(|name| ("40000", name.as_slice(), tree)).collect();
         tree = raw_tree(&repository, &entries)?;
     }
     let who = git2::Signature::now("x", "x@localhost")?;
@@ -450,7 +451,7 @@ fn a_fetch_refuses_what_fsck_finds() -> Result<()> {
     let zero = Oid::from_bytes(&[0; 20])?;
     let modules = repository.blob(b"[submodule \"../x\"]\n\tpath = x\n\turl = -u./payload\n")?;
     let link = repository.blob(b"/etc/passwd")?;
-    let cases: Vec<(&str, Vec<(&str, &[u8], Oid)>)> = vec![
+    let cases: Vec<(&str, Vec<RawEntry<'_>>)> = vec![
         ("git", vec![("40000", b".git", inner)]),
         ("GIT", vec![("40000", b".GIT", inner)]),
         ("parent", vec![("40000", b"..", inner)]),

@@ -221,7 +221,7 @@ pub async fn renew(pool: &PgPool, leases: &[Lease], ttl_secs: i32) -> Result<Vec
     Ok(sqlx::query_as(
         "UPDATE runs r SET lease_expires_at = now() + make_interval(secs => $3)
          FROM unnest($1::uuid[], $2::uuid[]) AS held (run, lease), tasks t
-         WHERE r.id = held.run AND r.lease_id = held.lease AND t.id = r.task_id
+         WHERE r.id = held.run AND r.lease_id = held.lease AND r.finished_at IS NULL AND t.id = r.task_id
          RETURNING r.id, t.cancel_requested_at IS NOT NULL",
     )
     .bind(runs)

@@ -77,11 +77,7 @@ pub(super) fn write_session(folder: &Path, session: &str) -> Result<(), RunFailu
     file.and_then(|mut file| file.write_all(session.as_bytes())).map_err(RunFailure::io(&path))
 }
 
-pub(super) async fn prepare(
-    drive: Drive<'_>,
-    run: &RunRow,
-    task: &TaskRow,
-) -> Result<Prepared, RunFailure> {
+pub(super) async fn prepare(drive: Drive<'_>, run: &RunRow, task: &TaskRow) -> Result<Prepared, RunFailure> {
     let environment = drive.environment;
     let manifest: Manifest = serde_json::from_value(run.manifest.clone())
         .map_err(|error| RunFailure::Refused(format!("the image's manifest is broken: {error}")))?;

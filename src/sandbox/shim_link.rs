@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use kage_shim::protocol::{Exited, FromRunner, FromShim, Job, MAX_OUTPUT, Offsets, Stream, VERSION, frame_length};
+use kage_shim::protocol::{
+    Exited, FromRunner, FromShim, Job, MAX_OUTPUT, Offsets, Stream, VERSION, frame_length,
+};
 use rand::Rng;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;

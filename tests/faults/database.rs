@@ -1,4 +1,4 @@
-//! A database of a test's own, in the cluster that `KAGE_TEST_DATABASE_URL` names.
+//! A database of a test's own, in the cluster that `DATABASE_URL` names.
 
 use kage::config::database::DatabaseConfig;
 use kage::db;
@@ -21,8 +21,8 @@ pub struct TestDatabase {
 
 impl TestDatabase {
     pub async fn new() -> Self {
-        let cluster = std::env::var("KAGE_TEST_DATABASE_URL")
-            .expect("KAGE_TEST_DATABASE_URL: a superuser's URL (scripts/cluster start prints one)");
+        let cluster = std::env::var("DATABASE_URL")
+            .expect("DATABASE_URL: a superuser's URL (scripts/cluster start prints one)");
         let cluster: url::Url = cluster.parse().expect("a URL");
         let name = format!("faults_{}", Uuid::new_v4().simple());
         let mut superuser = PgConnection::connect(cluster.as_str()).await.expect("the cluster answers");

@@ -16,7 +16,8 @@ use crate::database::{TestDatabase, lease_of};
 
 fn output(bytes: &[u8], before: i64) -> Output {
     let end = before + bytes.len() as i64;
-    let log = NewEvent::Log { attempt: 1, stream: 1, offset: before, position: before, bytes: bytes.to_vec() };
+    let log =
+        NewEvent::Log { attempt: 1, stream: 1, offset: before, position: before, bytes: bytes.to_vec() };
     Output { events: vec![log], before: (before, 0), stdout: end, stderr: 0, total: end, cost_usd: 0.0 }
 }
 
@@ -168,7 +169,9 @@ async fn a_write_that_is_repeated_after_its_commit_is_made_once() {
 
     runs::set_harvesting(pool, lease, &run, &json!({ "state": "succeeded" })).await.expect("writes");
     let after = db.everything().await;
-    runs::set_harvesting(pool, lease, &run, &json!({ "state": "succeeded" })).await.expect("sees that it is done");
+    runs::set_harvesting(pool, lease, &run, &json!({ "state": "succeeded" }))
+        .await
+        .expect("sees that it is done");
     assert_eq!(db.everything().await, after, "set_harvesting");
 
     runs::finish(pool, lease, &run, &succeeded(), Some(&harvested()), &[]).await.expect("writes");

@@ -27,7 +27,8 @@ async fn many_runners_claim_each_run_once() {
             while empty < 3 {
                 // Runners come back for the abandoned ones too: nothing is, so nothing may be taken.
                 assert!(runs::claim_abandoned(&pool, runner, 60, false, &[]).await.expect("asks").is_empty());
-                let some = runs::claim_queued(&pool, runner, 60, 1 + number as i64, &[]).await.expect("claims");
+                let some =
+                    runs::claim_queued(&pool, runner, 60, 1 + number as i64, &[]).await.expect("claims");
                 assert!(some.len() <= 1 + number);
                 empty = if some.is_empty() { empty + 1 } else { 0 };
                 claimed.extend(some.iter().map(|run| run.id));
@@ -59,7 +60,9 @@ async fn many_runners_take_up_each_abandoned_run_once() {
             start.wait().await;
             let mut taken = Vec::new();
             for _ in 0..5 {
-                taken.extend(runs::claim_abandoned(&pool, Uuid::new_v4(), 60, false, &[]).await.expect("claims"));
+                taken.extend(
+                    runs::claim_abandoned(&pool, Uuid::new_v4(), 60, false, &[]).await.expect("claims"),
+                );
             }
             taken
         });

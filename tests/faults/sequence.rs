@@ -119,7 +119,9 @@ async fn tasks_do_not_wait_for_one_another() {
     let mut slow = db.runner.begin().await.expect("begins");
     events::append(&mut slow, held, None, &[numbered(0, 0)]).await.expect("appends");
     let mut quick = db.runner.begin().await.expect("begins");
-    events::append(&mut quick, free, None, &[numbered(1, 0)]).await.expect("appends, though another task is held");
+    events::append(&mut quick, free, None, &[numbered(1, 0)])
+        .await
+        .expect("appends, though another task is held");
     quick.commit().await.expect("commits");
     slow.rollback().await.expect("rolls back");
     db.remove().await;

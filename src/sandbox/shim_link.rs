@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use kage_shim::protocol::{Exited, FromRunner, FromShim, MAX_OUTPUT, Offsets, Stream, VERSION, frame_length};
+use kage_shim::protocol::{
+    Exited, FromRunner, FromShim, Job, MAX_OUTPUT, Offsets, Stream, VERSION, frame_length,
+};
 use rand::Rng;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -163,6 +165,14 @@ impl ShimLink {
     /// Where the next output byte of each stream belongs: how much was received.
     pub const fn received(&self) -> Offsets {
         self.received
+    }
+
+    /// Gives a shim that has none its job: the CLI is started.
+    ///
+    /// # Errors
+    /// Those of the connection.
+    pub async fn give(&mut self, job: Job) -> Result<(), LinkError> {
+        self.send(&FromRunner::Job(Box::new(job))).await
     }
 
     /// Asks the shim to end the CLI. It answers with [`FromShim::Exited`].

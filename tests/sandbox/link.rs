@@ -83,7 +83,11 @@ fn short(folder: &Path) -> PathBuf {
 async fn first(folder: &Path, session: &str) -> (ShimLink, Peer) {
     let listener = listen(folder);
     let at = short(folder);
-    let (link, peer) = tokio::join!(listener.accept_first(job(session), LONG), async {
+    let accepted = async {
+        let mut link = listener.accept_first(LONG).await?;
+        link.give(job(session)).await.map(|()| link)
+    };
+    let (link, peer) = tokio::join!(accepted, async {
         let mut peer = Peer::connect(&at).await;
         peer.hello(None, Offsets::default()).await;
         assert!(matches!(peer.hear().await, FromRunner::Job(given) if *given == job(session)));
@@ -196,7 +200,7 @@ async fn a_shim_of_another_version_is_refused() {
     let (_keep, folder) = folder();
     let listener = listen(&folder);
     let at = short(&folder);
-    let (link, ()) = tokio::join!(listener.accept_first(job("s"), LONG), async {
+    let (link, ()) = tokio::join!(listener.accept_first(LONG), async {
         let mut peer = Peer::connect(&at).await;
         peer.say(FromShim::Hello(Hello { version: VERSION + 1, session: None, acked: Offsets::default() }))
             .await;
@@ -209,7 +213,7 @@ async fn a_shim_of_another_version_is_refused() {
 #[tokio::test]
 async fn nobody_comes() {
     let (_keep, folder) = folder();
-    let late = listen(&folder).accept_first(job("s"), Duration::from_millis(50)).await;
+    let late = listen(&folder).accept_first(Duration::from_millis(50)).await;
     assert!(matches!(late, Err(LinkError::NotConnected(_))));
     assert!(!folder.join("run.sock").exists());
 }

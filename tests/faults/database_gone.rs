@@ -83,6 +83,8 @@ async fn outage(mode: &str, lease_secs: &str) {
     kage.says(silent, "shell", "line 1\n").await;
     kage.says(id, "shell", "line 1000\n").await;
     cluster.stop(mode);
+    // Its connection breaks too: it comes back to a server that cannot serve it yet.
+    watcher.cut.cancel();
     let refused = kage.get(&format!("/api/v1/tasks/{id}")).await;
     refused.problem(503);
     assert!(!refused.header("retry-after").is_empty());

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::support::tasks::{shell, string};
 use crate::support::{TestKage, succeeded};
 use crate::watcher::Watcher;
@@ -63,6 +65,21 @@ impl Drop for Cluster {
     }
 }
 
+/// Sends a signal to the server and its backends.
+fn signal_all(postmaster: i32, signal: Signal) {
+    let entries = std::fs::read_dir("/proc").expect("procfs").flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let is_backend = |pid: &i32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let parent = stat.rsplit(") ").next().and_then(|fields| fields.split(' ').nth(1));
+        parent == Some(postmaster.to_string().as_str())
+    };
+    for pid in std::iter::once(postmaster).chain(pids.filter(is_backend)) {
+        // A backend may have just ended.
+        let _ = kill_process(Pid::from_raw(pid).expect("a process id"), signal);
+    }
+}
+
 async fn outage(mode: &str, lease_secs: &str) {
     let cluster = Cluster::start();
     let mut kage = TestKage::bare().await;
@@ -83,6 +100,8 @@ async fn outage(mode: &str, lease_secs: &str) {
     kage.says(silent, "shell", "line 1\n").await;
     kage.says(id, "shell", "line 1000\n").await;
     cluster.stop(mode);
+    // Its connection breaks too: it comes back to a server that cannot serve it yet.
+    watcher.cut.cancel();
     let refused = kage.get(&format!("/api/v1/tasks/{id}")).await;
     refused.problem(503);
     assert!(!refused.header("retry-after").is_empty());
@@ -114,4 +133,34 @@ async fn shut_down_and_started_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn crashed_for_longer_than_a_lease() {
     outage("immediate", "5").await;
+}
+
+/// Neither answers nor refuses: every process of it is stopped.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hanging() {
+    let cluster = Cluster::start();
+    let mut kage = TestKage::bare().await;
+    kage.set("KAGE_DATABASE_URL", &cluster.url());
+    kage.set("KAGE_RUNNER_LEASE_SECS", "5");
+    kage.host(&["migrate"]);
+    kage.equip();
+    kage.start("api").await;
+    kage.start("runner").await;
+    kage.demo().await;
+    let task = kage.submit(&shell(&numbered(20_000, 250))).await;
+    let id = string(&task["id"]);
+    let watcher = Watcher::follow(&kage, id);
+    kage.says(id, "shell", "line 1000\n").await;
+    let pid = std::fs::read_to_string(cluster.folder.join("data/postmaster.pid")).expect("it runs");
+    let pid = pid.lines().next().expect("a first line").parse().expect("a process id");
+    signal_all(pid, Signal::STOP);
+    let answer = kage.get(&format!("/api/v1/tasks/{id}")).await;
+    signal_all(pid, Signal::CONT);
+    answer.problem(503);
+    assert!(!answer.header("retry-after").is_empty());
+    watcher.end().await.assert_lines("shell", 20_000);
+    let task = kage.task(id).await;
+    assert_result(&kage, &task, 20_000);
+    assert_eq!(task["runs"][0]["attempt"], 1);
+    drop(kage);
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use rand::{RngExt, SeedableRng};
 
+use crate::support::eventually;
 use crate::support::tasks::{shell, string};
 use crate::watcher::Watcher;
 use crate::world::{apart, assert_result, numbered};
@@ -53,6 +54,27 @@ async fn while_the_cli_writes_more_than_anybody_keeps() {
     assert_result(&kage, &kage.task(id).await, 400_000);
 }
 
+/// The cut itself must survive: a run over its limit is not begun anew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_the_output_limit_has_struck() {
+    let settings = [("KAGE_LIMIT_OUTPUT_BYTES", "100000"), ("KAGE_RUNNER_GRACE_SECS", "30")];
+    let (mut kage, roles) = apart(&settings).await;
+    let mut task = shell("trap '' TERM; seq -f 'line %.0f' 1 30000; sleep 300");
+    task["max_retries"] = 2.into();
+    let submitted = kage.submit(&task).await;
+    let id = string(&submitted["id"]);
+    eventually("the limit is reached", || async {
+        (kage.task(id).await["runs"][0]["output_bytes"] == 100_000).then_some(())
+    })
+    .await;
+    kage.process(roles.runner).kill_9();
+    kage.start("runner").await;
+    let task = kage.ended(id).await;
+    let run = &task["runs"][0];
+    assert_eq!((&run["state"], &run["attempt"]), (&"output_limit".into(), &1.into()), "{task}");
+    assert_eq!(run["output_bytes"], 100_000);
+}
+
 /// Killed after a random while, over and over, until the run is done: preparing, starting, running, harvesting.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn at_any_moment() {
@@ -70,7 +92,8 @@ async fn at_any_moment() {
         let task = kage.submit(&shell(script)).await;
         let id = string(&task["id"]).to_owned();
         let watcher = Watcher::follow(&kage, &id);
-        let mut delay = random.random_range(0..900);
+        // Half of the rounds begin early: most of a run is over before its preparation is.
+        let mut delay = random.random_range(0..if round % 2 == 0 { 120 } else { 900 });
         loop {
             tokio::time::sleep(Duration::from_millis(delay)).await;
             let state = string(&kage.task(&id).await["runs"][0]["state"]).to_owned();

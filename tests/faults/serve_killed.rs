@@ -73,3 +73,21 @@ async fn a_second_one_does_the_first_no_harm() {
     kage.process(serve).assert_alive();
     assert!(!kage.process(serve).log_says("database_away"));
 }
+
+/// The machine's memory killer takes both, `kage serve` and its Postgres.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_kill_9_of_the_cluster_too_it_recovers() {
+    let (mut kage, serve) = private().await;
+    let task = kage.submit(&shell(&numbered(10_000, 250))).await;
+    let id = string(&task["id"]);
+    let watcher = Watcher::follow(&kage, id);
+    kage.says(id, "shell", "line 700\n").await;
+    kage.process(serve).kill_9();
+    let pid = std::fs::read_to_string(kage.data.join("postgres/data/postmaster.pid")).expect("it runs");
+    let pid: i32 = pid.lines().next().expect("a first line").parse().expect("a process id");
+    let pid = rustix::process::Pid::from_raw(pid).expect("a process id");
+    rustix::process::kill_process(pid, Signal::KILL).expect("the cluster's first process");
+    kage.start("serve").await;
+    watcher.end().await.assert_lines("shell", 10_000);
+    assert_result(&kage, &kage.task(id).await, 10_000);
+}

@@ -2,10 +2,11 @@
 //! folder by the PostgreSQL programs that are there, reached through a socket in a closed folder, without a port.
 
 use std::ffi::OsStr;
-use std::fs::{self, DirBuilder, Permissions};
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FlockOperation, flock};
 use secrecy::SecretString;
 use tokio::process::Command;
 
@@ -22,6 +23,8 @@ pub enum ClusterError {
     NoUser,
     #[error("{path}: {source}", path = path.display())]
     Folder { path: PathBuf, source: std::io::Error },
+    #[error("another `kage serve` works in {path}", path = .0.display())]
+    Taken(PathBuf),
     #[error("{program} failed: {said}")]
     Program { program: &'static str, said: String },
     #[error("{path} is too long for a socket's path (107 bytes): choose a shorter KAGE_DATA_DIR", path = .0.display())]
@@ -35,6 +38,8 @@ pub struct Cluster {
     bin: PathBuf,
     /// Whose the server is: PostgreSQL refuses to run as root.
     user: Option<(u32, u32)>,
+    /// Never read: closing it gives the cluster up. Who does not have it must not stop the server below another.
+    _lock: Option<File>,
 }
 
 const DATABASE: &str = "kage";
@@ -57,8 +62,9 @@ impl Cluster {
         if root.as_os_str().len() > 80 {
             return Err(ClusterError::PathTooLong(root));
         }
-        let this = Self { root, bin, user };
+        let mut this = Self { root, bin, user, _lock: None };
         this.make_folders(data_dir)?;
+        this._lock = Some(lock(&this.root)?);
         if !this.data().join("PG_VERSION").exists() {
             tracing::info!(path = %this.data().display(), "cluster.making");
             let data = this.data();
@@ -156,6 +162,19 @@ impl Cluster {
             said = status.to_string();
         }
         Err(failed(said.trim().replace('\n', "; ")))
+    }
+}
+
+/// Held for as long as the process lives, however it ends; the server does not inherit it.
+fn lock(root: &Path) -> Result<File, ClusterError> {
+    let path = root.join("serve.lock");
+    let failed = |source| ClusterError::Folder { path: path.clone(), source };
+    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+    let file = file.map_err(failed)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(ClusterError::Taken(root.to_owned())),
+        Err(error) => Err(failed(error.into())),
     }
 }
 

@@ -1,16 +1,21 @@
 //! What a result changed: the list of files and the patch, between two commits of the mirror.
 
+use std::collections::BTreeMap;
+
 use bstr::BString;
 use git2::{
     Delta, Diff, DiffDelta, DiffFindOptions, DiffOptions, ErrorCode, Oid, Patch as FilePatch, Repository,
+    Tree,
 };
 
-use crate::git::{error::GitError, mirror::Mirror};
+use crate::git::{error::GitError, mirror::Mirror, tree_list::joined};
 
 /// Larger files are compared as binary ones: a line diff's cost grows faster than its file.
 const MAX_TEXT_BYTES: i64 = 8 << 20;
 /// More added and deleted files than this, and renames are not looked for.
 const RENAME_LIMIT: usize = 400;
+/// More changed paths than this, and libgit2 compares all by itself.
+const MAX_PATHS: usize = 10_000;
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum FileStatus {
@@ -112,14 +117,59 @@ fn in_order(diff: &Diff<'_>) -> Vec<usize> {
 }
 
 fn compare<'r>(repository: &'r Repository, base: Option<Oid>, commit: Oid) -> Result<Diff<'r>, GitError> {
-    let old = base.map(|id| repository.find_commit(id).and_then(|commit| commit.tree())).transpose()?;
-    let new = repository.find_commit(commit)?.tree()?;
+    let tree = |id: Oid| repository.find_commit(id).and_then(|commit| commit.tree());
+    let old = base.map(tree).transpose()?;
+    let new = tree(commit)?;
     let mut options = DiffOptions::new();
     // Without `include_typechange`, a file that became a link is removed and added, as git writes it.
     options.show_binary(true).max_size(MAX_TEXT_BYTES).id_abbrev(40);
-    let mut diff = repository.diff_tree_to_tree(old.as_ref(), Some(&new), Some(&mut options))?;
+    // By itself libgit2 reads every tree of both sides; told where to look, it skips what is the same.
+    let mut changed = Vec::new();
+    changed_paths(repository, old.as_ref(), Some(&new), &BString::default(), &mut changed)?;
+    if changed.len() <= MAX_PATHS {
+        options.disable_pathspec_match(true);
+        for path in &changed {
+            options.pathspec(path.as_slice());
+        }
+    }
+    let mut diff = match changed.is_empty() {
+        true => repository.diff_tree_to_tree(None, None, None)?,
+        false => repository.diff_tree_to_tree(old.as_ref(), Some(&new), Some(&mut options))?,
+    };
     diff.find_similar(Some(DiffFindOptions::new().renames(true).rename_limit(RENAME_LIMIT)))?;
     Ok(diff)
+}
+
+/// The paths of files that differ between two trees; equal folders are not read.
+fn changed_paths(
+    repository: &Repository,
+    old: Option<&Tree<'_>>,
+    new: Option<&Tree<'_>>,
+    folder: &BString,
+    changed: &mut Vec<BString>,
+) -> Result<(), GitError> {
+    let mut sides: BTreeMap<Vec<u8>, [Option<(i32, Oid)>; 2]> = BTreeMap::new();
+    for (side, tree) in [old, new].into_iter().enumerate() {
+        for entry in tree.into_iter().flat_map(|tree| tree.iter()) {
+            let name = entry.name_bytes().to_vec();
+            sides.entry(name).or_default()[side] = Some((entry.filemode_raw(), entry.id()));
+        }
+    }
+    for (name, sides) in sides.into_iter().filter(|(_, [old, new])| old != new) {
+        let path = joined(folder, &name);
+        let is_folder = |side: &Option<(i32, Oid)>| side.is_some_and(|(mode, _)| mode == 0o040000);
+        if sides.iter().any(|side| side.is_some() && !is_folder(side)) {
+            changed.push(path.clone());
+        }
+        let tree = |side: Option<(i32, Oid)>| {
+            side.filter(|_| is_folder(&side)).map(|(_, id)| repository.find_tree(id)).transpose()
+        };
+        let [old, new] = [tree(sides[0])?, tree(sides[1])?];
+        if old.is_some() || new.is_some() {
+            changed_paths(repository, old.as_ref(), new.as_ref(), &path, changed)?;
+        }
+    }
+    Ok(())
 }
 
 fn change(delta: &DiffDelta<'_>, size: u64, insertions: u64, deletions: u64) -> FileChange {

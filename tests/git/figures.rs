@@ -90,7 +90,8 @@ fn figures() -> Result<()> {
     drop(first);
     let (add, _) = timed(|| world.git(&world.upstream, ["worktree", "add", "-q", "--detach", "../linked"]))?;
     println!("git worktree add                   {add:?}");
-    let (mut acquire, mut create, mut status) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut acquire, mut create, mut status, mut their_status) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut take, mut record, mut patch, mut theirs) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for round in 0..ROUNDS as u64 {
         let (time, base) = timed(|| world.base(&mirror))?;
@@ -111,7 +112,7 @@ fn figures() -> Result<()> {
         patch.push(timed(|| Ok(diff::patch(&mirror, worktree.commit(), id, usize::MAX)?))?.0);
         let linked = world.path("linked");
         world.git(&linked, ["reset", "-q", "--hard"])?;
-        world.git(&linked, ["status"])?;
+        their_status.push(timed(|| world.git(&linked, ["status", "--porcelain"]))?.0);
         change(&linked, files, round)?;
         let (time, _) = timed(|| {
             world.git(&linked, ["add", "-A"])?;
@@ -124,12 +125,16 @@ fn figures() -> Result<()> {
         ("base, second time", acquire),
         ("worktree (overlay)", create),
         ("git status in it", status),
+        ("git status in a git worktree", their_status),
         ("harvest of 45 changes", take),
         ("commit", record),
         ("patch", patch),
         ("git add -A; git diff --cached --binary", theirs),
     ] {
         println!("{name:<40} {:?}", median(times));
+    }
+    if number("KAGE_FIGURES_COPY", 1) == 0 {
+        return Ok(());
     }
     let base = world.base(&mirror)?;
     let (copy, worktree) = timed(|| Ok(Worktree::create(&world.path("runs/copy"), &base, Mode::Copy)?))?;

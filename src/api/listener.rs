@@ -8,10 +8,15 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::serve::Listener;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_io_timeout::TimeoutWriter;
+
+/// What the kernel holds for a client beyond what is on its way, in bytes. Left to itself it takes megabytes for each
+/// client that does not read.
+const UNSENT_BYTES: u32 = 256 << 10;
 
 /// Takes a permit before it accepts, so that the kernel's backlog holds what is too much.
 pub(super) struct Guarded {
@@ -46,6 +51,9 @@ impl Listener for Guarded {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "api.nodelay_refused");
         }
+        if let Err(error) = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES) {
+            tracing::debug!(%error, "api.notsent_lowat_refused");
+        }
         let mut stream = TimeoutWriter::new(stream);
         stream.set_timeout(Some(self.stall));
         (Connection { stream: Box::pin(stream), _permit: permit }, address)
@@ -53,6 +61,22 @@ impl Listener for Guarded {
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
+    }
+}
+
+impl Connection {
+    /// Passes a write's outcome on. A client that was cut off is reset: with an orderly end the kernel would go on
+    /// offering it what it did not read, for minutes.
+    fn reset_if_stalled<T>(&self, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if let Poll::Ready(Err(error)) = &outcome
+            && error.kind() == io::ErrorKind::TimedOut
+        {
+            tracing::info!("api.client_stalled");
+            if let Err(error) = self.stream.get_ref().set_zero_linger() {
+                tracing::debug!(%error, "api.linger_refused");
+            }
+        }
+        outcome
     }
 }
 
@@ -68,7 +92,8 @@ impl AsyncRead for Connection {
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.stream.as_mut().poll_write(cx, buf)
+        let written = self.stream.as_mut().poll_write(cx, buf);
+        self.reset_if_stalled(written)
     }
 
     fn poll_write_vectored(
@@ -76,7 +101,8 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.stream.as_mut().poll_write_vectored(cx, bufs)
+        let written = self.stream.as_mut().poll_write_vectored(cx, bufs);
+        self.reset_if_stalled(written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -84,10 +110,12 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream.as_mut().poll_flush(cx)
+        let flushed = self.stream.as_mut().poll_flush(cx);
+        self.reset_if_stalled(flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream.as_mut().poll_shutdown(cx)
+        let shut = self.stream.as_mut().poll_shutdown(cx);
+        self.reset_if_stalled(shut)
     }
 }

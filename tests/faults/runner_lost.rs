@@ -134,5 +134,4 @@ async fn two_share_one_queue() {
         .expect("selects");
     assert_eq!((shares.len(), shares.iter().sum::<i64>()), (2, 12), "{shares:?}");
     kage.process(roles.runner).assert_alive();
-    tokio::time::sleep(Duration::from_millis(1)).await;
 }

@@ -1,7 +1,5 @@
 //! A runner that does not come back, or not in time.
 
-use std::time::Duration;
-
 use crate::support::sse::output;
 use crate::support::tasks::{shell, string};
 use crate::support::{TestKage, eventually};

@@ -20,12 +20,16 @@ pub(super) async fn guard(request: Request, next: Next) -> Response {
     let url = request.uri().path_and_query().map_or(0, |both| both.as_str().len());
     let headers: usize =
         request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    // Nothing is named with the character NUL, and Postgres cannot even be asked for it.
+    let nul = request.uri().path_and_query().is_some_and(|both| both.as_str().contains("%00"));
     let mut response = if url > URL_BYTES {
         ApiError::uri_too_long(format!("path and query are {url} bytes; {URL_BYTES} are allowed"))
             .into_response()
     } else if headers > HEADER_BYTES {
         ApiError::headers_too_large(format!("the headers are {headers} bytes; {HEADER_BYTES} are allowed"))
             .into_response()
+    } else if nul {
+        ApiError::not_found("resource: the URL holds the character NUL").into_response()
     } else {
         let answer = tokio::time::timeout(ANSWER_WITHIN, next.run(request)).await;
         answer.unwrap_or_else(|_| ApiError::late().into_response())

@@ -34,7 +34,8 @@ async fn wake_runners(state: &ApiState) {
 
 /// Registers a repository; a runner fetches it. Ask for it again until its state is `ready` or `failed`.
 #[utoipa::path(post, path = "/repositories", tag = "repositories", security(("key" = [])), request_body = NewRepository,
-    responses((status = 202, body = Repository), (status = 401, body = Problem), (status = 409, body = Problem),
+    responses((status = 202, body = Repository), (status = 400, body = Problem), (status = 401, body = Problem),
+              (status = 409, body = Problem), (status = 413, body = Problem), (status = 415, body = Problem),
               (status = 422, body = Problem)))]
 pub(super) async fn register_repository(
     State(state): State<ApiState>,

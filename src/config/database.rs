@@ -6,9 +6,10 @@ use sqlx::postgres::PgConnectOptions;
 use crate::config::error::ConfigError;
 use crate::config::settings::Settings;
 
-pub const NAMES: [&str; 4] = [
+pub const NAMES: [&str; 5] = [
     "KAGE_DATABASE_URL",
     "KAGE_DATABASE_PASSWORD",
+    "KAGE_DATABASE_PASSWORD_FILE",
     "KAGE_DATABASE_CONNECTIONS",
     "KAGE_DATABASE_ACQUIRE_SECS",
 ];
@@ -41,9 +42,7 @@ impl DatabaseConfig {
                 return Err(invalid("it begins with postgres://".to_owned()));
             }
             url.parse::<PgConnectOptions>().map_err(|problem| invalid(problem.to_string()))?;
-            if parsed.password().is_some() {
-                // Cannot fail: a postgres URL has an authority.
-                let _ = parsed.set_password(Some("********"));
+            if mask(&mut parsed) {
                 settings.mask_last(parsed.to_string());
             }
         }
@@ -70,4 +69,21 @@ impl DatabaseConfig {
             None => options,
         })
     }
+}
+
+/// Hides a password in a URL, wherever Postgres takes one; whether there was any.
+fn mask(url: &mut url::Url) -> bool {
+    const MASK: &str = "********";
+    let in_query = url.query_pairs().any(|(name, _)| name == "password");
+    if in_query {
+        let pairs: Vec<(String, String)> = url.query_pairs().into_owned().collect();
+        let shown = pairs.iter().map(|(name, value)| (name, if name == "password" { MASK } else { value }));
+        url.query_pairs_mut().clear().extend_pairs(shown);
+    }
+    let in_authority = url.password().is_some();
+    if in_authority {
+        // Cannot fail: where there is a password, there is an authority.
+        let _ = url.set_password(Some(MASK));
+    }
+    in_query || in_authority
 }

@@ -203,9 +203,8 @@ impl Settings {
     /// [`ConfigError::Unknown`] with the nearest known name.
     pub fn refuse_unknown(&self, known: &[&str]) -> Result<(), ConfigError> {
         for (name, value) in &self.given {
-            let base = name.strip_suffix("_FILE").unwrap_or(name);
-            if !OTHERS.contains(&name.as_str()) && !known.contains(&name.as_str()) && !known.contains(&base) {
-                let nearest = known.iter().max_by_key(|candidate| common_prefix(candidate, name));
+            if !OTHERS.contains(&name.as_str()) && !known.contains(&name.as_str()) {
+                let nearest = known.iter().min_by_key(|candidate| distance(candidate, name));
                 let suggestion = nearest.map(|near| format!("; is {near} meant?")).unwrap_or_default();
                 return Err(ConfigError::Unknown {
                     name: name.clone(),
@@ -218,8 +217,18 @@ impl Settings {
     }
 }
 
-fn common_prefix(a: &str, b: &str) -> usize {
-    a.bytes().zip(b.bytes()).take_while(|(a, b)| a == b).count()
+/// Levenshtein's distance, in bytes.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.bytes().enumerate() {
+            let substituted = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
 }
 
 fn read_file(path: &Path, given: &mut BTreeMap<String, Value>) -> Result<(), ConfigError> {

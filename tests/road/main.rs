@@ -1,5 +1,16 @@
 //! The road from an HTTP request to a branch, as a user sees it: real `kage` processes, a real engine, a real
 //! Postgres, real git. Nothing of ours is replaced by a double.
 
+mod api;
+mod audit;
+mod cancel;
+mod ends;
+mod migrations;
+mod names;
+mod prompts;
+mod repositories;
 mod road;
+mod server;
+mod streams;
+mod submit;
 mod support;

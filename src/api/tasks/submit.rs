@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use axum::Extension;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -37,7 +37,7 @@ type Created = (StatusCode, HeaderMap, axum::Json<Task>);
     params(("Idempotency-Key" = Option<String>, Header, description = "The same key with the same body gives the same task")),
     request_body = wire::task::NewTask,
     responses((status = 201, body = Task), (status = 400, body = Problem), (status = 401, body = Problem),
-              (status = 413, body = Problem), (status = 422, body = Problem)))]
+              (status = 413, body = Problem), (status = 415, body = Problem), (status = 422, body = Problem)))]
 pub(in crate::api) async fn submit_task(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
@@ -174,8 +174,10 @@ fn check(request: &wire::task::NewTask) -> ApiResult<()> {
     if !(1..=60).contains(&request.retry_delay) {
         return refuse(format!("retry_delay: 1 to 60 seconds, this is {}", request.retry_delay));
     }
-    let texts = [Some(&request.description), request.created_by.as_ref(), request.base_revision.as_ref()];
-    if texts.into_iter().flatten().any(|text| text.contains('\0')) {
+    let texts = [&request.created_by, &request.base_revision, &request.repository];
+    let names = request.cli_assignments.iter().map(|assignment| &assignment.cli_name);
+    let mut texts = texts.into_iter().flatten().chain(names).chain([&request.description]);
+    if texts.any(|text| text.contains('\0')) {
         return refuse("a text holds the character NUL, which cannot be stored".to_owned());
     }
     if request.created_by.as_ref().is_some_and(|by| by.len() > 256) {
@@ -197,13 +199,23 @@ fn check(request: &wire::task::NewTask) -> ApiResult<()> {
                 "cli_assignments[{index}].context: at most {CONTEXT_BYTES} bytes as JSON"
             ));
         }
-        if context.contains("\\u0000") {
+        if assignment.context.iter().any(|(name, value)| name.contains('\0') || holds_nul(value)) {
             return refuse(format!(
                 "cli_assignments[{index}].context holds the character NUL, which cannot be stored"
             ));
         }
     }
     Ok(())
+}
+
+/// Whether a text in a JSON value holds the character NUL. As deep as the parser lets it be.
+fn holds_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(items) => items.iter().any(holds_nul),
+        Value::Object(fields) => fields.iter().any(|(name, value)| name.contains('\0') || holds_nul(value)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
 }
 
 fn idempotency_key(headers: &HeaderMap) -> ApiResult<Option<String>> {

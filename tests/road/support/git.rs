@@ -75,7 +75,7 @@ impl TestKage {
     /// Waits for the end of a fetch.
     pub async fn fetched(&self, name: &str) -> Value {
         let path = format!("/api/v1/repositories/{name}");
-        eventually("the fetch ends", || async {
+        eventually("the fetch ends", async || {
             let repository = self.get(&path).await.json();
             let done = ["ready", "failed"].contains(&repository["state"].as_str().expect("a state"));
             done.then_some(repository)

@@ -12,7 +12,6 @@ pub mod sse;
 pub mod tasks;
 
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -55,12 +54,18 @@ pub struct TestKage {
 impl TestKage {
     /// Everything but a running server: migrated database, key, CLI image `shell`.
     pub async fn new() -> Self {
+        let mut this = Self::unmigrated().await;
+        this.host(&["migrate"]);
+        this.equip();
+        this
+    }
+
+    /// With an empty database: no schema, no key, no image.
+    pub async fn unmigrated() -> Self {
         let mut this = Self::bare().await;
         let database = Database::create(&this.name).await;
         this.set("KAGE_DATABASE_URL", &database.url);
         this.database = Some(database);
-        this.host(&["migrate"]);
-        this.equip();
         this
     }
 
@@ -258,10 +263,7 @@ impl Drop for TestKage {
 }
 
 /// Waits until a condition gives a value.
-pub async fn eventually<T, F>(what: &str, mut look: impl FnMut() -> F) -> T
-where
-    F: Future<Output = Option<T>>,
-{
+pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(value) = look().await {
@@ -286,7 +288,9 @@ pub fn engine() -> String {
 
 /// Runs `docker` on the test's engine; it must succeed.
 pub fn docker(args: &[&str]) -> String {
-    let output = Command::new("/usr/bin/docker").args(args).env("DOCKER_HOST", engine()).output();
+    // The distribution's own, where something else of that name comes first in PATH.
+    let program = Some("/usr/bin/docker").filter(|path| Path::new(path).exists()).unwrap_or("docker");
+    let output = Command::new(program).args(args).env("DOCKER_HOST", engine()).output();
     succeeded(args, &output.expect("these tests need the docker command"))
 }
 

@@ -43,7 +43,7 @@ impl TestKage {
 
     /// Waits for a task's end.
     pub async fn ended(&self, id: &str) -> Value {
-        eventually("the task ends", || async {
+        eventually("the task ends", async || {
             let task = self.task(id).await;
             (!task["completed_at"].is_null()).then_some(task)
         })
@@ -52,7 +52,7 @@ impl TestKage {
 
     /// Waits until a run (by its place) is in a state.
     pub async fn reaches(&self, id: &str, run: usize, state: &str) -> Value {
-        eventually(&format!("run {run} is {state}"), || async {
+        eventually(&format!("run {run} is {state}"), async || {
             let task = self.task(id).await;
             let now = string(&task["runs"][run]["state"]).to_owned();
             assert!(now == state || task["completed_at"].is_null(), "it ended as {now}: {task}");
@@ -64,7 +64,7 @@ impl TestKage {
     /// Waits until a run's output holds a text.
     pub async fn says(&self, id: &str, run: &str, text: &str) {
         let path = format!("/api/v1/tasks/{id}/runs/{run}/log");
-        eventually(&format!("the output says {text:?}"), || async {
+        eventually(&format!("the output says {text:?}"), async || {
             self.get(&path).await.text().contains(text).then_some(())
         })
         .await;

@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use secrecy::SecretString;
@@ -43,6 +44,8 @@ pub struct Cluster {
 }
 
 const DATABASE: &str = "kage";
+/// Also the recovery after a crash.
+const START_WITHIN: Duration = Duration::from_secs(60);
 
 impl Cluster {
     /// The URL of the cluster below `data_dir`, if one was made there.
@@ -71,13 +74,7 @@ impl Cluster {
             let args = args.iter().map(OsStr::new).chain([data.as_os_str()]);
             this.run("initdb", args).await?;
         }
-        if this.pg_ctl(&["status"]).await.is_err() {
-            let socket = this.socket();
-            let options =
-                format!("-c listen_addresses='' -c unix_socket_permissions=0700 -k {}", socket.display());
-            let log = this.root.join("log").display().to_string();
-            this.pg_ctl(&["start", "--wait", "--timeout=60", "--log", &log, "--options", &options]).await?;
-        }
+        this.begin().await?;
         let socket = this.socket().display().to_string();
         let made =
             this.run("createdb", ["--host", &socket, "--username=kage", DATABASE].map(OsStr::new)).await;
@@ -86,6 +83,30 @@ impl Cluster {
             other => other?,
         }
         Ok(this)
+    }
+
+    /// Until it answers. One that was killed may leave processes, for whose end a new one has to wait, and
+    /// looks alive while its first process is not reaped.
+    async fn begin(&self) -> Result<(), ClusterError> {
+        let socket = self.socket().display().to_string();
+        let options = format!("-c listen_addresses='' -c unix_socket_permissions=0700 -k {socket}");
+        let log = self.root.join("log").display().to_string();
+        let start = ["start", "--wait", "--timeout=60", "--log", &log, "--options", &options];
+        let deadline = Instant::now() + START_WITHIN;
+        loop {
+            let ready = self.run("pg_isready", ["--quiet", "--host", &socket].map(OsStr::new)).await;
+            let Err(mut error) = ready else { return Ok(()) };
+            if self.pg_ctl(&["status"]).await.is_err() {
+                match self.pg_ctl(&start).await {
+                    Ok(()) => continue,
+                    Err(refusal) => error = refusal,
+                }
+            }
+            if Instant::now() >= deadline {
+                return Err(error);
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
     }
 
     pub fn url(&self) -> SecretString {
@@ -185,7 +206,9 @@ fn url(root: &Path) -> SecretString {
 /// The newest server programs: Debian keeps them out of `PATH`.
 fn programs() -> Option<PathBuf> {
     let complete = |folder: &PathBuf| {
-        ["initdb", "pg_ctl", "postgres", "createdb"].iter().all(|name| folder.join(name).exists())
+        ["initdb", "pg_ctl", "pg_isready", "postgres", "createdb"]
+            .iter()
+            .all(|name| folder.join(name).exists())
     };
     let mut debian: Vec<(u32, PathBuf)> = fs::read_dir("/usr/lib/postgresql")
         .into_iter()

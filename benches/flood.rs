@@ -87,13 +87,12 @@ fn through_the_engine(peer: &Peer, script: &str) -> Result<f64> {
     Ok(last.as_secs_f64())
 }
 
-/// Streams of a run that waits, which stay open for as long as they are held.
-fn idle_streams(stack: &Stack) -> Result<Vec<Events>> {
-    let task = stack.submit("echo waits; sleep 600")?;
+/// Streams of a task whose run waits, which stay open for as long as they are held.
+fn idle_streams(stack: &Stack, task: &str) -> Result<Vec<Events>> {
     let mut event = Event::default();
     let mut streams = Vec::with_capacity(IDLE_STREAMS);
     for _ in 0..IDLE_STREAMS {
-        let mut events = stack.api.events(&task)?;
+        let mut events = stack.api.events(task)?;
         ensure!(events.next(&mut event)? && event.name == "connected", "{} came first", event.name);
         streams.push(events);
     }
@@ -124,10 +123,13 @@ fn main() -> Result<()> {
     let alone = field(pid, "VmHWM")?;
     // Forgets the peak.
     fs::write(format!("/proc/{pid}/clear_refs"), "5")?;
-    let idle = idle_streams(&stack)?;
+    let waiting = stack.submit("echo waits; sleep 600")?;
+    let idle = idle_streams(&stack, &waiting)?;
     over_the_api(&stack, &script(false))?;
     let beside_idle = field(pid, "VmHWM")?;
     drop(idle);
+    // Else the server would wait for its run before it stops.
+    stack.api.call("DELETE", &format!("/api/v1/tasks/{waiting}"), "")?;
     Pairs::header();
     for pairs in &table {
         pairs.print();

@@ -244,18 +244,16 @@ pub async fn release(pool: &PgPool, lease: Lease) -> Result<(), DbError> {
     Ok(())
 }
 
-/// Ids of those runs, of the given ones, whose files a runner may delete: they have ended, or do not exist.
+/// Those of the given runs that have ended. One that this database does not know may be another installation's:
+/// it is not proved to be dead.
 ///
 /// # Errors
 /// [`DbError`].
-pub async fn without_owner(pool: &PgPool, candidates: &[Uuid]) -> Result<Vec<Uuid>, DbError> {
-    Ok(sqlx::query_scalar(
-        "SELECT c FROM unnest($1::uuid[]) AS c LEFT JOIN runs r ON r.id = c
-         WHERE r.id IS NULL OR r.state NOT IN ('queued', 'preparing', 'running', 'harvesting')",
-    )
-    .bind(candidates)
-    .fetch_all(pool)
-    .await?)
+pub async fn ended_of(pool: &PgPool, candidates: &[Uuid]) -> Result<Vec<Uuid>, DbError> {
+    Ok(sqlx::query_scalar("SELECT id FROM runs WHERE id = ANY($1) AND finished_at IS NOT NULL")
+        .bind(candidates)
+        .fetch_all(pool)
+        .await?)
 }
 
 /// A write by the lease's holder: events first, then whatever follows does to the run's row. Not committed,

@@ -41,14 +41,14 @@ async fn sweep(environment: &Arc<Environment>) -> Result<(), RunFailure> {
         .collect::<HashSet<_>>()
         .into_iter()
         .collect();
-    let ownerless = db::runs::without_owner(&environment.pool, &candidates).await?;
-    for container in found.iter().filter(|container| ownerless.contains(&container.run_id)) {
+    let ended = db::runs::ended_of(&environment.pool, &candidates).await?;
+    for container in found.iter().filter(|container| ended.contains(&container.run_id)) {
         tracing::warn!(container = container.id, run = %container.run_id, "runner.sweep_container");
     }
-    remove_containers(environment, |found| ownerless.contains(&found.run_id)).await?;
+    remove_containers(environment, |found| ended.contains(&found.run_id)).await?;
     let this = Arc::clone(environment);
     let blocking = tokio::task::spawn_blocking(move || -> Result<(), RunFailure> {
-        for run in folders.into_iter().filter(|run| ownerless.contains(run)) {
+        for run in folders.into_iter().filter(|run| ended.contains(run)) {
             tracing::warn!(%run, "runner.sweep_folder");
             remove_run_folder(&this, run)?;
         }

@@ -4,6 +4,7 @@
 //! "Not found" is `Ok(None)`. **Lock order: the task's row, then its runs' rows**, so that
 //! a client's cancel and a runner's write can't wait for each other.
 
+pub mod attempts;
 pub mod audit;
 pub mod error;
 pub mod events;
@@ -11,8 +12,10 @@ pub mod images;
 pub mod keys;
 pub mod notify;
 pub mod private;
+pub mod queue;
 pub mod repositories;
 pub mod results;
+mod run_events;
 pub mod runners;
 pub mod runs;
 pub mod tasks;

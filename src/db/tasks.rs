@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::db::error::DbError;
 use crate::db::events::{self, NewEvent};
 use crate::db::runs::{self, RunRow};
-use crate::db::{audit, results};
+use crate::db::{audit, results, run_events};
 use crate::domain::audit::{Actor, Entry, Outcome};
 use crate::domain::event::EventKind;
 use crate::domain::run::{ResultStatus, RunState};
@@ -317,18 +317,9 @@ pub async fn cancel(pool: &PgPool, task: Uuid, actor: &Actor) -> Result<Cancel, 
     .fetch_all(&mut *transaction)
     .await?;
     for run in &waiting {
-        let state = wire::event::State {
-            task_id: task,
-            run: run.name.clone(),
-            run_id: run.id,
-            state: RunState::Cancelled,
-            attempt: run.attempt.unsigned_abs(),
-            reason: run.error.clone(),
-            timestamp: Utc::now(),
-        };
-        events::append(&mut transaction, task, Some(run.id), &[NewEvent::other(EventKind::State, &state)])
-            .await?;
-        runs::append_result(&mut transaction, run, Vec::new(), &[]).await?;
+        let ended = run_events::state_event(run, RunState::Cancelled, run.attempt, run.error.as_deref());
+        events::append(&mut transaction, task, Some(run.id), &[ended]).await?;
+        run_events::append_result(&mut transaction, run, Vec::new(), &[]).await?;
     }
     settle(&mut transaction, task, actor).await?;
     transaction.commit().await?;

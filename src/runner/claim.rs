@@ -8,7 +8,8 @@ use uuid::Uuid;
 
 use crate::db;
 use crate::db::error::DbError;
-use crate::db::runs::{Lease, RunRow};
+use crate::db::queue::Lease;
+use crate::db::runs::RunRow;
 use crate::runner::drive;
 use crate::runner::environment::Environment;
 use crate::runner::lease::Orders;
@@ -50,7 +51,7 @@ async fn take_abandoned(environment: &Arc<Environment>, own_too: bool) -> Result
     let ttl = environment.config.lease_secs;
     let held = environment.leases.runs();
     for (former, run) in
-        db::runs::claim_abandoned(&environment.pool, environment.id, ttl, own_too, &held).await?
+        db::queue::claim_abandoned(&environment.pool, environment.id, ttl, own_too, &held).await?
     {
         tracing::info!(run = %run.id, state = %run.state(), "runner.taken_up_again");
         // Over the limit if need be: these sandboxes run already.
@@ -68,7 +69,7 @@ async fn take_queued(environment: &Arc<Environment>) -> Result<(), DbError> {
     let limit = i64::try_from(free).unwrap_or(i64::MAX);
     let ttl = environment.config.lease_secs;
     let held = environment.leases.runs();
-    for run in db::runs::claim_queued(&environment.pool, environment.id, ttl, limit, &held).await? {
+    for run in db::queue::claim_queued(&environment.pool, environment.id, ttl, limit, &held).await? {
         let permit = Arc::clone(&environment.slots).try_acquire_owned().ok();
         begin(environment, run, None, permit);
     }

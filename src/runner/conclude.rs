@@ -8,8 +8,9 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
 use crate::db;
+use crate::db::attempts::Harvested;
 use crate::db::results::ResultRow;
-use crate::db::runs::{Harvested, RunRow};
+use crate::db::runs::RunRow;
 use crate::db::tasks::TaskRow;
 use crate::domain::event::EventKind;
 use crate::domain::run::RunState;
@@ -81,7 +82,7 @@ impl Drive<'_> {
         }
         let (pool, ending) = (&self.environment.pool, verdict.ending());
         let (branch, warnings) = (taken.branch.as_ref(), &taken.warnings);
-        self.commit(|| db::runs::finish(pool, self.lease, run, &ending, branch, warnings)).await?;
+        self.commit(|| db::attempts::finish(pool, self.lease, run, &ending, branch, warnings)).await?;
         prepare::discard(self.environment, run.id).await;
         Ok(())
     }
@@ -101,7 +102,7 @@ impl Drive<'_> {
         prepare::discard(self.environment, run.id).await;
         let seconds = u32::try_from(delay.as_secs()).unwrap_or(u32::MAX);
         let (pool, ending) = (&self.environment.pool, verdict.ending());
-        self.commit(|| db::runs::requeue(pool, self.lease, run, &ending, seconds)).await?;
+        self.commit(|| db::attempts::requeue(pool, self.lease, run, &ending, seconds)).await?;
         let environment = Arc::clone(self.environment);
         self.environment.lifecycle.spawn(async move {
             tokio::select! {

@@ -13,8 +13,10 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::db;
+use crate::db::attempts::SandboxFacts;
 use crate::db::error::DbError;
-use crate::db::runs::{Lease, RunRow, SandboxFacts};
+use crate::db::queue::Lease;
+use crate::db::runs::RunRow;
 use crate::db::tasks::TaskRow;
 use crate::domain::event::EventKind;
 use crate::domain::run::RunState;
@@ -89,8 +91,9 @@ impl Drive<'_> {
         self.here.attempt.store(run.attempt, Ordering::Relaxed);
         let (run, ended) = match run.state() {
             RunState::Queued => {
-                let begun =
-                    self.commit(|| db::runs::begin_attempt(&self.environment.pool, self.lease, &run)).await?;
+                let begun = self
+                    .commit(|| db::attempts::begin_attempt(&self.environment.pool, self.lease, &run))
+                    .await?;
                 let Some(run) = begun else {
                     let verdict = Verdict::new(RunState::Cancelled, "cancelled before it began");
                     return self.conclude(&run, &task, Ended { verdict, sandbox: None }).await;
@@ -171,7 +174,7 @@ impl Drive<'_> {
             };
             // Side by side: the engine takes far longer, and no job is handed out before both are done.
             let running =
-                self.commit(|| db::runs::set_running(&self.environment.pool, self.lease, run, &facts));
+                self.commit(|| db::attempts::set_running(&self.environment.pool, self.lease, run, &facts));
             let started = async { sandbox.start().await.map_err(RunFailure::from) };
             tokio::try_join!(running, started)?;
             let mut link = tokio::select! {
@@ -247,7 +250,7 @@ impl Drive<'_> {
 
     pub(super) async fn set_harvesting(&self, run: &RunRow, verdict: &Verdict) -> Result<(), RunFailure> {
         let value = serde_json::to_value(verdict).expect("plain struct");
-        self.commit(|| db::runs::set_harvesting(&self.environment.pool, self.lease, run, &value)).await
+        self.commit(|| db::attempts::set_harvesting(&self.environment.pool, self.lease, run, &value)).await
     }
 
     pub(super) async fn notice(
@@ -256,8 +259,10 @@ impl Drive<'_> {
         kind: EventKind,
         message: &str,
     ) -> Result<(), RunFailure> {
-        self.commit(|| db::runs::notice(&self.environment.pool, self.lease, run, kind, message.to_owned()))
-            .await
+        self.commit(|| {
+            db::attempts::notice(&self.environment.pool, self.lease, run, kind, message.to_owned())
+        })
+        .await
     }
 
     /// Removes whatever containers a run has, whoever made them.

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::db;
 use crate::db::error::DbError;
-use crate::db::runs::Lease;
+use crate::db::queue::Lease;
 use crate::runner::environment::Environment;
 
 /// What a run's drive is told from outside.
@@ -114,7 +114,7 @@ async fn listen_and_renew(environment: &Environment) -> Result<(), DbError> {
         }
         let held = environment.leases.all();
         if !held.is_empty() {
-            let answer = db::runs::renew(&environment.pool, &held, environment.config.lease_secs).await?;
+            let answer = db::queue::renew(&environment.pool, &held, environment.config.lease_secs).await?;
             environment.leases.take_in(&held, &answer);
         }
     }

@@ -10,8 +10,9 @@ use kage_shim::protocol::{Exited, FromShim, Offsets, Stream};
 use tokio::time::{Instant, sleep_until};
 
 use crate::db;
+use crate::db::attempts::Output;
 use crate::db::events::NewEvent;
-use crate::db::runs::{Output, RunRow};
+use crate::db::runs::RunRow;
 use crate::domain::event::EventKind;
 use crate::domain::run::RunState;
 use crate::image::manifest::Manifest;
@@ -297,7 +298,7 @@ impl<'a> Pump<'a> {
                 cost_usd: self.cost_usd,
             };
             let (pool, lease) = (&self.drive.environment.pool, self.drive.lease);
-            self.drive.commit(|| db::runs::append_output(pool, lease, &output)).await?;
+            self.drive.commit(|| db::attempts::append_output(pool, lease, &output)).await?;
             self.committed = ends;
             self.position = position;
         }

@@ -4,7 +4,7 @@
 use kage_shim::protocol::{EndedBy, Exited};
 use serde::{Deserialize, Serialize};
 
-use crate::db::runs::Ending;
+use crate::db::attempts::Ending;
 use crate::domain::run::RunState;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

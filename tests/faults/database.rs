@@ -3,7 +3,8 @@
 use kage::config::database::DatabaseConfig;
 use kage::db;
 use kage::db::Zone;
-use kage::db::runs::{Lease, RunRow};
+use kage::db::queue::Lease;
+use kage::db::runs::RunRow;
 use kage::db::tasks::{NewRun, NewTask};
 use kage::domain::task::MergeStrategy;
 use kage::wire::task::Assignment;
@@ -89,9 +90,9 @@ impl TestDatabase {
 
     /// Claims the one run that waits, and begins its attempt.
     pub async fn begun(&self, runner: Uuid) -> (Lease, RunRow) {
-        let run = db::runs::claim_queued(&self.runner, runner, 60, 1, &[]).await.expect("claims").remove(0);
+        let run = db::queue::claim_queued(&self.runner, runner, 60, 1, &[]).await.expect("claims").remove(0);
         let lease = lease_of(&run, runner);
-        let begun = db::runs::begin_attempt(&self.runner, lease, &run).await.expect("begins");
+        let begun = db::attempts::begin_attempt(&self.runner, lease, &run).await.expect("begins");
         (lease, begun.expect("is not cancelled"))
     }
 

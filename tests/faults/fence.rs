@@ -1,9 +1,11 @@
 //! The fence: a runner that lost its lease writes nothing more, whatever it believes.
 
+use kage::db::attempts::{self, Ending, Harvested, Output, SandboxFacts};
 use kage::db::error::DbError;
 use kage::db::events::NewEvent;
+use kage::db::queue::{self, Lease};
 use kage::db::results::ResultRow;
-use kage::db::runs::{self, Ending, Harvested, Lease, Output, RunRow, SandboxFacts};
+use kage::db::runs::RunRow;
 use kage::db::tasks;
 use kage::domain::audit::Actor;
 use kage::domain::event::EventKind;
@@ -46,7 +48,7 @@ async fn set_running(pool: &PgPool, lease: Lease, run: &RunRow) -> Result<(), Db
     let record = json!({});
     let facts =
         SandboxFacts { container: "container", base_commit: None, worktree: "overlay", record: &record };
-    runs::set_running(pool, lease, run, &facts).await
+    attempts::set_running(pool, lease, run, &facts).await
 }
 
 /// Every write that a runner can make for a run. Each must be refused, and must leave everything as it is.
@@ -54,20 +56,20 @@ async fn every_write_is_refused(db: &TestDatabase, lease: Lease, run: &RunRow) {
     let pool = &db.runner;
     let before = db.everything().await;
     let mut refusals: Vec<(&str, Result<(), DbError>)> = vec![
-        ("begin_attempt", runs::begin_attempt(pool, lease, run).await.map(drop)),
+        ("begin_attempt", attempts::begin_attempt(pool, lease, run).await.map(drop)),
         ("set_running", set_running(pool, lease, run).await),
-        ("append_output", runs::append_output(pool, lease, &output(b"late", run.stdout_offset)).await),
-        ("notice", runs::notice(pool, lease, run, EventKind::Warning, "late".to_owned()).await),
-        ("set_harvesting", runs::set_harvesting(pool, lease, run, &json!({})).await),
-        ("requeue", runs::requeue(pool, lease, run, &succeeded(), 1).await),
-        ("finish", runs::finish(pool, lease, run, &succeeded(), None, &[]).await),
+        ("append_output", attempts::append_output(pool, lease, &output(b"late", run.stdout_offset)).await),
+        ("notice", attempts::notice(pool, lease, run, EventKind::Warning, "late".to_owned()).await),
+        ("set_harvesting", attempts::set_harvesting(pool, lease, run, &json!({})).await),
+        ("requeue", attempts::requeue(pool, lease, run, &succeeded(), 1).await),
+        ("finish", attempts::finish(pool, lease, run, &succeeded(), None, &[]).await),
     ];
-    let with_branch = runs::finish(pool, lease, run, &succeeded(), Some(&harvested()), &[]).await;
+    let with_branch = attempts::finish(pool, lease, run, &succeeded(), Some(&harvested()), &[]).await;
     refusals.push(("finish with a branch", with_branch));
     for (name, refusal) in refusals {
         assert!(matches!(refusal, Err(DbError::LeaseLost(_))), "{name}: {refusal:?}");
     }
-    assert_eq!(runs::renew(pool, &[lease], 60).await.expect("asks"), []);
+    assert_eq!(queue::renew(pool, &[lease], 60).await.expect("asks"), []);
     assert_eq!(db.everything().await, before, "something was written from behind the fence");
 }
 
@@ -78,22 +80,22 @@ async fn a_runner_whose_lease_was_taken_writes_nothing_more() {
     db.task(1).await;
     let (lease, run) = db.begun(old).await;
     set_running(&db.runner, lease, &run).await.expect("still holds it");
-    runs::append_output(&db.runner, lease, &output(b"one\n", 0)).await.expect("still holds it");
-    assert!(runs::claim_abandoned(&db.runner, new, 60, true, &[]).await.expect("asks").is_empty());
-    assert_eq!(runs::renew(&db.runner, &[lease], 60).await.expect("asks"), [(lease.run, false)]);
+    attempts::append_output(&db.runner, lease, &output(b"one\n", 0)).await.expect("still holds it");
+    assert!(queue::claim_abandoned(&db.runner, new, 60, true, &[]).await.expect("asks").is_empty());
+    assert_eq!(queue::renew(&db.runner, &[lease], 60).await.expect("asks"), [(lease.run, false)]);
 
     db.expire().await;
-    let mut taken = runs::claim_abandoned(&db.runner, new, 60, false, &[]).await.expect("claims");
+    let mut taken = queue::claim_abandoned(&db.runner, new, 60, false, &[]).await.expect("claims");
     let (former, run) = taken.remove(0);
     assert_eq!((former, run.state(), run.stdout_offset), (Some(old), RunState::Running, 4));
     every_write_is_refused(&db, lease, &run).await;
 
     // The new holder goes on, and nobody else can take it meanwhile.
     let lease = lease_of(&run, new);
-    assert!(runs::claim_abandoned(&db.runner, old, 60, true, &[]).await.expect("asks").is_empty());
-    runs::append_output(&db.runner, lease, &output(b"two\n", 4)).await.expect("holds it");
-    runs::set_harvesting(&db.runner, lease, &run, &json!({})).await.expect("holds it");
-    runs::finish(&db.runner, lease, &run, &succeeded(), Some(&harvested()), &[]).await.expect("holds it");
+    assert!(queue::claim_abandoned(&db.runner, old, 60, true, &[]).await.expect("asks").is_empty());
+    attempts::append_output(&db.runner, lease, &output(b"two\n", 4)).await.expect("holds it");
+    attempts::set_harvesting(&db.runner, lease, &run, &json!({})).await.expect("holds it");
+    attempts::finish(&db.runner, lease, &run, &succeeded(), Some(&harvested()), &[]).await.expect("holds it");
     every_write_is_refused(&db, lease, &run).await;
     db.remove().await;
 }
@@ -103,10 +105,10 @@ async fn a_queued_run_whose_claim_expired_goes_to_the_next_claimer() {
     let db = TestDatabase::new().await;
     let (old, new) = (Uuid::new_v4(), Uuid::new_v4());
     db.task(1).await;
-    let claimed = runs::claim_queued(&db.runner, old, 60, 1, &[]).await.expect("claims").remove(0);
-    assert!(runs::claim_queued(&db.runner, new, 60, 1, &[]).await.expect("asks").is_empty());
+    let claimed = queue::claim_queued(&db.runner, old, 60, 1, &[]).await.expect("claims").remove(0);
+    assert!(queue::claim_queued(&db.runner, new, 60, 1, &[]).await.expect("asks").is_empty());
     db.expire().await;
-    let again = runs::claim_queued(&db.runner, new, 60, 1, &[]).await.expect("claims").remove(0);
+    let again = queue::claim_queued(&db.runner, new, 60, 1, &[]).await.expect("claims").remove(0);
     assert_eq!((again.id, again.state()), (claimed.id, RunState::Queued));
     every_write_is_refused(&db, lease_of(&claimed, old), &claimed).await;
     db.remove().await;
@@ -119,11 +121,11 @@ async fn a_requeued_run_is_no_longer_its_former_holders() {
     db.task(1).await;
     let (lease, run) = db.begun(runner).await;
     let lost = Ending { state: RunState::Lost, error: Some("lost".to_owned()), exit_code: None };
-    runs::requeue(&db.runner, lease, &run, &lost, 3600).await.expect("holds it");
+    attempts::requeue(&db.runner, lease, &run, &lost, 3600).await.expect("holds it");
     every_write_is_refused(&db, lease, &run).await;
     // Its back-off has not passed, and a restart of the same runner does not cut it short.
-    assert!(runs::claim_queued(&db.runner, runner, 60, 9, &[]).await.expect("asks").is_empty());
-    assert!(runs::claim_abandoned(&db.runner, runner, 60, true, &[]).await.expect("asks").is_empty());
+    assert!(queue::claim_queued(&db.runner, runner, 60, 9, &[]).await.expect("asks").is_empty());
+    assert!(queue::claim_abandoned(&db.runner, runner, 60, true, &[]).await.expect("asks").is_empty());
     db.remove().await;
 }
 
@@ -134,7 +136,7 @@ async fn a_late_claimer_cannot_end_a_run_that_a_cancel_has_ended() {
     let db = TestDatabase::new().await;
     let runner = Uuid::new_v4();
     let task = db.task(1).await;
-    let run = runs::claim_queued(&db.runner, runner, 60, 1, &[]).await.expect("claims").remove(0);
+    let run = queue::claim_queued(&db.runner, runner, 60, 1, &[]).await.expect("claims").remove(0);
     db.expire().await;
     let cancelled = tasks::cancel(&db.api, task, &Actor::Host).await.expect("cancels");
     assert_eq!(cancelled, tasks::Cancel::Done);
@@ -148,12 +150,12 @@ async fn a_write_that_is_repeated_after_its_commit_is_made_once() {
     let db = TestDatabase::new().await;
     let runner = Uuid::new_v4();
     db.task(1).await;
-    let queued = runs::claim_queued(&db.runner, runner, 60, 1, &[]).await.expect("claims").remove(0);
+    let queued = queue::claim_queued(&db.runner, runner, 60, 1, &[]).await.expect("claims").remove(0);
     let lease = lease_of(&queued, runner);
     let pool = &db.runner;
-    let run = runs::begin_attempt(pool, lease, &queued).await.expect("begins").expect("not cancelled");
+    let run = attempts::begin_attempt(pool, lease, &queued).await.expect("begins").expect("not cancelled");
     let after = db.everything().await;
-    let again = runs::begin_attempt(pool, lease, &queued).await.expect("begins").expect("not cancelled");
+    let again = attempts::begin_attempt(pool, lease, &queued).await.expect("begins").expect("not cancelled");
     assert_eq!(again.attempt, run.attempt);
     assert_eq!(db.everything().await, after, "begin_attempt");
 
@@ -162,21 +164,21 @@ async fn a_write_that_is_repeated_after_its_commit_is_made_once() {
     set_running(pool, lease, &run).await.expect("sees that it is done");
     assert_eq!(db.everything().await, after, "set_running");
 
-    runs::append_output(pool, lease, &output(b"one\n", 0)).await.expect("writes");
+    attempts::append_output(pool, lease, &output(b"one\n", 0)).await.expect("writes");
     let after = db.everything().await;
-    runs::append_output(pool, lease, &output(b"one\n", 0)).await.expect("sees that it is done");
+    attempts::append_output(pool, lease, &output(b"one\n", 0)).await.expect("sees that it is done");
     assert_eq!(db.everything().await, after, "append_output");
 
-    runs::set_harvesting(pool, lease, &run, &json!({ "state": "succeeded" })).await.expect("writes");
+    attempts::set_harvesting(pool, lease, &run, &json!({ "state": "succeeded" })).await.expect("writes");
     let after = db.everything().await;
-    runs::set_harvesting(pool, lease, &run, &json!({ "state": "succeeded" }))
+    attempts::set_harvesting(pool, lease, &run, &json!({ "state": "succeeded" }))
         .await
         .expect("sees that it is done");
     assert_eq!(db.everything().await, after, "set_harvesting");
 
-    runs::finish(pool, lease, &run, &succeeded(), Some(&harvested()), &[]).await.expect("writes");
+    attempts::finish(pool, lease, &run, &succeeded(), Some(&harvested()), &[]).await.expect("writes");
     let after = db.everything().await;
-    let repeated = runs::finish(pool, lease, &run, &succeeded(), Some(&harvested()), &[]).await;
+    let repeated = attempts::finish(pool, lease, &run, &succeeded(), Some(&harvested()), &[]).await;
     assert!(matches!(repeated, Err(DbError::LeaseLost(_))), "{repeated:?}");
     assert_eq!(db.everything().await, after, "finish");
     db.remove().await;

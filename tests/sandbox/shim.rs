@@ -72,7 +72,8 @@ async fn run(world: &World, script: &str) -> Run {
     let session = new_session();
     let listener = ShimListener::bind(&spec.io_dir, spec.user).expect("listens");
     let sandbox = world.started(&spec).await;
-    let link = listener.accept_first(job(&session, script), LONG).await.expect("links");
+    let mut link = listener.accept_first(LONG).await.expect("links");
+    link.give(job(&session, script)).await.expect("takes the job");
     Run { sandbox, link, spec, session }
 }
 

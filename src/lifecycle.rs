@@ -52,6 +52,7 @@ impl Lifecycle {
     }
 
     /// Starts a loop without which the process is of no use: its end before the soft token ends everything.
+    /// The hard token ends it wherever it stands.
     pub fn spawn_essential<F>(&self, name: &'static str, task: F)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -59,7 +60,8 @@ impl Lifecycle {
         let this = self.clone();
         self.tracker.spawn(async move {
             // Nested, so that a panic is seen as an end too.
-            let ended = this.tracker.spawn(task).await;
+            let hard = this.hard.clone();
+            let ended = this.tracker.spawn(async move { hard.run_until_cancelled(task).await }).await;
             if ended.is_err() || !this.soft.is_cancelled() {
                 tracing::error!(name, "lifecycle.essential_task_ended");
                 this.faulted.store(true, Ordering::SeqCst);

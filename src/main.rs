@@ -15,7 +15,10 @@ fn main() -> ExitCode {
             return Exit::Unavailable.into();
         }
     };
-    match runtime.block_on(execute(cli)) {
+    let done = runtime.block_on(execute(cli));
+    // After a second signal threads may still be at work for minutes; all that they do may be cut off.
+    runtime.shutdown_background();
+    match done {
         Ok(exit) => exit.into(),
         Err(error) => {
             error.report();

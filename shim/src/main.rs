@@ -3,6 +3,7 @@
 mod args;
 mod child;
 mod connection;
+mod copies;
 mod ending;
 mod hardening;
 mod lane;

@@ -8,6 +8,7 @@ use kage_shim::protocol::{MAX_OUTPUT, OUTPUT_HEADER, Offsets, Stream, output_hea
 use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 
+use crate::copies::Copies;
 use crate::lane::{CHUNK_COST, Cursor, Lane};
 
 /// Emptied buffers kept for the next reads.
@@ -52,12 +53,14 @@ pub struct Output {
     /// Number of the newest chunk, over both streams.
     sequence: u64,
     spares: Vec<Vec<u8>>,
+    copies: Option<Copies>,
 }
 
 impl Output {
     /// Keeps at most `limit` bytes, but never less than one frame.
-    pub fn new(limit: u64) -> Self {
+    pub fn new(limit: u64, copies: Option<Copies>) -> Self {
         Self {
+            copies,
             stdout: Lane::default(),
             stderr: Lane::default(),
             begun: None,
@@ -144,6 +147,9 @@ impl Output {
     }
 
     fn keep(&mut self, stream: Stream, bytes: Vec<u8>) {
+        if let Some(copies) = &self.copies {
+            copies.write(stream, &bytes);
+        }
         let newest = self.sequence;
         if self.lane_mut(stream).append(newest, &bytes) {
             return self.keep_spare(bytes);

@@ -70,6 +70,8 @@ pub struct Job {
     pub cwd: String,
     /// Written to the CLI's standard input, which is then closed.
     pub stdin: String,
+    /// Also write the output to the shim's own streams, for the engine's log: as much as goes without waiting.
+    pub copy_output: bool,
     pub limits: JobLimits,
 }
 

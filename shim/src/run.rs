@@ -7,6 +7,7 @@ use kage_shim::protocol::{EndedBy, Exited, Job, JobLimits, Stream};
 use rustix::process::{Pid, Signal, WaitStatus};
 
 use crate::child;
+use crate::copies::Copies;
 use crate::ending::Ending;
 use crate::oom;
 use crate::output::{Output, Read};
@@ -45,7 +46,7 @@ impl Run {
     pub fn start(job: Job, processes: Processes, now: Instant) -> Self {
         let oom_kills_before = oom::kills();
         let mut run = Self {
-            output: Output::new(job.limits.buffer_bytes),
+            output: Output::new(job.limits.buffer_bytes, job.copy_output.then(Copies::open)),
             limits: job.limits,
             stdin: None,
             stdout: None,

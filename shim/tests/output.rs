@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use kage_shim::protocol::{
-    EndedBy, Exited, FromRunner, FromShim, MAX_OUTPUT, Offsets, Resume, Stream, frame_length,
+    EndedBy, Exited, FromRunner, FromShim, Job, MAX_OUTPUT, Offsets, Resume, Stream, frame_length,
 };
 use support::{Connection, HANG, Ledger, Runner, bash, processes_with, unique_sleep};
 
@@ -348,4 +348,25 @@ fn a_release_does_not_lose_what_is_not_acknowledged() {
     runner.resume(Offsets::default()).finish(&mut ledger);
     assert_eq!(ledger.stdout, b"x\n");
     assert_eq!(shim.wait().code(), Some(0));
+}
+
+/// The engine's log gets a copy when the job asks for it, and nothing when it does not.
+#[test]
+fn a_copy_of_the_output_goes_to_the_shims_own_streams_if_the_job_says_so() {
+    for copy_output in [true, false] {
+        let mut runner = Runner::listening();
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_kage-shim"));
+        command.arg("--socket").arg(runner.socket());
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        let shim = command.spawn().unwrap();
+        let job = Job { copy_output, ..bash("echo to the log; echo and here >&2") };
+        let mut connection = runner.start(&job);
+        let mut ledger = Ledger::default();
+        connection.finish(&mut ledger);
+        let output = shim.wait_with_output().unwrap();
+        let expected = if copy_output { ("to the log\n", "and here\n") } else { ("", "") };
+        let seen = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+        assert_eq!((seen.0.as_str(), seen.1.as_str()), expected);
+        assert_eq!(ledger.stdout_text(), "to the log\n");
+    }
 }

@@ -1,5 +1,7 @@
 //! What every request passes first: sizes in, headers out.
 
+use std::time::Duration;
+
 use axum::extract::Request;
 use axum::http::{HeaderValue, header};
 use axum::middleware::Next;
@@ -11,6 +13,8 @@ use crate::api::problem::ApiError;
 const URL_BYTES: usize = 8 * 1024;
 /// Most bytes of all headers.
 const HEADER_BYTES: usize = 32 * 1024;
+/// From a request's head to its answer's: a database may hang instead of failing, and a client may send no body.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
 pub(super) async fn guard(request: Request, next: Next) -> Response {
     let url = request.uri().path_and_query().map_or(0, |both| both.as_str().len());
@@ -27,7 +31,8 @@ pub(super) async fn guard(request: Request, next: Next) -> Response {
     } else if nul {
         ApiError::not_found("resource: the URL holds the character NUL").into_response()
     } else {
-        next.run(request).await
+        let answer = tokio::time::timeout(ANSWER_WITHIN, next.run(request)).await;
+        answer.unwrap_or_else(|_| ApiError::late().into_response())
     };
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

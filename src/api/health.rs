@@ -34,21 +34,27 @@ pub(super) async fn ready(State(state): State<ApiState>) -> (StatusCode, Json<Re
     let mut say = |name: &str, ok: bool, detail: String| {
         dependencies.insert(name.to_owned(), Dependency { ok, detail });
     };
-    match db::schema_is_current(&state.pool).await {
-        Ok(true) => say("database", true, "answers; schema is current".to_owned()),
-        Ok(false) => {
-            say("database", false, "schema is missing or of another version: run `kage migrate`".to_owned())
+    // Asked once: a database that is away takes its time not to answer.
+    let runners = match db::schema_is_current(&state.pool).await {
+        Ok(current) => {
+            let wrong = "schema is missing or of another version: run `kage migrate`";
+            let detail = if current { "answers; schema is current" } else { wrong };
+            say("database", current, detail.to_owned());
+            db::runners::alive(&state.pool).await.ok()
         }
-        Err(_) => say("database", false, "does not answer".to_owned()),
-    }
-    match db::runners::alive(&state.pool).await {
-        Ok(runners) => {
+        Err(_) => {
+            say("database", false, "does not answer".to_owned());
+            None
+        }
+    };
+    match runners {
+        Some(runners) => {
             let working = runners.iter().filter(|runner| !runner.draining).count();
             say("runner", working > 0, format!("{working} take(s) runs"));
             let engines = runners.iter().filter(|runner| runner.engine_ok).count();
             say("engine", engines > 0, format!("{engines} of {} answer(s)", runners.len()));
         }
-        Err(_) => say("runner", false, "unknown: the database does not answer".to_owned()),
+        None => say("runner", false, "unknown: the database does not answer".to_owned()),
     }
     let ready = dependencies.values().all(|dependency| dependency.ok);
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

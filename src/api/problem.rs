@@ -105,8 +105,17 @@ impl ApiError {
             .with_header(header::RETRY_AFTER, "5")
     }
 
+    /// Given up: the database hangs, or the client does not send what it announced.
+    pub fn late() -> Self {
+        let detail = "this took too long and was given up; try again";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Temporarily unavailable", detail)
+            .with_header(header::RETRY_AFTER, "5")
+    }
+
     fn unavailable() -> Self {
-        let detail = "the database does not answer; nothing was changed, try again";
+        // Whether a write was made is not known where the connection broke at its commit.
+        let detail =
+            "the database does not answer; try again (an Idempotency-Key keeps a task from being made twice)";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Temporarily unavailable", detail)
             .with_header(header::RETRY_AFTER, "5")
     }

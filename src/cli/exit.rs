@@ -3,7 +3,7 @@
 use std::io;
 use std::process::ExitCode;
 
-use crate::cli::escape;
+use crate::cli::output;
 use crate::client::error::ClientError;
 use crate::config::client::ClientConfigError;
 use crate::config::error::ConfigError;
@@ -80,7 +80,7 @@ impl CliError {
         if matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe) {
             return;
         }
-        eprintln!("kage: {}", escape::line(&self.to_string()));
+        output::note(&format!("kage: {self}"));
         let hint = match self {
             Self::Client(ClientError::Unreachable { .. }) => {
                 "is it running (kage serve), and is KAGE_URL its address?"
@@ -88,7 +88,7 @@ impl CliError {
             Self::Client(ClientError::Refused { status: 401, .. }) => "is KAGE_API_KEY this server's?",
             _ => return,
         };
-        eprintln!("kage: {hint}");
+        output::note(&format!("kage: {hint}"));
     }
 }
 

@@ -127,7 +127,7 @@ async fn build_image(
         network: None,
         deadline: BUILD_WITHIN,
     };
-    Ok(build(engine, &request, |line| output::note(line)).await?)
+    Ok(build(engine, &request, output::note).await?)
 }
 
 async fn list(configuration: &Configuration, globals: &Globals) -> anyhow::Result<()> {

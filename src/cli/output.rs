@@ -57,6 +57,11 @@ pub fn note(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{}", escape::line(text));
 }
 
+/// Writes text that is already harmless to standard error.
+pub fn say(text: &str) {
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
 /// Rows in columns, two spaces apart. Cells are made harmless; the last column is cut at `width`.
 pub fn table(header: &[&str], rows: &[Vec<String>], width: usize) -> String {
     let mut all: Vec<Vec<String>> = Vec::with_capacity(rows.len() + 1);

@@ -13,11 +13,13 @@ use crate::cli::view::json::JsonView;
 use crate::cli::view::live::LiveView;
 use crate::cli::view::plain::PlainView;
 use crate::cli::watch::{Interrupt, Watched, watch};
-use crate::cli::{connect, escape, output, summary};
+use crate::cli::{connect, output, summary};
 use crate::client::Client;
 use crate::domain::name::Name;
 use crate::domain::task::MergeStrategy;
-use crate::wire::task::{Assignment, NewTask, Task};
+use crate::wire::task::{
+    Assignment, DEFAULT_MAX_RETRIES, DEFAULT_RETRY_DELAY, DEFAULT_TIMEOUT, NewTask, Task,
+};
 
 /// The server's limit on a prompt, in bytes.
 const MAX_PROMPT: u64 = 1024 * 1024;
@@ -36,16 +38,16 @@ pub struct Args {
     #[arg(long, value_name = "NAME", required = true)]
     cli: Vec<Name>,
     /// Seconds for one attempt of a run, 60 to 3600
-    #[arg(long, value_name = "S", default_value_t = 600)]
+    #[arg(long, value_name = "S", default_value_t = DEFAULT_TIMEOUT)]
     timeout: u32,
     /// Seconds without output before a run is ended [default: the runner's]
     #[arg(long, value_name = "S")]
     idle_timeout: Option<u32>,
     /// Further attempts after a transient failure, 0 to 5
-    #[arg(long, value_name = "N", default_value_t = 3)]
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_RETRIES)]
     max_retries: u32,
     /// Seconds before the first of them, 1 to 60; doubles each time
-    #[arg(long, value_name = "S", default_value_t = 5)]
+    #[arg(long, value_name = "S", default_value_t = DEFAULT_RETRY_DELAY)]
     retry_delay: u32,
     /// Count a clean exit that changed nothing as a success
     #[arg(long)]
@@ -134,8 +136,8 @@ async fn follow(
     // The outcome is known; that its details cannot be had does not change it.
     match client.task(task.id).await {
         Ok(task) if globals.json => output::json(&serde_json::json!({ "event": "summary", "data": task }))?,
-        Ok(task) => eprint!("{}", summary::render(&task)),
-        Err(error) => output::note(&format!("no summary: {}", escape::line(&error.to_string()))),
+        Ok(task) => output::say(&summary::render(&task)),
+        Err(error) => output::note(&format!("no summary: {error}")),
     }
     Ok(watched.exit())
 }

@@ -20,7 +20,7 @@ pub struct DatabaseConfig {
     pub url: Option<SecretString>,
     /// Kept out of the URL, so that it can come from a file.
     pub password: Option<SecretString>,
-    /// Most connections of one role.
+    /// Most connections of one role. A runner's listeners keep three.
     pub connections: u32,
     /// Seconds to wait for a connection.
     pub acquire_secs: u64,
@@ -49,7 +49,7 @@ impl DatabaseConfig {
         Ok(Self {
             url: url.map(SecretString::from),
             password: settings.secret("KAGE_DATABASE_PASSWORD", "KAGE_DATABASE_PASSWORD_FILE")?,
-            connections: settings.within("KAGE_DATABASE_CONNECTIONS", 10, 2, 200)? as u32,
+            connections: settings.within("KAGE_DATABASE_CONNECTIONS", 10, 6, 200)? as u32,
             acquire_secs: settings.within("KAGE_DATABASE_ACQUIRE_SECS", 10, 1, 300)?,
         })
     }

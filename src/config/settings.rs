@@ -204,7 +204,7 @@ impl Settings {
     pub fn refuse_unknown(&self, known: &[&str]) -> Result<(), ConfigError> {
         for (name, value) in &self.given {
             if !OTHERS.contains(&name.as_str()) && !known.contains(&name.as_str()) {
-                let nearest = known.iter().min_by_key(|candidate| distance(candidate, name));
+                let nearest = known.iter().min_by_key(|candidate| strsim::levenshtein(candidate, name));
                 let suggestion = nearest.map(|near| format!("; is {near} meant?")).unwrap_or_default();
                 return Err(ConfigError::Unknown {
                     name: name.clone(),
@@ -215,20 +215,6 @@ impl Settings {
         }
         Ok(())
     }
-}
-
-/// Levenshtein's distance, in bytes.
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.bytes().enumerate() {
-            let substituted = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }
 
 fn read_file(path: &Path, given: &mut BTreeMap<String, Value>) -> Result<(), ConfigError> {

@@ -21,10 +21,10 @@ pub enum ClusterError {
         "PostgreSQL does not run as root, and this machine has no user `postgres`: set KAGE_DATABASE_URL"
     )]
     NoUser,
+    #[error("another `kage serve` works in {path}: one for each KAGE_DATA_DIR", path = .0.display())]
+    Taken(PathBuf),
     #[error("{path}: {source}", path = path.display())]
     Folder { path: PathBuf, source: std::io::Error },
-    #[error("another `kage serve` works in {path}", path = .0.display())]
-    Taken(PathBuf),
     #[error("{program} failed: {said}")]
     Program { program: &'static str, said: String },
     #[error("{path} is too long for a socket's path (107 bytes): choose a shorter KAGE_DATA_DIR", path = .0.display())]
@@ -38,8 +38,8 @@ pub struct Cluster {
     bin: PathBuf,
     /// Whose the server is: PostgreSQL refuses to run as root.
     user: Option<(u32, u32)>,
-    /// Never read: closing it gives the cluster up. Who does not have it must not stop the server below another.
-    _lock: Option<File>,
+    /// Never read: only who holds it may stop the server.
+    _lock: File,
 }
 
 const DATABASE: &str = "kage";
@@ -62,9 +62,8 @@ impl Cluster {
         if root.as_os_str().len() > 80 {
             return Err(ClusterError::PathTooLong(root));
         }
-        let mut this = Self { root, bin, user, _lock: None };
-        this.make_folders(data_dir)?;
-        this._lock = Some(lock(&this.root)?);
+        make_folders(data_dir, &root, user)?;
+        let this = Self { _lock: lock(&root)?, root, bin, user };
         if !this.data().join("PG_VERSION").exists() {
             tracing::info!(path = %this.data().display(), "cluster.making");
             let data = this.data();
@@ -109,24 +108,6 @@ impl Cluster {
         self.root.join("socket")
     }
 
-    fn make_folders(&self, data_dir: &Path) -> Result<(), ClusterError> {
-        let failed = |path: &Path| {
-            let path = path.to_owned();
-            move |source| ClusterError::Folder { path, source }
-        };
-        DirBuilder::new().recursive(true).mode(0o711).create(data_dir).map_err(failed(data_dir))?;
-        for path in [self.root.clone(), self.data(), self.socket()] {
-            if !path.exists() {
-                DirBuilder::new().mode(0o700).create(&path).map_err(failed(&path))?;
-                if let Some((uid, gid)) = self.user {
-                    std::os::unix::fs::chown(&path, Some(uid), Some(gid)).map_err(failed(&path))?;
-                }
-                fs::set_permissions(&path, Permissions::from_mode(0o700)).map_err(failed(&path))?;
-            }
-        }
-        Ok(())
-    }
-
     async fn pg_ctl(&self, args: &[&str]) -> Result<(), ClusterError> {
         let data = self.data();
         let args = [OsStr::new("--pgdata"), data.as_os_str()].into_iter().chain(args.iter().map(OsStr::new));
@@ -165,17 +146,35 @@ impl Cluster {
     }
 }
 
-/// Held for as long as the process lives, however it ends; the server does not inherit it.
+/// Before anything is started or looked at: a second `kage serve` that ends must not end the first one's server.
 fn lock(root: &Path) -> Result<File, ClusterError> {
     let path = root.join("serve.lock");
     let failed = |source| ClusterError::Folder { path: path.clone(), source };
-    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
-    let file = file.map_err(failed)?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
+    let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+    let lock = lock.map_err(failed)?;
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(lock),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(ClusterError::Taken(root.to_owned())),
         Err(error) => Err(failed(error.into())),
     }
+}
+
+fn make_folders(data_dir: &Path, root: &Path, user: Option<(u32, u32)>) -> Result<(), ClusterError> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| ClusterError::Folder { path, source }
+    };
+    DirBuilder::new().recursive(true).mode(0o711).create(data_dir).map_err(failed(data_dir))?;
+    for path in [root.to_owned(), root.join("data"), root.join("socket")] {
+        if !path.exists() {
+            DirBuilder::new().mode(0o700).create(&path).map_err(failed(&path))?;
+            if let Some((uid, gid)) = user {
+                std::os::unix::fs::chown(&path, Some(uid), Some(gid)).map_err(failed(&path))?;
+            }
+            fs::set_permissions(&path, Permissions::from_mode(0o700)).map_err(failed(&path))?;
+        }
+    }
+    Ok(())
 }
 
 fn url(root: &Path) -> SecretString {

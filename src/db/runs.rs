@@ -136,7 +136,7 @@ pub async fn find_by_name(pool: &PgPool, task: Uuid, name: &str) -> Result<Optio
         .await?)
 }
 
-/// Takes up to `limit` queued runs, oldest first.
+/// Takes up to `limit` queued runs, oldest first, but for those that this runner is not done with (`held`).
 ///
 /// # Errors
 /// [`DbError`].
@@ -145,12 +145,13 @@ pub async fn claim_queued(
     runner: Uuid,
     ttl_secs: i32,
     limit: i64,
+    held: &[Uuid],
 ) -> Result<Vec<RunRow>, DbError> {
     Ok(sqlx::query_as(
         "WITH next AS (
              SELECT id FROM runs
              WHERE state = 'queued' AND not_before <= now()
-               AND (lease_expires_at IS NULL OR lease_expires_at < now())
+               AND (lease_expires_at IS NULL OR lease_expires_at < now()) AND id <> ALL($4)
              ORDER BY not_before, created_at, position
              LIMIT $3 FOR UPDATE SKIP LOCKED)
          UPDATE runs SET lease_id = gen_random_uuid(), runner_id = $1,
@@ -160,13 +161,14 @@ pub async fn claim_queued(
     .bind(runner)
     .bind(f64::from(ttl_secs))
     .bind(limit)
+    .bind(held)
     .fetch_all(pool)
     .await?)
 }
 
 /// Takes runs whose runner let the lease expire. With `own_too`, also all that this very runner held
-/// before it was started anew (it holds the lock on its data folder, so its former self is dead).
-/// The former holder is given beside each.
+/// before it was started anew (it holds the lock on its data folder, so its former self is dead). Never those
+/// that it works on (`held`), whose leases expired while the database was away: they are renewed. The former holder is given beside each.
 ///
 /// # Errors
 /// [`DbError`].
@@ -175,17 +177,20 @@ pub async fn claim_abandoned(
     runner: Uuid,
     ttl_secs: i32,
     own_too: bool,
+    held: &[Uuid],
 ) -> Result<Vec<(Option<Uuid>, RunRow)>, DbError> {
     let mut transaction = pool.begin().await?;
     let abandoned: Vec<RunRow> = sqlx::query_as(
         "SELECT * FROM runs
-         WHERE (state IN ('preparing', 'running', 'harvesting')
-                AND (lease_expires_at IS NULL OR lease_expires_at < now() OR ($2 AND runner_id = $1)))
-            OR (state = 'queued' AND $2 AND runner_id = $1 AND lease_id IS NOT NULL)
+         WHERE ((state IN ('preparing', 'running', 'harvesting')
+                 AND (lease_expires_at IS NULL OR lease_expires_at < now() OR ($2 AND runner_id = $1)))
+                OR (state = 'queued' AND $2 AND runner_id = $1 AND lease_id IS NOT NULL))
+           AND id <> ALL($3)
          FOR UPDATE SKIP LOCKED",
     )
     .bind(runner)
     .bind(own_too)
+    .bind(held)
     .fetch_all(&mut *transaction)
     .await?;
     let mut claimed = Vec::new();
@@ -216,7 +221,7 @@ pub async fn renew(pool: &PgPool, leases: &[Lease], ttl_secs: i32) -> Result<Vec
     Ok(sqlx::query_as(
         "UPDATE runs r SET lease_expires_at = now() + make_interval(secs => $3)
          FROM unnest($1::uuid[], $2::uuid[]) AS held (run, lease), tasks t
-         WHERE r.id = held.run AND r.lease_id = held.lease AND t.id = r.task_id
+         WHERE r.id = held.run AND r.lease_id = held.lease AND r.finished_at IS NULL AND t.id = r.task_id
          RETURNING r.id, t.cancel_requested_at IS NOT NULL",
     )
     .bind(runs)
@@ -270,7 +275,8 @@ async fn fenced<'a>(pool: &'a PgPool, lease: Lease, new: &[NewEvent]) -> Result<
         .bind(lease.id)
         .fetch_optional(&mut *transaction)
         .await?;
-    let run = run.ok_or(DbError::LeaseLost(lease.run))?;
+    // A cancel can end a run whose claim has expired in the queue; the API's role cannot take the lease off.
+    let run = run.filter(|run| !run.state().has_ended()).ok_or(DbError::LeaseLost(lease.run))?;
     Ok(Fenced { transaction, run })
 }
 
@@ -389,7 +395,7 @@ pub async fn set_running(
         progress_event(run, RunState::Running, format!("attempt {}: the CLI is running", run.attempt)),
     ];
     let mut write = fenced(pool, lease, &new).await?;
-    if write.run.state() == RunState::Running {
+    if write.run.state() == RunState::Running && write.run.container_id.as_deref() == Some(facts.container) {
         return Ok(());
     }
     sqlx::query(
@@ -435,7 +441,7 @@ pub async fn append_output(pool: &PgPool, lease: Lease, output: &Output) -> Resu
     events::append(&mut transaction, lease.task, Some(lease.run), &output.events).await?;
     let done = sqlx::query(
         "UPDATE runs SET stdout_offset = $3, stderr_offset = $4, output_bytes = $5, cost_usd = $6
-         WHERE id = $1 AND lease_id = $2 AND stdout_offset = $7 AND stderr_offset = $8",
+         WHERE id = $1 AND lease_id = $2 AND state = 'running' AND stdout_offset = $7 AND stderr_offset = $8",
     )
     .bind(lease.run)
     .bind(lease.id)
@@ -597,6 +603,9 @@ pub async fn finish(
     Ok(())
 }
 
+/// Paths named in an event; all of them are in the run's result.
+const EVENT_PATHS: usize = 1000;
+
 /// The `result` event and the predecessor's last `progress` event of a run that has ended.
 ///
 /// # Errors
@@ -604,9 +613,10 @@ pub async fn finish(
 pub async fn append_result(
     connection: &mut PgConnection,
     run: &RunRow,
-    paths: Vec<String>,
+    mut paths: Vec<String>,
     warnings: &[String],
 ) -> Result<(), DbError> {
+    paths.truncate(EVENT_PATHS);
     let state = run.state();
     let message = match &run.error {
         Some(error) => format!("{state}: {error}"),

@@ -131,6 +131,11 @@ pub async fn find(pool: &PgPool, id: Uuid) -> Result<Option<TaskRow>, DbError> {
     Ok(sqlx::query_as("SELECT * FROM tasks WHERE id = $1").bind(id).fetch_optional(pool).await?)
 }
 
+/// Characters of a description in a list: a page of whole prompts could be 100 MiB.
+const LISTED_DESCRIPTION: i32 = 4096;
+
+/// A page of tasks, newest first, with their descriptions cut to [`LISTED_DESCRIPTION`].
+///
 /// # Errors
 /// [`DbError`].
 pub async fn page(
@@ -141,11 +146,15 @@ pub async fn page(
 ) -> Result<(Vec<TaskRow>, i64), DbError> {
     let status = status.map(TaskStatus::as_str);
     let rows = sqlx::query_as(
-        "SELECT * FROM tasks WHERE $1::text IS NULL OR status = $1 ORDER BY created_at DESC, id LIMIT $3 OFFSET $2",
+        "SELECT id, left(description, $4) AS description, repository, base_revision, assignments, max_retries, retry_delay,
+                merge_strategy, created_by, submitted_by, status, error, event_seq, cancel_requested_at, created_at,
+                updated_at, started_at, completed_at
+         FROM tasks WHERE $1::text IS NULL OR status = $1 ORDER BY created_at DESC, id LIMIT $3 OFFSET $2",
     )
     .bind(status)
     .bind(offset)
     .bind(limit)
+    .bind(LISTED_DESCRIPTION)
     .fetch_all(pool)
     .await?;
     let total = sqlx::query_scalar("SELECT count(*) FROM tasks WHERE $1::text IS NULL OR status = $1")

@@ -1,4 +1,4 @@
-//! Content of files that a run left: read within limits, written to the mirror as blobs.
+//! Content of files that a run left: read within limits, stored as blobs.
 
 use std::{
     fs::File,
@@ -10,13 +10,16 @@ use bstr::{BStr, BString, ByteSlice};
 use git2::{ObjectType, Oid, Repository};
 use rustix::{fs::FileType, io::Errno};
 
-use crate::git::{dirfd, error::HarvestError, harvest::HarvestLimits, overlay, tree_list::Kind};
+use crate::git::{
+    dirfd, error::HarvestError, harvest::HarvestLimits, overlay, store::Store, tree_list::Kind,
+};
 
 /// Larger `.gitignore` files are refused: each rule is tried on each path.
 const MAX_IGNORE_FILE: u64 = 1 << 20;
 
 pub(crate) struct Content<'a> {
     pub repository: &'a Repository,
+    pub store: Store<'a>,
     pub limits: &'a HarvestLimits,
     pub overlay: bool,
     /// Changed files so far.
@@ -66,9 +69,9 @@ impl Content<'_> {
     }
 
     /// Mode and blob of a symbolic link.
-    pub fn link(&mut self, target: &[u8], path: &BStr) -> Result<(u32, Oid), HarvestError> {
-        self.charge(target.len() as u64, path)?;
-        Ok((Kind::Link.git_mode(), self.repository.blob(target)?))
+    pub fn link(&mut self, target: &[u8]) -> Result<(u32, Oid), HarvestError> {
+        self.charge(target.len() as u64)?;
+        Ok((Kind::Link.git_mode(), self.store.put(ObjectType::Blob, target)?))
     }
 
     /// The content of a `.gitignore`; `None` if it is not a regular file.
@@ -103,12 +106,12 @@ impl Content<'_> {
     }
 
     fn blob(&mut self, file: File, size: u64, path: &BStr) -> Result<Oid, HarvestError> {
-        self.charge(size, path)?;
+        self.charge(size)?;
         let bytes = read(file, size, path)?;
-        Ok(self.repository.odb()?.write(ObjectType::Blob, &bytes)?)
+        Ok(self.store.put(ObjectType::Blob, &bytes)?)
     }
 
-    fn charge(&mut self, size: u64, _path: &BStr) -> Result<(), HarvestError> {
+    fn charge(&mut self, size: u64) -> Result<(), HarvestError> {
         if size > self.limits.file_bytes {
             return Err(limit("bytes in a file", self.limits.file_bytes, size));
         }

@@ -53,16 +53,24 @@ pub fn files(mirror: &Mirror, base: Option<Oid>, commit: Oid) -> Result<Vec<File
     let repository = mirror.repository()?;
     let diff = compare(&repository, base, commit)?;
     let odb = repository.odb()?;
-    let mut changes = Vec::with_capacity(diff.deltas().len());
-    for (number, delta) in diff.deltas().enumerate() {
-        let patch = FilePatch::from_diff(&diff, number)?;
-        let (_, insertions, deletions) = patch.as_ref().map_or(Ok((0, 0, 0)), FilePatch::line_stats)?;
-        // The binary flag is known only after the content was looked at.
-        let binary = patch.as_ref().map_or(delta.flags(), |patch| patch.delta().flags()).is_binary();
+    let mut changes: Vec<FileChange> = Vec::with_capacity(diff.deltas().len());
+    for number in in_order(&diff) {
+        let Some(patch) = FilePatch::from_diff(&diff, number)? else { continue };
+        let (_, insertions, deletions) = patch.line_stats()?;
+        let delta = patch.delta();
         let new = delta.new_file();
-        let is_blob = new.exists() && u32::from(new.mode()) != 0o160000;
+        let is_blob = delta.status() != Delta::Deleted && u32::from(new.mode()) != 0o160000;
         let size = if is_blob { odb.read_header(new.id())?.0 as u64 } else { 0 };
-        changes.push(change(&delta, binary, size, insertions as u64, deletions as u64));
+        let change = change(&delta, size, insertions as u64, deletions as u64);
+        match changes.last_mut() {
+            Some(last) if last.status == FileStatus::Deleted && last.path == change.path => {
+                let (old_mode, deletions, binary) =
+                    (last.old_mode, last.deletions, last.binary || change.binary);
+                let status = FileStatus::TypeChanged;
+                *last = FileChange { status, old_mode, deletions, binary, ..change };
+            }
+            _ => changes.push(change),
+        }
     }
     Ok(changes)
 }
@@ -72,7 +80,7 @@ pub fn patch(mirror: &Mirror, base: Option<Oid>, commit: Oid, max_bytes: usize) 
     let repository = mirror.repository()?;
     let diff = compare(&repository, base, commit)?;
     let mut bytes = Vec::new();
-    for number in 0..diff.deltas().len() {
+    for number in in_order(&diff) {
         let whole = bytes.len();
         let Some(mut patch) = FilePatch::from_diff(&diff, number)? else { continue };
         let printed = patch.print(&mut |_, _, line| {
@@ -94,17 +102,27 @@ pub fn patch(mirror: &Mirror, base: Option<Oid>, commit: Oid, max_bytes: usize) 
     Ok(Patch { bytes, truncated: false })
 }
 
+/// A file that became a link is removed and added, in this order, which `git apply` needs.
+fn in_order(diff: &Diff<'_>) -> Vec<usize> {
+    let mut numbers: Vec<usize> = (0..diff.deltas().len()).collect();
+    numbers.sort_by_cached_key(|&number| {
+        diff.get_delta(number).map(|delta| (path(&delta), delta.status() != Delta::Deleted))
+    });
+    numbers
+}
+
 fn compare<'r>(repository: &'r Repository, base: Option<Oid>, commit: Oid) -> Result<Diff<'r>, GitError> {
     let old = base.map(|id| repository.find_commit(id).and_then(|commit| commit.tree())).transpose()?;
     let new = repository.find_commit(commit)?.tree()?;
     let mut options = DiffOptions::new();
-    options.show_binary(true).include_typechange(true).max_size(MAX_TEXT_BYTES).id_abbrev(40);
+    // Without `include_typechange`, a file that became a link is removed and added, as git writes it.
+    options.show_binary(true).max_size(MAX_TEXT_BYTES).id_abbrev(40);
     let mut diff = repository.diff_tree_to_tree(old.as_ref(), Some(&new), Some(&mut options))?;
     diff.find_similar(Some(DiffFindOptions::new().renames(true).rename_limit(RENAME_LIMIT)))?;
     Ok(diff)
 }
 
-fn change(delta: &DiffDelta<'_>, binary: bool, size: u64, insertions: u64, deletions: u64) -> FileChange {
+fn change(delta: &DiffDelta<'_>, size: u64, insertions: u64, deletions: u64) -> FileChange {
     let status = match delta.status() {
         Delta::Added | Delta::Copied | Delta::Untracked => FileStatus::Added,
         Delta::Deleted => FileStatus::Deleted,
@@ -112,17 +130,21 @@ fn change(delta: &DiffDelta<'_>, binary: bool, size: u64, insertions: u64, delet
         Delta::Typechange => FileStatus::TypeChanged,
         _ => FileStatus::Modified,
     };
-    let path = |file: git2::DiffFile<'_>| file.path_bytes().map(BString::from).unwrap_or_default();
-    let (old, new) = (delta.old_file(), delta.new_file());
+    let renamed = status == FileStatus::Renamed;
     FileChange {
-        path: path(if status == FileStatus::Deleted { delta.old_file() } else { delta.new_file() }),
-        old_path: (status == FileStatus::Renamed).then(|| path(delta.old_file())),
+        path: path(delta),
+        old_path: renamed.then(|| delta.old_file().path_bytes().unwrap_or_default().into()),
         status,
-        old_mode: u32::from(old.mode()),
-        new_mode: u32::from(new.mode()),
+        old_mode: delta.old_file().mode().into(),
+        new_mode: delta.new_file().mode().into(),
         insertions,
         deletions,
-        binary,
+        binary: delta.flags().is_binary(),
         size,
     }
+}
+
+fn path(delta: &DiffDelta<'_>) -> BString {
+    let file = if delta.status() == Delta::Deleted { delta.old_file() } else { delta.new_file() };
+    file.path_bytes().unwrap_or_default().into()
 }

@@ -132,14 +132,10 @@ pub fn harvest(
     }
     let root = LowerRoot { tree: base, base: worktree.base_path().to_owned() };
     let lower = if overlay { root.root() } else { crate::git::lower::Lower::None };
-    let mut walk = Walk::new(&repository, root, overlay, limits, Instant::now());
+    let walk = Walk::new(&repository, root, overlay, limits, Instant::now())?;
     let place = Place { tracked: base, lower, upper: Some(upper), ignored: false, depth: 0 };
-    let tree = match walk.folder(&place)? {
-        Some(tree) => tree,
-        None => repository.treebuilder(None)?.write()?,
-    };
+    let (tree, report) = walk.run(&place)?;
     let empty = Oid::hash_object(git2::ObjectType::Tree, b"")?;
-    let report = walk.finish();
     Ok(Harvest {
         tree,
         changed: tree != base.unwrap_or(empty),

@@ -20,7 +20,9 @@ impl IgnoreRules {
     pub fn enter(&mut self, path: &[u8], content: Option<&[u8]>) {
         let prefix = if path.is_empty() { 0 } else { path.len() + 1 };
         let rules = content.map_or_else(Vec::new, |content| {
-            gix_ignore::parse(content, false).map(|(pattern, _, _)| pattern).collect()
+            gix_ignore::parse(&lines_as_git_reads_them(content), false)
+                .map(|(pattern, _, _)| pattern)
+                .collect()
         });
         self.folders.push(Folder { prefix, rules });
     }
@@ -50,4 +52,18 @@ impl IgnoreRules {
         }
         false
     }
+}
+
+/// Git drops a carriage return also at the end of the file, reads no further than a NUL in a line, and
+/// knows no byte order mark but UTF-8's. The empty line in front keeps the parser from looking for others.
+fn lines_as_git_reads_them(content: &[u8]) -> Vec<u8> {
+    let content = content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(content);
+    let mut lines = Vec::with_capacity(content.len() + 2);
+    for line in content.split(|&byte| byte == b'\n') {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        lines.push(b'\n');
+        lines.extend_from_slice(line.split(|&byte| byte == 0).next().unwrap_or_default());
+    }
+    lines.push(b'\n');
+    lines
 }

@@ -33,5 +33,6 @@ mod lower;
 mod names;
 mod overlay;
 mod report;
+mod store;
 mod tree_list;
 mod walk;

@@ -2,13 +2,14 @@
 //! compared with what the base revision tracks there.
 
 use std::{
+    collections::HashSet,
     ffi::OsStr,
     os::{fd::OwnedFd, unix::ffi::OsStrExt},
     time::Instant,
 };
 
 use bstr::{BStr, BString, ByteSlice};
-use git2::{Oid, Repository, Tree};
+use git2::{ObjectType, Oid, Repository, Tree};
 use rustix::{
     fs::{FileType, readlinkat},
     io::Errno,
@@ -24,6 +25,7 @@ use crate::git::{
     names,
     overlay::{FolderNotes, NotesError},
     report::Report,
+    store::{Store, tree_object},
     tree_list::{Kind, joined},
 };
 
@@ -85,27 +87,35 @@ impl<'a> Walk<'a> {
         overlay: bool,
         limits: &'a HarvestLimits,
         started: Instant,
-    ) -> Walk<'a> {
-        Walk {
+    ) -> Result<Walk<'a>, HarvestError> {
+        let store = Store::new(repository)?;
+        Ok(Walk {
             repository,
             root,
             overlay,
             limits,
             started,
             entries: 0,
-            content: Content { repository, limits, overlay, files: 0, bytes: 0 },
+            content: Content { repository, store, limits, overlay, files: 0, bytes: 0 },
             rules: IgnoreRules::default(),
             report: Report::default(),
             path: BString::default(),
-        }
+        })
     }
 
-    pub fn finish(self) -> Report {
-        self.report.finish(self.content.files, self.content.bytes)
+    /// Walks all; the tree is in the mirror then.
+    pub fn run(mut self, root: &Place) -> Result<(Oid, Report), HarvestError> {
+        let tree = match self.folder(root)? {
+            Some(tree) => tree,
+            None => self.content.store.put(ObjectType::Tree, b"")?,
+        };
+        let report = self.report.finish(self.content.files, self.content.bytes);
+        self.content.store.finish()?;
+        Ok((tree, report))
     }
 
     /// The tree that the folder becomes; `None` if nothing in it counts.
-    pub fn folder(&mut self, place: &Place) -> Result<Option<Oid>, HarvestError> {
+    fn folder(&mut self, place: &Place) -> Result<Option<Oid>, HarvestError> {
         if let (None, Lower::Tree(lower)) = (&place.upper, &place.lower)
             && Some(*lower) == place.tracked
         {
@@ -238,7 +248,7 @@ impl<'a> Walk<'a> {
                 let Some(dir) = place.dir(side) else { return Ok(None) };
                 let target = readlinkat(dir, OsStr::from_bytes(name), Vec::new())
                     .map_err(|error| io("read the link", path, error))?;
-                self.content.link(target.as_bytes(), path)?
+                self.content.link(target.as_bytes())?
             }
             Node::Gone | Node::Folder { .. } | Node::Special(_) => return Ok(None),
         };
@@ -367,24 +377,26 @@ impl<'a> Walk<'a> {
         })
     }
 
+    /// The tree of `start` with `changes`; `None` if it is empty.
     fn write_tree(
-        &self,
+        &mut self,
         start: Option<&Tree<'_>>,
         changes: Vec<(Vec<u8>, Option<Entry>)>,
     ) -> Result<Option<Oid>, HarvestError> {
-        let mut builder = self.repository.treebuilder(start)?;
-        for (name, entry) in changes {
-            match entry {
-                Some((mode, id)) => {
-                    builder.insert(name, id, mode as i32)?;
-                }
-                None if start.is_some_and(|tree| tree.get_name_bytes(&name).is_some()) => {
-                    builder.remove(name)?
-                }
-                None => {}
-            }
+        let mut entries = Vec::new();
+        if let Some(tree) = start {
+            let changed: HashSet<&[u8]> = changes.iter().map(|(name, _)| name.as_slice()).collect();
+            let kept = tree.iter().filter(|entry| !changed.contains(entry.name_bytes()));
+            entries.extend(
+                kept.map(|entry| (entry.name_bytes().to_vec(), entry.filemode_raw() as u32, entry.id())),
+            );
         }
-        if builder.is_empty() { Ok(None) } else { Ok(Some(builder.write()?)) }
+        let new = changes.into_iter().filter_map(|(name, entry)| entry.map(|(mode, id)| (name, mode, id)));
+        entries.extend(new);
+        if entries.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(self.content.store.put(ObjectType::Tree, &tree_object(entries))?))
     }
 }
 

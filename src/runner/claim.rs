@@ -11,6 +11,7 @@ use crate::db::error::DbError;
 use crate::db::runs::{Lease, RunRow};
 use crate::runner::drive;
 use crate::runner::environment::Environment;
+use crate::runner::lease::Orders;
 
 /// Behind the notifications, and for back-offs that come due.
 const SLOW_POLL: Duration = Duration::from_secs(2);
@@ -47,10 +48,14 @@ async fn listen_and_claim(environment: &Arc<Environment>, first: &mut bool) -> R
 
 async fn take_abandoned(environment: &Arc<Environment>, own_too: bool) -> Result<(), DbError> {
     let ttl = environment.config.lease_secs;
-    for (former, run) in db::runs::claim_abandoned(&environment.pool, environment.id, ttl, own_too).await? {
+    let held = environment.leases.runs();
+    for (former, run) in
+        db::runs::claim_abandoned(&environment.pool, environment.id, ttl, own_too, &held).await?
+    {
         tracing::info!(run = %run.id, state = %run.state(), "runner.taken_up_again");
         // Over the limit if need be: these sandboxes run already.
-        begin(environment, run, former, None);
+        let permit = Arc::clone(&environment.slots).try_acquire_owned().ok();
+        begin(environment, run, former, permit);
     }
     Ok(())
 }
@@ -62,7 +67,8 @@ async fn take_queued(environment: &Arc<Environment>) -> Result<(), DbError> {
     }
     let limit = i64::try_from(free).unwrap_or(i64::MAX);
     let ttl = environment.config.lease_secs;
-    for run in db::runs::claim_queued(&environment.pool, environment.id, ttl, limit).await? {
+    let held = environment.leases.runs();
+    for run in db::runs::claim_queued(&environment.pool, environment.id, ttl, limit, &held).await? {
         let permit = Arc::clone(&environment.slots).try_acquire_owned().ok();
         begin(environment, run, None, permit);
     }
@@ -77,12 +83,24 @@ fn begin(
 ) {
     let Some(lease_id) = run.lease_id else { return };
     let lease = Lease { task: run.task_id, run: run.id, id: lease_id, runner: environment.id };
-    let orders = environment.leases.hold(lease);
-    let this = Arc::clone(environment);
+    let held = Held { orders: environment.leases.hold(lease), lease, environment: Arc::clone(environment) };
     environment.lifecycle.spawn(async move {
-        drive::drive(&this, run, lease, &orders, former).await;
-        this.leases.drop_lease(lease);
-        drop(permit);
-        this.wake.notify_one();
+        // Dropped in the reverse order, so that the slot is free when the claim loop wakes.
+        let (held, _permit) = (held, permit);
+        drive::drive(&held.environment, run, lease, &held.orders, former).await;
     });
+}
+
+/// A lease for as long as its drive lives: one that panics must not be renewed for ever.
+struct Held {
+    environment: Arc<Environment>,
+    lease: Lease,
+    orders: Orders,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.environment.leases.drop_lease(self.lease);
+        self.environment.wake.notify_one();
+    }
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
-use tokio::task::spawn_blocking;
 
 use crate::db;
 use crate::db::results::ResultRow;
@@ -116,7 +115,7 @@ impl Drive<'_> {
     async fn harvest(&self, run: &RunRow, task: &TaskRow) -> Result<Taken, RunFailure> {
         let environment = Arc::clone(self.environment);
         let (run, task) = (run.clone(), task.clone());
-        let blocking = spawn_blocking(move || take(&environment, &run, &task));
+        let blocking = self.here.threads.spawn_blocking(move || take(&environment, &run, &task));
         blocking
             .await
             .unwrap_or_else(|error| Err(RunFailure::Refused(format!("the harvest failed: {error}"))))

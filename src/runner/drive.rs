@@ -7,6 +7,9 @@
 //! Every step may be the first one of this process: a run whose runner died is taken up where the database
 //! says that it stands.
 
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::db;
@@ -21,8 +24,9 @@ use crate::runner::failure::RunFailure;
 use crate::runner::lease::Orders;
 use crate::runner::prepare::{self, Prepared, SHIM_WITHIN};
 use crate::runner::pump::{Ending, Pump};
+use crate::runner::sweep;
 use crate::runner::verdict::Verdict;
-use crate::sandbox::container::{self, Sandbox};
+use crate::sandbox::container::{self, ContainerState, Inspected, Sandbox};
 use crate::sandbox::shim_listener::ShimListener;
 
 /// What every step of one run needs.
@@ -31,6 +35,16 @@ pub(super) struct Drive<'a> {
     pub environment: &'a std::sync::Arc<Environment>,
     pub lease: Lease,
     pub orders: &'a Orders,
+    pub here: &'a Here,
+}
+
+/// What a drive has on this host.
+#[derive(Default)]
+pub(super) struct Here {
+    /// The attempt whose container it may have made; 0: none.
+    attempt: AtomicI32,
+    /// Threads that work in the run's folder; they go on when the drive is dropped.
+    pub threads: TaskTracker,
 }
 
 pub(super) async fn drive(
@@ -40,19 +54,25 @@ pub(super) async fn drive(
     orders: &Orders,
     former: Option<Uuid>,
 ) {
-    let (id, name) = (run.id, run.name.clone());
-    let drive = Drive { environment, lease, orders };
-    tokio::select! {
-        ended = drive.road(run, former) => match ended {
-            Ok(()) => {}
-            Err(RunFailure::LeaseLost) => tracing::warn!(run = %id, name, "runner.run_lost"),
-            Err(RunFailure::Stopping) => tracing::info!(run = %id, name, "runner.run_left_for_the_next_start"),
-            Err(error) => tracing::error!(run = %id, name, %error, "runner.run_stuck"),
-        },
-        () = orders.lost.cancelled() => tracing::warn!(run = %id, name, "runner.run_lost"),
-        () = environment.lifecycle.hard().cancelled() => {
-            tracing::info!(run = %id, name, "runner.run_left_for_the_next_start");
+    let (id, name, here) = (run.id, run.name.clone(), Here::default());
+    let drive = Drive { environment, lease, orders, here: &here };
+    let hard = environment.lifecycle.hard();
+    let ended = tokio::select! {
+        ended = drive.road(run, former) => ended,
+        () = orders.lost.cancelled() => Err(RunFailure::LeaseLost),
+        () = hard.cancelled() => Err(RunFailure::Stopping),
+    };
+    match ended {
+        Ok(()) => {}
+        Err(RunFailure::LeaseLost) => {
+            tracing::warn!(run = %id, name, "runner.run_lost");
+            tokio::select! {
+                () = drive.abandon() => {}
+                () = hard.cancelled() => {}
+            }
         }
+        Err(RunFailure::Stopping) => tracing::info!(run = %id, name, "runner.run_left_for_the_next_start"),
+        Err(error) => tracing::error!(run = %id, name, %error, "runner.run_stuck"),
     }
 }
 
@@ -66,6 +86,7 @@ pub(super) struct Ended {
 impl Drive<'_> {
     async fn road(&self, run: RunRow, former: Option<Uuid>) -> Result<(), RunFailure> {
         let task = self.task().await?;
+        self.here.attempt.store(run.attempt, Ordering::Relaxed);
         let (run, ended) = match run.state() {
             RunState::Queued => {
                 let begun =
@@ -74,6 +95,7 @@ impl Drive<'_> {
                     let verdict = Verdict::new(RunState::Cancelled, "cancelled before it began");
                     return self.conclude(&run, &task, Ended { verdict, sandbox: None }).await;
                 };
+                self.here.attempt.store(run.attempt, Ordering::Relaxed);
                 let ended = self.begin(&run, &task).await?;
                 (run, ended)
             }
@@ -83,6 +105,13 @@ impl Drive<'_> {
             }
             // Certainly not begun: start over.
             RunState::Preparing => {
+                self.remove_containers(run.id).await?;
+                let ended = self.begin(&run, &task).await?;
+                (run, ended)
+            }
+            RunState::Running if !self.was_given_its_job(run.id)? => {
+                let message = "its runner was started anew before the CLI began; starting over";
+                self.notice(&run, EventKind::Warning, message).await?;
                 self.remove_containers(run.id).await?;
                 let ended = self.begin(&run, &task).await?;
                 (run, ended)
@@ -120,7 +149,7 @@ impl Drive<'_> {
 
     /// From nothing to the CLI's end. Only a lost lease, a stop or a broken database is an error: all else is a verdict.
     async fn begin(&self, run: &RunRow, task: &TaskRow) -> Result<Ended, RunFailure> {
-        let prepared = match prepare::prepare(self.environment, run, task).await {
+        let prepared = match prepare::prepare(*self, run, task).await {
             Ok(prepared) => prepared,
             Err(failure) => return Ok(Ended { verdict: verdict_of(failure)?, sandbox: None }),
         };
@@ -145,13 +174,18 @@ impl Drive<'_> {
                 self.commit(|| db::runs::set_running(&self.environment.pool, self.lease, run, &facts));
             let started = async { sandbox.start().await.map_err(RunFailure::from) };
             tokio::try_join!(running, started)?;
-            tokio::select! {
-                link = listener.accept_first(job, SHIM_WITHIN) => Ok(link?),
+            let mut link = tokio::select! {
+                link = listener.accept_first(SHIM_WITHIN) => link?,
                 ended = sandbox.wait() => {
                     let status = ended?.exit_code;
-                    Err(RunFailure::Refused(format!("the sandbox ended before the CLI began (status {status})")))
+                    let why = format!("the sandbox ended before the CLI began (status {status})");
+                    return Err(RunFailure::Refused(why));
                 }
-            }
+            };
+            // From here on the CLI may have begun.
+            prepare::write_session(&self.environment.folders.run(run.id), &job.session)?;
+            link.give(job).await?;
+            Ok(link)
         };
         match start.await {
             Err(failure) => Ok(Ended { verdict: verdict_of(failure)?, sandbox: Some(sandbox) }),
@@ -174,6 +208,20 @@ impl Drive<'_> {
             Err(error) if error.is_transient() => return Err(error.into()),
             Err(error) => return Ok(Ended { verdict: lost(&error.to_string()), sandbox: None }),
         };
+        match sandbox.inspect().await {
+            Ok(Inspected { state: ContainerState::Exited, exit_code, oom_killed, .. }) => {
+                let status = exit_code.unwrap_or(-1);
+                let why = format!("its sandbox ended while no runner was there (status {status})");
+                let state = if oom_killed { RunState::OutOfMemory } else { RunState::Lost };
+                return Ok(Ended { verdict: Verdict::new(state, why), sandbox: Some(sandbox) });
+            }
+            Ok(_) => {}
+            Err(error) if error.is_transient() => {
+                sandbox.leave();
+                return Err(error.into());
+            }
+            Err(error) => return Ok(Ended { verdict: lost(&error.to_string()), sandbox: None }),
+        }
         let folder = self.environment.folders.run(run.id);
         let session = match std::fs::read_to_string(prepare::session_path(&folder)) {
             Ok(session) => session,
@@ -214,13 +262,26 @@ impl Drive<'_> {
 
     /// Removes whatever containers a run has, whoever made them.
     pub(super) async fn remove_containers(&self, run: Uuid) -> Result<(), RunFailure> {
-        let instance = self.environment.config.instance.as_str();
-        for found in container::list(&self.environment.engine, instance).await? {
-            if found.run_id == run {
-                Sandbox::adopt(&self.environment.engine, &found.id).await?.remove().await?;
-            }
+        sweep::remove_containers(self.environment, |found| found.run_id == run).await
+    }
+
+    /// Somebody else has the run, or it has ended: what this attempt has on this host must neither go on nor stay.
+    async fn abandon(&self) {
+        let (run, attempt) = (self.lease.run, self.here.attempt.load(Ordering::Relaxed).unsigned_abs());
+        self.here.threads.close();
+        self.here.threads.wait().await;
+        let mine = |found: &container::Found| found.run_id == run && found.attempt == attempt;
+        if let Err(error) = sweep::remove_containers(self.environment, mine).await {
+            tracing::error!(%run, %error, "runner.container_left_for_the_sweep");
+            return;
         }
-        Ok(())
+        prepare::discard(self.environment, run).await;
+    }
+
+    /// Whether the CLI may have begun: the session is written down just before.
+    fn was_given_its_job(&self, run: Uuid) -> Result<bool, RunFailure> {
+        let path = prepare::session_path(&self.environment.folders.run(run));
+        path.try_exists().map_err(RunFailure::io(&path))
     }
 
     /// Listens for the run's shim in its folder.

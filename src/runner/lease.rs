@@ -53,13 +53,23 @@ impl Leases {
         self.lock().is_empty()
     }
 
+    /// The runs that a drive of ours is not done with, whether their leases are still ours or not.
+    pub fn runs(&self) -> Vec<Uuid> {
+        self.lock().keys().copied().collect()
+    }
+
+    /// Those that are not known to be lost.
     fn all(&self) -> Vec<Lease> {
-        self.lock().values().map(|(lease, _)| *lease).collect()
+        self.lock()
+            .values()
+            .filter(|(_, orders)| !orders.lost.is_cancelled())
+            .map(|(lease, _)| *lease)
+            .collect()
     }
 
     /// Takes in what a renewal said of the leases that were asked about.
     fn take_in(&self, asked: &[Lease], answer: &[(Uuid, bool)]) {
-        let mut held = self.lock();
+        let held = self.lock();
         for lease in asked {
             let Some((current, orders)) = held.get(&lease.run) else { continue };
             if current != lease {
@@ -71,7 +81,6 @@ impl Leases {
                 None => {
                     tracing::warn!(run = %lease.run, "runner.lease_lost");
                     orders.lost.cancel();
-                    held.remove(&lease.run);
                 }
             }
         }

@@ -1,5 +1,8 @@
 //! Everything that an attempt needs before its CLI can start: base, worktree, run folder, container.
 
+use std::fs::OpenOptions;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,11 +22,12 @@ use crate::git::base::{CheckoutLimits, Settings};
 use crate::git::mirror::Mirror;
 use crate::git::worktree::{Layer, Mode, Worktree};
 use crate::image::manifest::Manifest;
+use crate::runner::drive::Drive;
 use crate::runner::environment::Environment;
 use crate::runner::failure::RunFailure;
-use crate::runner::folders::write_whole;
 use crate::runner::repositories;
 use crate::sandbox::container::Sandbox;
+use crate::sandbox::error::SandboxError;
 use crate::sandbox::profile::{self, WORKSPACE};
 use crate::sandbox::shim_link::new_session;
 use crate::sandbox::shim_listener::ShimListener;
@@ -60,29 +64,45 @@ pub(super) fn io_path(folder: &Path) -> PathBuf {
     folder.join("io")
 }
 
-/// The secret that the run's shim shows when it connects again. Never seen in the sandbox's files.
+/// The secret that the run's shim shows when it connects again, written just before the shim is given it.
+/// Never seen in the sandbox's files.
 pub(super) fn session_path(folder: &Path) -> PathBuf {
     folder.join("session")
 }
 
-pub(super) async fn prepare(
-    environment: &Arc<Environment>,
-    run: &RunRow,
-    task: &TaskRow,
-) -> Result<Prepared, RunFailure> {
+/// Not flushed: a run does not survive a restart of the machine anyway.
+pub(super) fn write_session(folder: &Path, session: &str) -> Result<(), RunFailure> {
+    let path = session_path(folder);
+    let file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&path);
+    file.and_then(|mut file| file.write_all(session.as_bytes())).map_err(RunFailure::io(&path))
+}
+
+pub(super) async fn prepare(drive: Drive<'_>, run: &RunRow, task: &TaskRow) -> Result<Prepared, RunFailure> {
+    let environment = drive.environment;
     let manifest: Manifest = serde_json::from_value(run.manifest.clone())
         .map_err(|error| RunFailure::Refused(format!("the image's manifest is broken: {error}")))?;
-    let repository = repository(environment, &task.repository).await?;
-    let worktree = worktree(environment, run, task, repository).await?;
-
     let folder = environment.folders.run(run.id);
-    let session = new_session();
+    // An attempt without it has not begun.
     let path = session_path(&folder);
-    write_whole(&path, session.as_bytes(), 0o600).map_err(RunFailure::io(&path))?;
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(RunFailure::io(&path)(error)),
+        _ => {}
+    }
+    let repository = repository(environment, &task.repository).await?;
+    let worktree = worktree(drive, run, task, repository).await?;
+
+    let session = new_session();
     let listener = ShimListener::bind(&io_path(&folder), environment.user)?;
 
     let spec = spec(environment, run, &manifest, &worktree)?;
-    let sandbox = Sandbox::create(&environment.engine, &spec, &environment.seccomp).await?;
+    let sandbox = match Sandbox::create(&environment.engine, &spec, &environment.seccomp).await {
+        Err(SandboxError::NameTaken { .. }) => {
+            // By this very attempt: the engine carried out a call whose caller was killed.
+            drive.remove_containers(run.id).await?;
+            Sandbox::create(&environment.engine, &spec, &environment.seccomp).await?
+        }
+        made => made?,
+    };
     let facts = Facts {
         base_commit: worktree.commit().map(|commit| commit.to_string()),
         worktree: if worktree.layer() == Layer::Overlay { "overlay" } else { "copy" },
@@ -103,14 +123,14 @@ async fn repository(environment: &Environment, name: &str) -> Result<RepositoryR
 }
 
 async fn worktree(
-    environment: &Arc<Environment>,
+    drive: Drive<'_>,
     run: &RunRow,
     task: &TaskRow,
     repository: RepositoryRow,
 ) -> Result<Worktree, RunFailure> {
-    let environment = Arc::clone(environment);
+    let environment = Arc::clone(drive.environment);
     let (run, base_commit, revision) = (run.id, run.base_commit.clone(), task.base_revision.clone());
-    let blocking = spawn_blocking(move || -> Result<Worktree, RunFailure> {
+    let blocking = drive.here.threads.spawn_blocking(move || -> Result<Worktree, RunFailure> {
         let (mirror, commit) = base(&environment, &repository, base_commit.as_deref(), revision.as_deref())?;
         let named =
             revision.filter(|revision| repository.refs().is_ok_and(|refs| refs.contains_key(revision)));
@@ -224,7 +244,15 @@ fn job(
         grace_ms: config.grace_secs * 1000,
         buffer_bytes: SHIM_BUFFER,
     };
-    Ok(Job { session, argv: launch.argv, env, cwd: WORKSPACE.to_owned(), stdin: launch.stdin, limits })
+    Ok(Job {
+        session,
+        argv: launch.argv,
+        env,
+        cwd: WORKSPACE.to_owned(),
+        stdin: launch.stdin,
+        copy_output: config.log_copy_bytes > 0,
+        limits,
+    })
 }
 
 /// Removes the worktree and all else of a run on this host.

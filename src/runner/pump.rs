@@ -341,7 +341,13 @@ impl<'a> Pump<'a> {
             link = accept => match link {
                 Ok(link) => return Ok(Ok(link)),
                 Err(error) => {
-                    let verdict = Verdict::new(RunState::Lost, format!("its shim did not come back: {error}"));
+                    let limit = self.drive.environment.config.limits.output_bytes;
+                    let verdict = if self.committed.stdout + self.committed.stderr >= limit {
+                        // Cut by a runner that died since: the shim was told to forget what nobody kept.
+                        Verdict::new(RunState::OutputLimit, format!("wrote more than {limit} bytes; the rest is cut"))
+                    } else {
+                        Verdict::new(RunState::Lost, format!("its shim did not come back: {error}"))
+                    };
                     // Whatever still runs there must not go on unseen.
                     if let Err(error) = self.sandbox.kill().await {
                         tracing::warn!(run = %self.run.id, %error, "runner.kill_failed");

@@ -10,7 +10,8 @@ use crate::db;
 use crate::git::worktree;
 use crate::runner::environment::Environment;
 use crate::runner::failure::RunFailure;
-use crate::sandbox::container::{self, Sandbox};
+use crate::sandbox::container::{self, Found, Sandbox};
+use crate::sandbox::error::SandboxError;
 
 const INTERVAL: Duration = Duration::from_secs(3600);
 /// A base that nobody asked for in this time is removed.
@@ -43,8 +44,8 @@ async fn sweep(environment: &Arc<Environment>) -> Result<(), RunFailure> {
     let ownerless = db::runs::without_owner(&environment.pool, &candidates).await?;
     for container in found.iter().filter(|container| ownerless.contains(&container.run_id)) {
         tracing::warn!(container = container.id, run = %container.run_id, "runner.sweep_container");
-        Sandbox::adopt(&environment.engine, &container.id).await?.remove().await?;
     }
+    remove_containers(environment, |found| ownerless.contains(&found.run_id)).await?;
     let this = Arc::clone(environment);
     let blocking = tokio::task::spawn_blocking(move || -> Result<(), RunFailure> {
         for run in folders.into_iter().filter(|run| ownerless.contains(run)) {
@@ -55,6 +56,24 @@ async fn sweep(environment: &Arc<Environment>) -> Result<(), RunFailure> {
         Ok(())
     });
     blocking.await.unwrap_or_else(|error| Err(RunFailure::Refused(format!("the sweep failed: {error}"))))
+}
+
+/// Removes those of this instance's containers that are `wanted`, running or not.
+pub(super) async fn remove_containers(
+    environment: &Environment,
+    wanted: impl Fn(&Found) -> bool,
+) -> Result<(), RunFailure> {
+    let instance = environment.config.instance.as_str();
+    for found in container::list(&environment.engine, instance).await? {
+        if wanted(&found) {
+            match Sandbox::adopt(&environment.engine, &found.id).await {
+                Ok(mut sandbox) => sandbox.remove().await?,
+                Err(SandboxError::Gone { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(())
 }
 
 fn run_folders(environment: &Environment) -> Result<Vec<Uuid>, RunFailure> {

@@ -86,23 +86,28 @@ impl Sandbox {
     ///
     /// # Errors
     /// [`SandboxError::Spec`], [`SandboxError::ImageMissing`], [`SandboxError::ImageRefused`],
-    /// [`SandboxError::NameTaken`], [`SandboxError::CreateRefused`], or the engine is away. After an error
-    /// no container is left, as far as the engine can be asked.
+    /// [`SandboxError::NameTaken`], [`SandboxError::CreateRefused`], [`SandboxError::Unenforced`], or the engine is
+    /// away. After an error no container is left, as far as the engine can be asked.
     pub async fn create(
         engine: &Engine,
         spec: &Spec,
         seccomp: &SeccompProfile,
     ) -> Result<Self, SandboxError> {
         spec.check()?;
-        let image = image_check::inspect_image(engine, spec.image.as_str()).await?;
-        let image = image.ok_or_else(|| SandboxError::ImageMissing { image: spec.image.to_string() })?;
-        image.check()?;
-
+        image_check::require_good(engine, &spec.image).await?;
         let name = spec.container_name();
         let options = CreateContainerOptionsBuilder::new().name(&name).build();
         let call = engine.api().create_container(Some(options), container_body(spec, seccomp));
         match engine.call("create", engine.deadlines().create, call).await {
-            Ok(made) => Ok(Self { engine: engine.clone(), id: made.id, done: false }),
+            Ok(made) => {
+                let mut sandbox = Self { engine: engine.clone(), id: made.id, done: false };
+                if made.warnings.is_empty() {
+                    return Ok(sandbox);
+                }
+                // So an engine says that it has left out a limit which its kernel does not know.
+                sandbox.remove().await?;
+                Err(SandboxError::Unenforced(made.warnings.join("; ")))
+            }
             Err(SandboxError::Refused { status: 409, message, .. }) if message.contains("already in use") => {
                 Err(SandboxError::NameTaken { name })
             }
@@ -268,11 +273,12 @@ impl Sandbox {
 }
 
 impl Drop for Sandbox {
+    /// Nothing can be awaited here, and a runner that is told to stop leaves its containers on purpose.
     fn drop(&mut self) {
         if !self.done {
-            tracing::error!(
+            tracing::info!(
                 container = self.id,
-                "a container was dropped without being removed; the next sweep removes it"
+                "a container is left as it is; the next start takes it up, or the sweep removes it"
             );
         }
     }

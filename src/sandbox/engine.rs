@@ -1,14 +1,16 @@
 //! The container engine, through its API, with a deadline on every call.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::future::Future;
 use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bollard::Docker;
 use bollard::errors::Error as ApiError;
 
 use crate::sandbox::error::SandboxError;
+use crate::sandbox::spec::ImageDigest;
 
 /// How long each kind of call may take. After that the call is given up, whatever the engine does.
 #[derive(Debug, Clone, Copy)]
@@ -39,6 +41,8 @@ pub struct Engine {
     docker: Docker,
     uri: String,
     deadlines: Deadlines,
+    /// Images that were found good. A digest's content does not change, so once is enough.
+    good_images: Arc<Mutex<HashSet<ImageDigest>>>,
 }
 
 /// What an engine says about itself.
@@ -89,7 +93,7 @@ impl Engine {
         let docker = negotiated
             .map_err(|_| SandboxError::Deadline { call: "version", after: deadlines.ask })?
             .map_err(|error| unavailable(&error))?;
-        Ok(Self { docker, uri: uri.to_owned(), deadlines })
+        Ok(Self { docker, uri: uri.to_owned(), deadlines, good_images: Arc::default() })
     }
 
     /// # Errors
@@ -127,6 +131,12 @@ impl Engine {
     /// The API itself. Only for use inside [`Engine::call`].
     pub const fn api(&self) -> &Docker {
         &self.docker
+    }
+
+    /// The images that [`crate::sandbox::image_check`] has found good.
+    pub(crate) fn good_images(&self) -> MutexGuard<'_, HashSet<ImageDigest>> {
+        // A set is whole also when somebody panicked while he held it.
+        self.good_images.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Awaits one call until its deadline, and folds what the API says into our errors.

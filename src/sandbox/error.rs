@@ -23,6 +23,8 @@ pub enum SandboxError {
     NameTaken { name: String },
     #[error("the engine refuses to create the container: {0}")]
     CreateRefused(String),
+    #[error("the engine would not enforce everything that a sandbox needs: {0}")]
+    Unenforced(String),
     #[error("the engine refuses to start the container: {0}")]
     StartRefused(String),
     /// Somebody else removed it.

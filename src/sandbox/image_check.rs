@@ -35,6 +35,20 @@ impl ImageFacts {
     }
 }
 
+/// Makes sure that a sandbox may be made from an image. Asks the engine once for each.
+///
+/// # Errors
+/// [`SandboxError::ImageMissing`], [`SandboxError::ImageRefused`], or the engine is away.
+pub async fn require_good(engine: &Engine, digest: &ImageDigest) -> Result<(), SandboxError> {
+    if engine.good_images().contains(digest) {
+        return Ok(());
+    }
+    let image = inspect_image(engine, digest.as_str()).await?;
+    image.ok_or_else(|| SandboxError::ImageMissing { image: digest.to_string() })?.check()?;
+    engine.good_images().insert(digest.clone());
+    Ok(())
+}
+
 /// Looks an image up by tag, name or digest. `None` if the engine has none.
 ///
 /// # Errors

@@ -13,6 +13,7 @@ use bollard::models::{
 };
 use serde_json::{Value, json};
 
+use crate::domain::limits::Limits;
 use crate::sandbox::seccomp::SeccompProfile;
 use crate::sandbox::spec::Spec;
 
@@ -103,22 +104,9 @@ fn host_config(spec: &Spec, seccomp: &SeccompProfile) -> HostConfig {
         oom_score_adj: Some(500),
         nano_cpus: Some(signed(limits.cpu_millis.saturating_mul(1_000_000))),
         pids_limit: Some(i64::from(limits.pids)),
-        // Not `nproc`: the kernel counts it per user over all sandboxes of the host.
-        ulimits: Some(vec![
-            ulimit("core", 0),
-            ulimit("nofile", i64::from(limits.open_files)),
-            ulimit("fsize", signed(limits.file_bytes)),
-            ulimit("memlock", 64 * 1024),
-            ulimit("msgqueue", 0),
-        ]),
+        ulimits: Some(ulimits(limits)),
         tmpfs: Some(tmpfs(spec)),
-        mounts: Some(vec![
-            bind(&spec.workspace, WORKSPACE, false),
-            bind(&spec.io_dir, IO_DIR, true),
-            bind(&spec.io_dir.join(HOSTS_FILE), "/etc/hosts", true),
-            bind(&spec.io_dir.join(RESOLVER_FILE), "/etc/resolv.conf", true),
-            bind(&spec.shim, SHIM, true),
-        ]),
+        mounts: Some(mounts(spec)),
         dns: Some(vec!["127.0.0.1".to_owned()]),
         dns_search: Some(vec![".".to_owned()]),
         dns_options: Some(Vec::new()),
@@ -175,6 +163,16 @@ fn log_config(spec: &Spec) -> HostConfigLogConfig {
     }
 }
 
+fn mounts(spec: &Spec) -> Vec<Mount> {
+    vec![
+        bind(&spec.workspace, WORKSPACE, false),
+        bind(&spec.io_dir, IO_DIR, true),
+        bind(&spec.io_dir.join(HOSTS_FILE), "/etc/hosts", true),
+        bind(&spec.io_dir.join(RESOLVER_FILE), "/etc/resolv.conf", true),
+        bind(&spec.shim, SHIM, true),
+    ]
+}
+
 /// Private propagation: a mount made on the host later does not appear inside. (A warm slot will want
 /// `rslave` for its workspace, and for nothing else.)
 fn bind(source: &std::path::Path, target: &str, read_only: bool) -> Mount {
@@ -189,6 +187,17 @@ fn bind(source: &std::path::Path, target: &str, read_only: bool) -> Mount {
         }),
         ..Mount::default()
     }
+}
+
+/// Not `nproc`: the kernel counts it per user over all sandboxes of the host.
+fn ulimits(limits: &Limits) -> Vec<ResourcesUlimits> {
+    vec![
+        ulimit("core", 0),
+        ulimit("nofile", i64::from(limits.open_files)),
+        ulimit("fsize", signed(limits.file_bytes)),
+        ulimit("memlock", 64 * 1024),
+        ulimit("msgqueue", 0),
+    ]
 }
 
 fn ulimit(name: &str, value: i64) -> ResourcesUlimits {
@@ -233,7 +242,6 @@ pub fn record(spec: &Spec, seccomp: &SeccompProfile) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::limits::Limits;
     use crate::sandbox::spec::SandboxUser;
 
     fn spec() -> Spec {

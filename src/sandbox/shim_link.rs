@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use kage_shim::protocol::{Exited, FromRunner, FromShim, MAX_OUTPUT, Offsets, Stream, VERSION, frame_length};
+use kage_shim::protocol::{
+    Exited, FromRunner, FromShim, Job, MAX_OUTPUT, Offsets, Stream, VERSION, frame_length,
+};
 use rand::Rng;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -165,6 +167,14 @@ impl ShimLink {
         self.received
     }
 
+    /// Gives a shim that has none its job: the CLI is started.
+    ///
+    /// # Errors
+    /// Those of the connection.
+    pub async fn give(&mut self, job: Job) -> Result<(), LinkError> {
+        self.send(&FromRunner::Job(Box::new(job))).await
+    }
+
     /// Asks the shim to end the CLI. It answers with [`FromShim::Exited`].
     ///
     /// # Errors
@@ -173,11 +183,15 @@ impl ShimLink {
         self.send(&FromRunner::Terminate).await
     }
 
-    /// Lets the shim exit, and with it the container. To be called when the end is recorded.
+    /// Lets the shim exit, and with it the container. To be called when the end is recorded, and all output is
+    /// acknowledged: the shim keeps what is not, and stays for it.
     ///
     /// # Errors
-    /// Those of the connection.
+    /// [`LinkError::Protocol`] if it is called before that; else those of the connection.
     pub async fn release(&mut self) -> Result<(), LinkError> {
+        if !self.exited || self.acked != self.received {
+            return Err(LinkError::Protocol("a release before the end is recorded".to_owned()));
+        }
         self.send(&FromRunner::Release).await
     }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use kage_shim::protocol::{FromRunner, FromShim, Hello, Job, Offsets, Resume, VERSION};
+use kage_shim::protocol::{FromRunner, FromShim, Hello, Offsets, Resume, VERSION};
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use subtle::ConstantTimeEq;
@@ -76,18 +76,17 @@ impl ShimListener {
         prepare().map_err(|error| LinkError::Folder { path: io_dir.to_owned(), error })
     }
 
-    /// Waits for the shim of a sandbox that has just been started, and gives it the job. The first connection
-    /// that says hello properly is the shim: no other program runs there yet.
+    /// Waits for the shim of a sandbox that has just been started; next it is to be given its job. The first
+    /// connection that says hello properly is the shim: no other program runs there yet.
     ///
     /// # Errors
     /// [`LinkError::NotConnected`] at the deadline, [`LinkError::Version`], or the connection broke.
-    pub async fn accept_first(self, job: Job, deadline: Duration) -> Result<ShimLink, LinkError> {
+    pub async fn accept_first(self, deadline: Duration) -> Result<ShimLink, LinkError> {
         let fresh = |hello: &Hello| hello.session.is_none();
-        let (mut link, hello) = self.accept(deadline, fresh).await?;
+        let (link, hello) = self.accept(deadline, fresh).await?;
         if hello.acked != Offsets::default() {
             return Err(LinkError::Protocol("a shim without a job has output".to_owned()));
         }
-        link.send(&FromRunner::Job(Box::new(job))).await?;
         Ok(link)
     }
 

@@ -70,6 +70,7 @@ pub struct Log {
 pub struct RunResult {
     pub task_id: Uuid,
     pub run: Run,
+    /// At most 1000; `GET …/files` has all.
     pub files_modified: Vec<String>,
     pub warnings: Vec<String>,
 }

@@ -9,16 +9,22 @@ use crate::domain::run::ResultStatus;
 use crate::domain::task::{MergeStrategy, TaskStatus};
 use crate::wire::run::Run;
 
-fn default_timeout() -> u32 {
-    600
+/// Seconds.
+pub const DEFAULT_TIMEOUT: u32 = 600;
+pub const DEFAULT_MAX_RETRIES: u32 = 3;
+/// Seconds.
+pub const DEFAULT_RETRY_DELAY: u32 = 5;
+
+const fn default_timeout() -> u32 {
+    DEFAULT_TIMEOUT
 }
 
-fn default_max_retries() -> u32 {
-    3
+const fn default_max_retries() -> u32 {
+    DEFAULT_MAX_RETRIES
 }
 
-fn default_retry_delay() -> u32 {
-    5
+const fn default_retry_delay() -> u32 {
+    DEFAULT_RETRY_DELAY
 }
 
 /// What to do, where, and by which CLIs.

@@ -1,6 +1,9 @@
 //! The client against a server that misbehaves on purpose, in this process, over loopback.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod binary;
+mod hostile;
 mod requests;
 mod samples;
 mod server;

@@ -30,7 +30,8 @@ pub struct World {
 
 impl World {
     pub fn new() -> Result<World> {
-        let parent = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        // The figures can be taken on another file system.
+        let parent = std::env::var_os("KAGE_TEST_FOLDER").unwrap_or(env!("CARGO_TARGET_TMPDIR").into());
         let folder = tempfile::Builder::new().prefix("git-").tempdir_in(parent)?.keep();
         let upstream = folder.join("upstream");
         fs::create_dir(&upstream)?;

@@ -1,8 +1,8 @@
 //! An engine that is away, silent, broken, or that loses our calls; and images that are refused.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bollard::query_parameters::RemoveImageOptions;
@@ -85,6 +85,47 @@ async fn an_engine_that_talks_nonsense_is_an_error() {
     });
     let connected = Engine::connect_with(&format!("unix://{}", path.display()), SOON).await;
     assert!(connected.is_err());
+    serve.abort();
+}
+
+/// An engine that leaves out a limit says so in a warning. Its container must not be used.
+#[tokio::test]
+async fn a_limit_that_is_not_enforced_refuses_the_sandbox() {
+    let world = World::new().await;
+    let path = world.path("lax.sock");
+    let listener = UnixListener::bind(&path).expect("binds");
+    let requests: Arc<Mutex<Vec<String>>> = Arc::default();
+    let (seen, image) = (requests.clone(), world.image.to_string());
+    let serve = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = vec![0; 64 * 1024];
+            let length = stream.read(&mut head).await.unwrap_or_default();
+            let line = String::from_utf8_lossy(&head[..length]).lines().next().unwrap_or_default().to_owned();
+            let (status, body) = match line.as_str() {
+                line if line.contains("/version") => ("200 OK", "{\"ApiVersion\":\"1.45\"}".to_owned()),
+                line if line.contains("/images/") => ("200 OK", format!("{{\"Id\":\"{image}\"}}")),
+                line if line.contains("/create") => {
+                    let warning =
+                        "Your kernel does not support swap limit capabilities. Memory limited without swap.";
+                    ("201 Created", format!("{{\"Id\":\"c0ffee\",\"Warnings\":[\"{warning}\"]}}"))
+                }
+                line if line.starts_with("DELETE") => ("204 No Content", String::new()),
+                _ => ("404 Not Found", "{\"message\":\"no such container\"}".to_owned()),
+            };
+            seen.lock().expect("not poisoned").push(line);
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    let engine = Engine::connect(&format!("unix://{}", path.display())).await.expect("connects");
+    let made = Sandbox::create(&engine, &world.spec("true"), &SeccompProfile::built_in()).await;
+    let error = made.expect_err("swap is not limited");
+    assert!(matches!(&error, SandboxError::Unenforced(why) if why.contains("swap")), "{error}");
+    let requests = requests.lock().expect("not poisoned");
+    assert!(
+        requests.iter().any(|line| line.starts_with("DELETE") && line.contains("c0ffee")),
+        "{requests:?}"
+    );
     serve.abort();
 }
 

@@ -68,6 +68,7 @@ fn job(session: &str) -> Job {
         env: Default::default(),
         cwd: "/workspace".to_owned(),
         stdin: "a\nprompt".to_owned(),
+        copy_output: false,
         limits: JobLimits { wall_secs: 60, orphan_secs: 60, grace_ms: 1000, buffer_bytes: 1 << 20 },
     }
 }
@@ -82,7 +83,11 @@ fn short(folder: &Path) -> PathBuf {
 async fn first(folder: &Path, session: &str) -> (ShimLink, Peer) {
     let listener = listen(folder);
     let at = short(folder);
-    let (link, peer) = tokio::join!(listener.accept_first(job(session), LONG), async {
+    let accepted = async {
+        let mut link = listener.accept_first(LONG).await?;
+        link.give(job(session)).await.map(|()| link)
+    };
+    let (link, peer) = tokio::join!(accepted, async {
         let mut peer = Peer::connect(&at).await;
         peer.hello(None, Offsets::default()).await;
         assert!(matches!(peer.hear().await, FromRunner::Job(given) if *given == job(session)));
@@ -112,15 +117,20 @@ async fn the_job_is_given_once_and_the_socket_is_gone() {
     assert_eq!(link.recv().await.expect("output"), output(0, "hello "));
     assert_eq!(link.recv().await.expect("output"), output(6, "world"));
     let all = Offsets { stdout: 11, stderr: 0 };
-    link.ack(all).await.expect("acknowledges");
-    assert!(peer.hear().await == FromRunner::Ack(all));
+    let some = Offsets { stdout: 5, stderr: 0 };
+    link.ack(some).await.expect("acknowledges");
+    assert!(peer.hear().await == FromRunner::Ack(some));
     let backwards = link.ack(Offsets::default()).await;
     assert!(matches!(backwards, Err(LinkError::Protocol(_))), "{backwards:?}");
     assert!(matches!(link.ack(Offsets { stdout: 12, stderr: 0 }).await, Err(LinkError::Protocol(_))));
+    assert!(matches!(link.release().await, Err(LinkError::Protocol(_))), "it has not exited");
     link.terminate().await.expect("sends");
     assert!(peer.hear().await == FromRunner::Terminate);
     peer.say(FromShim::Exited(exited(all))).await;
     assert_eq!(link.recv().await.expect("exited"), FromShim::Exited(exited(all)));
+    assert!(matches!(link.release().await, Err(LinkError::Protocol(_))), "not all is acknowledged");
+    link.ack(all).await.expect("acknowledges");
+    assert!(peer.hear().await == FromRunner::Ack(all));
     link.release().await.expect("sends");
     assert!(peer.hear().await == FromRunner::Release);
     drop(peer);
@@ -190,7 +200,7 @@ async fn a_shim_of_another_version_is_refused() {
     let (_keep, folder) = folder();
     let listener = listen(&folder);
     let at = short(&folder);
-    let (link, ()) = tokio::join!(listener.accept_first(job("s"), LONG), async {
+    let (link, ()) = tokio::join!(listener.accept_first(LONG), async {
         let mut peer = Peer::connect(&at).await;
         peer.say(FromShim::Hello(Hello { version: VERSION + 1, session: None, acked: Offsets::default() }))
             .await;
@@ -203,7 +213,7 @@ async fn a_shim_of_another_version_is_refused() {
 #[tokio::test]
 async fn nobody_comes() {
     let (_keep, folder) = folder();
-    let late = listen(&folder).accept_first(job("s"), Duration::from_millis(50)).await;
+    let late = listen(&folder).accept_first(Duration::from_millis(50)).await;
     assert!(matches!(late, Err(LinkError::NotConnected(_))));
     assert!(!folder.join("run.sock").exists());
 }

@@ -5,6 +5,7 @@ mod engine;
 mod lifecycle;
 mod link;
 mod resources;
+mod shim;
 mod support;
 mod syscalls;
 mod walls;

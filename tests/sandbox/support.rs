@@ -11,7 +11,7 @@ use std::time::Duration;
 use bollard::models::{ContainerCreateBody, HostConfig};
 use bollard::query_parameters::{CreateContainerOptions, RemoveContainerOptionsBuilder};
 use kage::domain::limits::Limits;
-use kage::sandbox::container::{Ended, Inspected, Sandbox};
+use kage::sandbox::container::{Ended, Inspected, Sandbox, list};
 use kage::sandbox::engine::Engine;
 use kage::sandbox::image_check::inspect_image;
 use kage::sandbox::seccomp::SeccompProfile;
@@ -144,6 +144,27 @@ impl World {
         let to = spec.workspace.join("probe");
         fs::copy(probe(), &to).expect("copies");
         fs::set_permissions(&to, fs::Permissions::from_mode(0o755)).expect("chmod");
+    }
+}
+
+impl Drop for World {
+    /// Removes what a failed test has left; and fails one that did not fail but left something.
+    fn drop(&mut self) {
+        let (instance, failed) = (self.instance.clone(), std::thread::panicking());
+        let clean = move || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                let engine = Engine::connect(&engine_uri()).await.expect("connects");
+                let left = list(&engine, &instance).await.expect("lists");
+                for found in &left {
+                    remove_raw(&engine, &found.id).await;
+                }
+                left.len()
+            })
+        };
+        let left = std::thread::spawn(clean).join().expect("cleans up");
+        assert!(failed || left == 0, "{left} containers were left");
     }
 }
 

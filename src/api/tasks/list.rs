@@ -10,7 +10,7 @@ use crate::db;
 use crate::wire::problem::Problem;
 use crate::wire::task::{TaskFilter, TaskPage};
 
-/// Tasks, newest first.
+/// Tasks, newest first. A description is cut to its first 4096 characters here.
 #[utoipa::path(get, path = "/tasks", tag = "tasks", security(("key" = [])), params(TaskFilter),
     responses((status = 200, body = TaskPage), (status = 401, body = Problem), (status = 422, body = Problem)))]
 pub(in crate::api) async fn list_tasks(

@@ -10,6 +10,7 @@ use crate::cli::view::{View, notice, result};
 use crate::cli::{escape, output};
 use crate::client::event::{self, Payload};
 use crate::client::follow::Update;
+use crate::domain::run::{ProgressStatus, RunState};
 use crate::wire::event::Log;
 
 #[derive(Debug, Default)]
@@ -73,12 +74,15 @@ impl View for PlainView {
         let Update::Event(event) = update else { return Ok(()) };
         match &event.payload {
             Payload::Log(log) => self.log(log)?,
-            // Its end is told by its result.
-            Payload::State(state) if !state.state.has_ended() => {
-                let reason = state.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
-                output::note(&format!("[{}] {}{reason}", state.run, state.state));
+            // Later ones are told by the progress that comes with them.
+            Payload::State(state) if state.state == RunState::Queued && state.attempt == 0 => {
+                output::note(&format!("[{}] {}", state.run, state.state));
             }
-            Payload::Progress(progress) if !progress.message.is_empty() => {
+            // The end is told by the result.
+            Payload::Progress(progress)
+                if !progress.message.is_empty()
+                    && matches!(progress.status, ProgressStatus::Working | ProgressStatus::Waiting) =>
+            {
                 output::note(&format!("[{}] {}", progress.cli_name, progress.message));
             }
             Payload::Result(ended) => {

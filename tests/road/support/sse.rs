@@ -44,7 +44,7 @@ pub struct EventStream {
 impl EventStream {
     /// # Panics
     /// If the answer is not an event stream.
-    fn new(response: Response) -> Self {
+    pub fn new(response: Response) -> Self {
         let of = |name: &str| {
             response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or("").to_owned()
         };

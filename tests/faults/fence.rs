@@ -1,0 +1,183 @@
+//! The fence: a runner that lost its lease writes nothing more, whatever it believes.
+
+use kage::db::error::DbError;
+use kage::db::events::NewEvent;
+use kage::db::results::ResultRow;
+use kage::db::runs::{self, Ending, Harvested, Lease, Output, RunRow, SandboxFacts};
+use kage::db::tasks;
+use kage::domain::audit::Actor;
+use kage::domain::event::EventKind;
+use kage::domain::run::RunState;
+use serde_json::json;
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use crate::database::{TestDatabase, lease_of};
+
+fn output(bytes: &[u8], before: i64) -> Output {
+    let end = before + bytes.len() as i64;
+    let log =
+        NewEvent::Log { attempt: 1, stream: 1, offset: before, position: before, bytes: bytes.to_vec() };
+    Output { events: vec![log], before: (before, 0), stdout: end, stderr: 0, total: end, cost_usd: 0.0 }
+}
+
+fn succeeded() -> Ending {
+    Ending { state: RunState::Succeeded, error: None, exit_code: Some(0) }
+}
+
+fn harvested() -> Harvested {
+    Harvested {
+        branch: "task-x-shell".to_owned(),
+        commit: "0".repeat(40),
+        files_changed: 1,
+        insertions: 1,
+        deletions: 0,
+        paths: vec!["file".to_owned()],
+        result: ResultRow {
+            patch: b"diff".to_vec(),
+            patch_truncated: false,
+            files: json!([]),
+            warnings: json!([]),
+        },
+    }
+}
+
+async fn set_running(pool: &PgPool, lease: Lease, run: &RunRow) -> Result<(), DbError> {
+    let record = json!({});
+    let facts =
+        SandboxFacts { container: "container", base_commit: None, worktree: "overlay", record: &record };
+    runs::set_running(pool, lease, run, &facts).await
+}
+
+/// Every write that a runner can make for a run. Each must be refused, and must leave everything as it is.
+async fn every_write_is_refused(db: &TestDatabase, lease: Lease, run: &RunRow) {
+    let pool = &db.runner;
+    let before = db.everything().await;
+    let mut refusals: Vec<(&str, Result<(), DbError>)> = vec![
+        ("begin_attempt", runs::begin_attempt(pool, lease, run).await.map(drop)),
+        ("set_running", set_running(pool, lease, run).await),
+        ("append_output", runs::append_output(pool, lease, &output(b"late", run.stdout_offset)).await),
+        ("notice", runs::notice(pool, lease, run, EventKind::Warning, "late".to_owned()).await),
+        ("set_harvesting", runs::set_harvesting(pool, lease, run, &json!({})).await),
+        ("requeue", runs::requeue(pool, lease, run, &succeeded(), 1).await),
+        ("finish", runs::finish(pool, lease, run, &succeeded(), None, &[]).await),
+    ];
+    let with_branch = runs::finish(pool, lease, run, &succeeded(), Some(&harvested()), &[]).await;
+    refusals.push(("finish with a branch", with_branch));
+    for (name, refusal) in refusals {
+        assert!(matches!(refusal, Err(DbError::LeaseLost(_))), "{name}: {refusal:?}");
+    }
+    assert_eq!(runs::renew(pool, &[lease], 60).await.expect("asks"), []);
+    assert_eq!(db.everything().await, before, "something was written from behind the fence");
+}
+
+#[tokio::test]
+async fn a_runner_whose_lease_was_taken_writes_nothing_more() {
+    let db = TestDatabase::new().await;
+    let (old, new) = (Uuid::new_v4(), Uuid::new_v4());
+    db.task(1).await;
+    let (lease, run) = db.begun(old).await;
+    set_running(&db.runner, lease, &run).await.expect("still holds it");
+    runs::append_output(&db.runner, lease, &output(b"one\n", 0)).await.expect("still holds it");
+    assert!(runs::claim_abandoned(&db.runner, new, 60, true, &[]).await.expect("asks").is_empty());
+    assert_eq!(runs::renew(&db.runner, &[lease], 60).await.expect("asks"), [(lease.run, false)]);
+
+    db.expire().await;
+    let mut taken = runs::claim_abandoned(&db.runner, new, 60, false, &[]).await.expect("claims");
+    let (former, run) = taken.remove(0);
+    assert_eq!((former, run.state(), run.stdout_offset), (Some(old), RunState::Running, 4));
+    every_write_is_refused(&db, lease, &run).await;
+
+    // The new holder goes on, and nobody else can take it meanwhile.
+    let lease = lease_of(&run, new);
+    assert!(runs::claim_abandoned(&db.runner, old, 60, true, &[]).await.expect("asks").is_empty());
+    runs::append_output(&db.runner, lease, &output(b"two\n", 4)).await.expect("holds it");
+    runs::set_harvesting(&db.runner, lease, &run, &json!({})).await.expect("holds it");
+    runs::finish(&db.runner, lease, &run, &succeeded(), Some(&harvested()), &[]).await.expect("holds it");
+    every_write_is_refused(&db, lease, &run).await;
+    db.remove().await;
+}
+
+#[tokio::test]
+async fn a_queued_run_whose_claim_expired_goes_to_the_next_claimer() {
+    let db = TestDatabase::new().await;
+    let (old, new) = (Uuid::new_v4(), Uuid::new_v4());
+    db.task(1).await;
+    let claimed = runs::claim_queued(&db.runner, old, 60, 1, &[]).await.expect("claims").remove(0);
+    assert!(runs::claim_queued(&db.runner, new, 60, 1, &[]).await.expect("asks").is_empty());
+    db.expire().await;
+    let again = runs::claim_queued(&db.runner, new, 60, 1, &[]).await.expect("claims").remove(0);
+    assert_eq!((again.id, again.state()), (claimed.id, RunState::Queued));
+    every_write_is_refused(&db, lease_of(&claimed, old), &claimed).await;
+    db.remove().await;
+}
+
+#[tokio::test]
+async fn a_requeued_run_is_no_longer_its_former_holders() {
+    let db = TestDatabase::new().await;
+    let runner = Uuid::new_v4();
+    db.task(1).await;
+    let (lease, run) = db.begun(runner).await;
+    let lost = Ending { state: RunState::Lost, error: Some("lost".to_owned()), exit_code: None };
+    runs::requeue(&db.runner, lease, &run, &lost, 3600).await.expect("holds it");
+    every_write_is_refused(&db, lease, &run).await;
+    // Its back-off has not passed, and a restart of the same runner does not cut it short.
+    assert!(runs::claim_queued(&db.runner, runner, 60, 9, &[]).await.expect("asks").is_empty());
+    assert!(runs::claim_abandoned(&db.runner, runner, 60, true, &[]).await.expect("asks").is_empty());
+    db.remove().await;
+}
+
+/// A claim that expired in the queue, then a client's cancel: the run has ended, and the claimer that comes
+/// late must not end it a second time.
+#[tokio::test]
+async fn a_late_claimer_cannot_end_a_run_that_a_cancel_has_ended() {
+    let db = TestDatabase::new().await;
+    let runner = Uuid::new_v4();
+    let task = db.task(1).await;
+    let run = runs::claim_queued(&db.runner, runner, 60, 1, &[]).await.expect("claims").remove(0);
+    db.expire().await;
+    let cancelled = tasks::cancel(&db.api, task, &Actor::Host).await.expect("cancels");
+    assert_eq!(cancelled, tasks::Cancel::Done);
+    every_write_is_refused(&db, lease_of(&run, runner), &run).await;
+    db.remove().await;
+}
+
+/// The answer to a commit can get lost with the connection: the same call again must neither fail nor write twice.
+#[tokio::test]
+async fn a_write_that_is_repeated_after_its_commit_is_made_once() {
+    let db = TestDatabase::new().await;
+    let runner = Uuid::new_v4();
+    db.task(1).await;
+    let queued = runs::claim_queued(&db.runner, runner, 60, 1, &[]).await.expect("claims").remove(0);
+    let lease = lease_of(&queued, runner);
+    let pool = &db.runner;
+    let run = runs::begin_attempt(pool, lease, &queued).await.expect("begins").expect("not cancelled");
+    let after = db.everything().await;
+    let again = runs::begin_attempt(pool, lease, &queued).await.expect("begins").expect("not cancelled");
+    assert_eq!(again.attempt, run.attempt);
+    assert_eq!(db.everything().await, after, "begin_attempt");
+
+    set_running(pool, lease, &run).await.expect("writes");
+    let after = db.everything().await;
+    set_running(pool, lease, &run).await.expect("sees that it is done");
+    assert_eq!(db.everything().await, after, "set_running");
+
+    runs::append_output(pool, lease, &output(b"one\n", 0)).await.expect("writes");
+    let after = db.everything().await;
+    runs::append_output(pool, lease, &output(b"one\n", 0)).await.expect("sees that it is done");
+    assert_eq!(db.everything().await, after, "append_output");
+
+    runs::set_harvesting(pool, lease, &run, &json!({ "state": "succeeded" })).await.expect("writes");
+    let after = db.everything().await;
+    runs::set_harvesting(pool, lease, &run, &json!({ "state": "succeeded" }))
+        .await
+        .expect("sees that it is done");
+    assert_eq!(db.everything().await, after, "set_harvesting");
+
+    runs::finish(pool, lease, &run, &succeeded(), Some(&harvested()), &[]).await.expect("writes");
+    let after = db.everything().await;
+    let repeated = runs::finish(pool, lease, &run, &succeeded(), Some(&harvested()), &[]).await;
+    assert!(matches!(repeated, Err(DbError::LeaseLost(_))), "{repeated:?}");
+    assert_eq!(db.everything().await, after, "finish");
+    db.remove().await;
+}

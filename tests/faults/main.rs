@@ -1,0 +1,21 @@
+//! Whatever can die or go away does so here, in the middle of things: nothing may be lost, doubled or left.
+
+mod api_killed;
+mod crowd;
+mod database;
+mod database_gone;
+mod engine_gone;
+mod fence;
+mod meddling;
+mod misbehaviour;
+mod queue;
+mod runner_killed;
+mod runner_lost;
+mod sequence;
+mod serve_killed;
+mod signals;
+#[path = "../road/support/mod.rs"]
+#[expect(dead_code, reason = "shared with other test programs, which need other parts of it")]
+mod support;
+mod watcher;
+mod world;

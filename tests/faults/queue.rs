@@ -1,0 +1,97 @@
+//! Several runners and one queue.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use kage::db::runs;
+use tokio::sync::Barrier;
+use uuid::Uuid;
+
+use crate::database::TestDatabase;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_runners_claim_each_run_once() {
+    const RUNNERS: usize = 5;
+    let db = TestDatabase::new().await;
+    for _ in 0..25 {
+        db.task(4).await;
+    }
+    let start = Arc::new(Barrier::new(RUNNERS));
+    let mut claimers = tokio::task::JoinSet::new();
+    for number in 0..RUNNERS {
+        let (pool, start, runner) = (db.runner.clone(), Arc::clone(&start), Uuid::new_v4());
+        claimers.spawn(async move {
+            let mut claimed: Vec<Uuid> = Vec::new();
+            start.wait().await;
+            let mut empty = 0;
+            while empty < 3 {
+                // Runners come back for the abandoned ones too: nothing is, so nothing may be taken.
+                assert!(runs::claim_abandoned(&pool, runner, 60, false, &[]).await.expect("asks").is_empty());
+                let some =
+                    runs::claim_queued(&pool, runner, 60, 1 + number as i64, &[]).await.expect("claims");
+                assert!(some.len() <= 1 + number);
+                empty = if some.is_empty() { empty + 1 } else { 0 };
+                claimed.extend(some.iter().map(|run| run.id));
+            }
+            claimed
+        });
+    }
+    let claimed: Vec<Uuid> = claimers.join_all().await.concat();
+    let distinct: BTreeSet<Uuid> = claimed.iter().copied().collect();
+    assert_eq!((claimed.len(), distinct.len()), (100, 100));
+    db.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_runners_take_up_each_abandoned_run_once() {
+    const RUNNERS: usize = 5;
+    let db = TestDatabase::new().await;
+    let dead = Uuid::new_v4();
+    for _ in 0..10 {
+        db.task(1).await;
+        db.begun(dead).await;
+    }
+    db.expire().await;
+    let start = Arc::new(Barrier::new(RUNNERS));
+    let mut claimers = tokio::task::JoinSet::new();
+    for _ in 0..RUNNERS {
+        let (pool, start) = (db.runner.clone(), Arc::clone(&start));
+        claimers.spawn(async move {
+            start.wait().await;
+            let mut taken = Vec::new();
+            for _ in 0..5 {
+                taken.extend(
+                    runs::claim_abandoned(&pool, Uuid::new_v4(), 60, false, &[]).await.expect("claims"),
+                );
+            }
+            taken
+        });
+    }
+    let taken = claimers.join_all().await.concat();
+    let distinct: BTreeSet<Uuid> = taken.iter().map(|(_, run)| run.id).collect();
+    assert_eq!((taken.len(), distinct.len()), (10, 10));
+    assert!(taken.iter().all(|(former, _)| *former == Some(dead)));
+    db.remove().await;
+}
+
+/// The database was away for longer than a lease: a runner must not take up beside itself what it works on.
+#[tokio::test]
+async fn a_runner_does_not_take_up_what_it_holds() {
+    let db = TestDatabase::new().await;
+    let runner = Uuid::new_v4();
+    db.task(2).await;
+    let (lease, _) = db.begun(runner).await;
+    let queued = runs::claim_queued(&db.runner, runner, 60, 1, &[]).await.expect("claims").remove(0);
+    db.expire().await;
+    let held = [lease.run, queued.id];
+    for own_too in [false, true] {
+        let taken = runs::claim_abandoned(&db.runner, runner, 60, own_too, &held).await.expect("asks");
+        assert!(taken.is_empty(), "{taken:?}");
+    }
+    assert!(runs::claim_queued(&db.runner, runner, 60, 9, &held).await.expect("asks").is_empty());
+    // An expired lease that nobody took is as good as new.
+    assert_eq!(runs::renew(&db.runner, &[lease], 60).await.expect("renews"), [(lease.run, false)]);
+    let other = runs::claim_abandoned(&db.runner, Uuid::new_v4(), 60, false, &[]).await.expect("asks");
+    assert!(other.is_empty(), "{other:?}");
+    db.remove().await;
+}

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use kage::db::runs;
+use kage::db::queue;
 use tokio::sync::Barrier;
 use uuid::Uuid;
 
@@ -26,9 +26,11 @@ async fn many_runners_claim_each_run_once() {
             let mut empty = 0;
             while empty < 3 {
                 // Runners come back for the abandoned ones too: nothing is, so nothing may be taken.
-                assert!(runs::claim_abandoned(&pool, runner, 60, false, &[]).await.expect("asks").is_empty());
+                assert!(
+                    queue::claim_abandoned(&pool, runner, 60, false, &[]).await.expect("asks").is_empty()
+                );
                 let some =
-                    runs::claim_queued(&pool, runner, 60, 1 + number as i64, &[]).await.expect("claims");
+                    queue::claim_queued(&pool, runner, 60, 1 + number as i64, &[]).await.expect("claims");
                 assert!(some.len() <= 1 + number);
                 empty = if some.is_empty() { empty + 1 } else { 0 };
                 claimed.extend(some.iter().map(|run| run.id));
@@ -61,7 +63,7 @@ async fn many_runners_take_up_each_abandoned_run_once() {
             let mut taken = Vec::new();
             for _ in 0..5 {
                 taken.extend(
-                    runs::claim_abandoned(&pool, Uuid::new_v4(), 60, false, &[]).await.expect("claims"),
+                    queue::claim_abandoned(&pool, Uuid::new_v4(), 60, false, &[]).await.expect("claims"),
                 );
             }
             taken
@@ -81,17 +83,17 @@ async fn a_runner_does_not_take_up_what_it_holds() {
     let runner = Uuid::new_v4();
     db.task(2).await;
     let (lease, _) = db.begun(runner).await;
-    let queued = runs::claim_queued(&db.runner, runner, 60, 1, &[]).await.expect("claims").remove(0);
+    let queued = queue::claim_queued(&db.runner, runner, 60, 1, &[]).await.expect("claims").remove(0);
     db.expire().await;
     let held = [lease.run, queued.id];
     for own_too in [false, true] {
-        let taken = runs::claim_abandoned(&db.runner, runner, 60, own_too, &held).await.expect("asks");
+        let taken = queue::claim_abandoned(&db.runner, runner, 60, own_too, &held).await.expect("asks");
         assert!(taken.is_empty(), "{taken:?}");
     }
-    assert!(runs::claim_queued(&db.runner, runner, 60, 9, &held).await.expect("asks").is_empty());
+    assert!(queue::claim_queued(&db.runner, runner, 60, 9, &held).await.expect("asks").is_empty());
     // An expired lease that nobody took is as good as new.
-    assert_eq!(runs::renew(&db.runner, &[lease], 60).await.expect("renews"), [(lease.run, false)]);
-    let other = runs::claim_abandoned(&db.runner, Uuid::new_v4(), 60, false, &[]).await.expect("asks");
+    assert_eq!(queue::renew(&db.runner, &[lease], 60).await.expect("renews"), [(lease.run, false)]);
+    let other = queue::claim_abandoned(&db.runner, Uuid::new_v4(), 60, false, &[]).await.expect("asks");
     assert!(other.is_empty(), "{other:?}");
     db.remove().await;
 }

@@ -26,7 +26,8 @@ use crate::git::{
     lower::LowerRoot,
     mirror::Mirror,
     overlay,
-    walk::{Place, Walk},
+    place::Place,
+    walk::Walk,
     worktree::{Layer, Worktree},
 };
 

@@ -32,6 +32,7 @@ mod lock;
 mod lower;
 mod names;
 mod overlay;
+mod place;
 mod report;
 mod store;
 mod tree_list;

@@ -24,47 +24,11 @@ use crate::git::{
     lower::{Lower, LowerEntry, LowerRoot},
     names,
     overlay::{FolderNotes, NotesError},
+    place::{Entry, Node, Place, Side, tracked_entry},
     report::Report,
     store::{Store, tree_object},
     tree_list::{Kind, joined},
 };
-
-/// A folder of the worktree.
-pub(crate) struct Place {
-    /// What the base revision has at this path.
-    pub tracked: Option<Oid>,
-    /// What shows through from the base, which after a rename is another of its folders.
-    pub lower: Lower,
-    /// What the run's layer has.
-    pub upper: Option<OwnedFd>,
-    /// Whether this folder or one above it is ignored: then only tracked files count.
-    pub ignored: bool,
-    pub depth: usize,
-}
-
-/// An entry of a folder.
-enum Node {
-    /// Removed by the run.
-    Gone,
-    Folder {
-        lower: Lower,
-        upper: Option<OwnedFd>,
-    },
-    /// Unread, in the mirror.
-    Blob(Kind, Oid),
-    File(Side),
-    Link(Side),
-    Special(FileType),
-}
-
-#[derive(Clone, Copy)]
-enum Side {
-    Upper,
-    Lower,
-}
-
-/// What stands in a tree: mode and object.
-type Entry = (u32, Oid);
 
 pub(crate) struct Walk<'a> {
     repository: &'a Repository,
@@ -398,22 +362,6 @@ impl<'a> Walk<'a> {
         }
         Ok(Some(self.content.store.put(ObjectType::Tree, &tree_object(entries))?))
     }
-}
-
-impl Place {
-    fn dir(&self, side: Side) -> Option<&OwnedFd> {
-        match (side, &self.lower) {
-            (Side::Upper, _) => self.upper.as_ref(),
-            (Side::Lower, Lower::Disk(dir)) => Some(dir),
-            (Side::Lower, _) => None,
-        }
-    }
-}
-
-fn tracked_entry(tree: &Tree<'_>, name: &[u8]) -> Option<Entry> {
-    let entry = tree.get_name_bytes(name)?;
-    let mode = Kind::from_git_mode(entry.filemode_raw()).map_or(0o040000, Kind::git_mode);
-    Some((mode, entry.id()))
 }
 
 fn limit(what: &'static str, limit: u64, seen: u64) -> HarvestError {

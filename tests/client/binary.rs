@@ -67,7 +67,6 @@ async fn run_shows_plain_lines_and_ends_as_the_task_ends() {
         assert_eq!(stdout, "[shell] one\n[shell-2] other\n[shell] two\n[shell] last without end\n");
         for part in [
             &format!("task {TASK}\n"),
-            "[shell] running\n",
             "[shell] careful\n",
             "trying again",
             "[shell] warning: mind the gap\n",
@@ -76,6 +75,8 @@ async fn run_shows_plain_lines_and_ends_as_the_task_ends() {
         ] {
             assert!(stderr.contains(part), "{part:?} in {stderr}");
         }
+        // The server says in words what each state brings: it is not told twice.
+        assert!(!stderr.contains("[shell] running\n"), "{stderr}");
         let posted: NewTask = serde_json::from_slice(&server.seen()[0].body).unwrap();
         assert_eq!(posted.description, "do what is to be done");
         let names: Vec<&str> = posted.cli_assignments.iter().map(|one| one.cli_name.as_str()).collect();

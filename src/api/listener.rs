@@ -1,10 +1,10 @@
-//! Connections: counted, and cut off when the other side does not read.
+//! Connections: counted, cut off when the other side does not read, closed when nothing moves on them.
 
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::serve::Listener;
@@ -12,7 +12,10 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, Sleep, sleep};
 use tokio_io_timeout::TimeoutWriter;
+
+use crate::config::api::ApiConfig;
 
 /// What the kernel holds for a client beyond what is on its way, in bytes. Left to itself it takes megabytes for each
 /// client that does not read.
@@ -23,21 +26,28 @@ pub(super) struct Guarded {
     listener: TcpListener,
     permits: Arc<Semaphore>,
     stall: Duration,
+    idle: Duration,
 }
 
 impl Guarded {
-    pub fn new(listener: TcpListener, connections: usize, stall_secs: u64) -> Self {
+    pub fn new(listener: TcpListener, config: &ApiConfig) -> Self {
         Self {
             listener,
-            permits: Arc::new(Semaphore::new(connections)),
-            stall: Duration::from_secs(stall_secs),
+            permits: Arc::new(Semaphore::new(config.connections)),
+            stall: Duration::from_secs(config.stall_secs),
+            idle: Duration::from_secs(config.idle_secs),
         }
     }
 }
 
-/// A connection whose writes fail when nothing can be written for the stall time.
+/// A connection whose writes fail when nothing can be written for the stall time, and whose reads fail when nothing
+/// was read or written for the idle time: silence must not hold a permit. Event streams have heartbeats.
 pub(super) struct Connection {
     stream: Pin<Box<TimeoutWriter<TcpStream>>>,
+    idle: Duration,
+    idle_timer: Pin<Box<Sleep>>,
+    /// When something was last read or written.
+    moved: Instant,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -56,7 +66,14 @@ impl Listener for Guarded {
         }
         let mut stream = TimeoutWriter::new(stream);
         stream.set_timeout(Some(self.stall));
-        (Connection { stream: Box::pin(stream), _permit: permit }, address)
+        let connection = Connection {
+            stream: Box::pin(stream),
+            idle: self.idle,
+            idle_timer: Box::pin(sleep(self.idle)),
+            moved: Instant::now(),
+            _permit: permit,
+        };
+        (connection, address)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -65,9 +82,23 @@ impl Listener for Guarded {
 }
 
 impl Connection {
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.idle_timer.as_mut().poll(cx));
+            let due = self.moved + self.idle;
+            if due <= Instant::now() {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            self.idle_timer.as_mut().reset(due);
+        }
+    }
+
     /// Passes a write's outcome on. A client that was cut off is reset: with an orderly end the kernel would go on
     /// offering it what it did not read, for minutes.
-    fn reset_if_stalled<T>(&self, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    fn reset_if_stalled<T>(&mut self, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if outcome.is_ready() {
+            self.moved = Instant::now();
+        }
         if let Poll::Ready(Err(error)) = &outcome
             && error.kind() == io::ErrorKind::TimedOut
         {
@@ -86,7 +117,12 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.stream.as_mut().poll_read(cx, buf)
+        let read = self.stream.as_mut().poll_read(cx, buf);
+        if read.is_ready() {
+            self.moved = Instant::now();
+            return read;
+        }
+        self.poll_idle(cx)
     }
 }
 

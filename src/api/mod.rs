@@ -124,7 +124,7 @@ pub async fn serve(
     let state = ApiState::new(pool, config, lifecycle);
     lifecycle.spawn_essential("hub", hub::listen(state.clone()));
     tracing::info!(%address, "api.listening");
-    let listener = listener::Guarded::new(listener, state.config.connections, state.config.stall_secs);
+    let listener = listener::Guarded::new(listener, &state.config);
     axum::serve(listener, router(&state))
         .with_graceful_shutdown(lifecycle.soft().clone().cancelled_owned())
         .await

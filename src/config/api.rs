@@ -6,12 +6,13 @@ use crate::config::error::ConfigError;
 use crate::config::settings::Settings;
 use crate::domain::repository::AllowedSources;
 
-pub const NAMES: [&str; 7] = [
+pub const NAMES: [&str; 8] = [
     "KAGE_API_LISTEN",
     "KAGE_API_ALLOW_PLAIN_HTTP",
     "KAGE_API_BODY_BYTES",
     "KAGE_API_STREAMS",
     "KAGE_API_STALL_SECS",
+    "KAGE_API_IDLE_SECS",
     "KAGE_API_CONNECTIONS",
     "KAGE_REPOSITORIES_ALLOW",
 ];
@@ -25,6 +26,8 @@ pub struct ApiConfig {
     pub streams: usize,
     /// Seconds after which a client that does not read is cut off.
     pub stall_secs: u64,
+    /// Seconds after which a connection is closed on which nothing was read or written.
+    pub idle_secs: u64,
     /// Most connections at once.
     pub connections: usize,
     pub sources: AllowedSources,
@@ -33,7 +36,7 @@ pub struct ApiConfig {
 impl ApiConfig {
     /// `KAGE_API_LISTEN` (127.0.0.1:8787), `KAGE_API_ALLOW_PLAIN_HTTP` (false; plain HTTP is for loopback
     /// only, unless this says that something in front does TLS), `KAGE_API_BODY_BYTES` (4 MiB),
-    /// `KAGE_API_STREAMS` (10000), `KAGE_API_STALL_SECS` (30), `KAGE_API_CONNECTIONS` (20000),
+    /// `KAGE_API_STREAMS` (10000), `KAGE_API_STALL_SECS` (30), `KAGE_API_IDLE_SECS` (60), `KAGE_API_CONNECTIONS` (20000),
     /// `KAGE_REPOSITORIES_ALLOW` (none).
     ///
     /// # Errors
@@ -53,6 +56,8 @@ impl ApiConfig {
             body_bytes: settings.within("KAGE_API_BODY_BYTES", 4 << 20, 1 << 10, 64 << 20)? as usize,
             streams: settings.within("KAGE_API_STREAMS", 10_000, 1, 1_000_000)? as usize,
             stall_secs: settings.within("KAGE_API_STALL_SECS", 30, 1, 3600)?,
+            // More than the time between two heartbeats of an event stream.
+            idle_secs: settings.within("KAGE_API_IDLE_SECS", 60, 20, 86_400)?,
             connections: settings.within("KAGE_API_CONNECTIONS", 20_000, 1, 1_000_000)? as usize,
             sources: AllowedSources::new(settings.list("KAGE_REPOSITORIES_ALLOW")),
         })

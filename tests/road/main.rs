@@ -14,3 +14,4 @@ mod server;
 mod streams;
 mod submit;
 mod support;
+mod terminal;

@@ -94,7 +94,7 @@ async fn other_things_that_are_missing_are_named() {
 }
 
 /// For each setting a value that it cannot have.
-const BAD: [(&str, &str); 45] = [
+const BAD: [(&str, &str); 46] = [
     ("KAGE_DATABASE_URL", "mysql://x/y"),
     ("KAGE_DATABASE_URL", "nonsense"),
     ("KAGE_DATABASE_CONNECTIONS", "1"),
@@ -110,6 +110,7 @@ const BAD: [(&str, &str); 45] = [
     ("KAGE_API_BODY_BYTES", "-1"),
     ("KAGE_API_STREAMS", "0"),
     ("KAGE_API_STALL_SECS", "0"),
+    ("KAGE_API_IDLE_SECS", "15"),
     ("KAGE_API_CONNECTIONS", "0"),
     ("KAGE_DATA_DIR", "relative"),
     ("KAGE_DATA_DIR", "/with space"),

@@ -4,6 +4,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
+use crate::support::http::{client, send};
 use crate::support::sse::{Event, assert_contiguous, output};
 use crate::support::tasks::{shell, shell_with, string};
 use crate::support::{TestKage, eventually};
@@ -199,6 +200,36 @@ async fn streams_are_counted() {
     kage.delete(&format!("/api/v1/tasks/{id}")).await;
 }
 
+#[tokio::test]
+async fn silent_connections_do_not_keep_others_out() {
+    const CONNECTIONS: usize = 4;
+    let mut kage = TestKage::new().await;
+    kage.set("KAGE_API_CONNECTIONS", &CONNECTIONS.to_string());
+    kage.set("KAGE_API_IDLE_SECS", "20");
+    kage.start("api").await;
+    let runner = kage.start("runner").await;
+    kage.demo().await;
+    assert!(kage.process(runner).terminate().await.success());
+    let id = string(&kage.submit(&shell("echo never to be run")).await["id"]).to_owned();
+    let mut watched = kage.stream(&id, "").await;
+    watched.next().await.expect("connected");
+    let mut silent = Vec::new();
+    for begun in
+        ["", "GET /health HTTP/1.1\r\n", "POST /api/v1/tasks HTTP/1.1\r\nContent-Length: 9\r\n\r\n", ""]
+    {
+        let mut stream = TcpStream::connect(kage.address()).await.expect("the kernel takes it");
+        stream.write_all(begun.as_bytes()).await.expect("writes");
+        silent.push(stream);
+    }
+    // There is room again once they are closed; the stream, which has heartbeats, lives on.
+    let newcomer = client().get(format!("{}/health", kage.url));
+    assert_eq!(send(newcomer).await.status, 200);
+    let beat = watched.until_heartbeat().await;
+    assert_eq!(kage.delete(&format!("/api/v1/tasks/{id}")).await.status, 200);
+    assert_eq!((beat.name.as_str(), beat.id), ("heartbeat", None));
+    assert_eq!(watched.rest().await.last().expect("events").name, "task_complete");
+}
+
 /// Bytes of resident memory.
 fn resident(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the server lives");
@@ -208,10 +239,9 @@ fn resident(pid: u32) -> u64 {
 
 /// A client that asks for the stream and then does not read.
 async fn deaf(kage: &TestKage, id: &str) -> TcpStream {
-    let address = kage.url.strip_prefix("http://").expect("http").parse().expect("an address");
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_recv_buffer_size(4096).expect("setsockopt");
-    let mut stream = socket.connect(address).await.expect("connects");
+    let mut stream = socket.connect(kage.address()).await.expect("connects");
     let request = format!(
         "GET /api/v1/tasks/{id}/progress HTTP/1.1\r\nHost: kage\r\nX-API-Key: {}\r\nAccept: text/event-stream\r\n\r\n",
         kage.key

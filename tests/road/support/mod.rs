@@ -12,7 +12,7 @@ pub mod sse;
 pub mod tasks;
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -141,6 +141,11 @@ impl TestKage {
     /// The owner's connection to this world's database.
     pub fn pool(&self) -> &PgPool {
         &self.database.as_ref().expect("this world has no database of its own").pool
+    }
+
+    /// Where the API listens.
+    pub fn address(&self) -> SocketAddr {
+        self.settings["KAGE_API_LISTEN"].parse().expect("an address")
     }
 
     /// The repository's mirror: what the runner writes branches to.

@@ -86,6 +86,16 @@ impl EventStream {
         events
     }
 
+    /// The next heartbeat; whatever comes before it is passed over.
+    pub async fn until_heartbeat(&mut self) -> Event {
+        loop {
+            let event = self.next().await.expect("the stream goes on");
+            if event.name == "heartbeat" {
+                return event;
+            }
+        }
+    }
+
     /// Everything up to the first event that fits, heartbeats left out.
     pub async fn until(&mut self, mut fits: impl FnMut(&Event) -> bool) -> Vec<Event> {
         let mut events = Vec::new();

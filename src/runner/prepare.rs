@@ -11,6 +11,7 @@ use git2::Oid;
 use kage_shim::protocol::{Job, JobLimits};
 use serde_json::Value;
 use tokio::task::spawn_blocking;
+use tokio::time::Instant;
 
 use crate::config::runner::WorktreeMode;
 use crate::db;
@@ -35,6 +36,10 @@ use crate::sandbox::spec::Spec;
 
 /// How long a started sandbox's shim may take to connect.
 pub(super) const SHIM_WITHIN: Duration = Duration::from_secs(60);
+
+/// How long an engine may take to finish, or give up, a call whose caller was killed.
+const NAME_FREE_WITHIN: Duration = Duration::from_secs(60);
+const NAME_PAUSE: Duration = Duration::from_millis(200);
 
 /// What the shim allows beyond the runner's own wall clock: it is the second to strike.
 const SHIM_MARGIN_SECS: u64 = 30;
@@ -95,14 +100,7 @@ pub(super) async fn prepare(drive: Drive<'_>, run: &RunRow, task: &TaskRow) -> R
     let listener = ShimListener::bind(&io_path(&folder), environment.user)?;
 
     let spec = spec(environment, run, &manifest, &worktree)?;
-    let sandbox = match Sandbox::create(&environment.engine, &spec, &environment.seccomp).await {
-        Err(SandboxError::NameTaken { .. }) => {
-            // By this very attempt: the engine carried out a call whose caller was killed.
-            drive.remove_containers(run.id).await?;
-            Sandbox::create(&environment.engine, &spec, &environment.seccomp).await?
-        }
-        made => made?,
-    };
+    let sandbox = create(drive, run, &spec).await?;
     let facts = Facts {
         base_commit: worktree.commit().map(|commit| commit.to_string()),
         worktree: if worktree.layer() == Layer::Overlay { "overlay" } else { "copy" },
@@ -111,6 +109,22 @@ pub(super) async fn prepare(drive: Drive<'_>, run: &RunRow, task: &TaskRow) -> R
     let warning =
         worktree.fallback().map(|why| format!("the worktree is a plain copy, not an overlay: {why}"));
     Ok(Prepared { sandbox, listener, job: job(environment, run, task, &manifest, session)?, facts, warning })
+}
+
+/// Makes the container. Its name may be taken by this very attempt: the engine carries out a call whose caller was
+/// killed, and for a while it keeps the name without showing the container.
+async fn create(drive: Drive<'_>, run: &RunRow, spec: &Spec) -> Result<Sandbox, RunFailure> {
+    let environment = drive.environment;
+    let give_up = Instant::now() + NAME_FREE_WITHIN;
+    loop {
+        match Sandbox::create(&environment.engine, spec, &environment.seccomp).await {
+            Err(SandboxError::NameTaken { .. }) if Instant::now() < give_up => {
+                drive.remove_containers(run.id).await?;
+                tokio::time::sleep(NAME_PAUSE).await;
+            }
+            made => return Ok(made?),
+        }
+    }
 }
 
 async fn repository(environment: &Environment, name: &str) -> Result<RepositoryRow, RunFailure> {

@@ -130,7 +130,6 @@ fn harvests(world: &World) -> Result<Pairs> {
         let worktree = world.worktree()?;
         change(&worktree.path(), round)?;
         change(&theirs, round)?;
-        rustix::fs::sync();
         let (ours, (tree, patch)) = milliseconds(|| take(world, &worktree, &format!("task-bench-{round}")))?;
         let (peer, their_patch) = milliseconds(|| {
             git(&theirs, &["add", "-A"])?;

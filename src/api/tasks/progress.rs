@@ -116,13 +116,17 @@ fn follow(mut follower: Follower, hello: String) -> impl Stream<Item = Result<By
         loop {
             // Armed before the query: what comes in between wakes.
             follower.wake.mark_unchanged();
-            match follower.step().await {
+            // Boxed, so that a stream that waits does not hold the memory of a query.
+            match Box::pin(follower.step()).await {
                 Ok(Step::Send(frames)) => yield Ok(Bytes::from(frames)),
                 Ok(Step::End) => return,
-                Ok(Step::Wait) => tokio::select! {
-                    () = follower.state.soft.cancelled() => return,
-                    _ = follower.wake.changed() => {}
-                    () = tokio::time::sleep(HEARTBEAT) => yield Ok(Bytes::from(heartbeat())),
+                // A heartbeat is no reason to ask the database: thousands of streams wait at a time.
+                Ok(Step::Wait) => loop {
+                    tokio::select! {
+                        () = follower.state.soft.cancelled() => return,
+                        _ = follower.wake.changed() => break,
+                        () = tokio::time::sleep(HEARTBEAT) => yield Ok(Bytes::from(heartbeat())),
+                    }
                 },
                 Err(_) => {
                     // No id: the client's cursor stays, and it comes back with it.

@@ -6,7 +6,7 @@ use crate::cli::connect;
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::output::{self, Globals};
 
-/// Cancel a task: its runs are ended, and what they changed so far is thrown away
+/// Cancel a task: its runs are ended, and what they changed so far stays on their branches
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The task's id

@@ -15,7 +15,7 @@ use crate::domain::name::Name;
 
 /// Show the changes of a task's runs as patches
 ///
-/// Piped, a patch is fit for git apply; on a terminal it is coloured and made harmless.
+/// Piped, the patch of one run (--run, where there are several) is fit for git apply; on a terminal it is coloured and made harmless.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The task's id

@@ -127,7 +127,10 @@ async fn build_image(
         network: None,
         deadline: BUILD_WITHIN,
     };
-    Ok(build(engine, &request, output::note).await?)
+    Ok(build(engine, &request, |text| {
+        text.split(['\r', '\n']).filter(|line| !line.trim().is_empty()).for_each(output::note)
+    })
+    .await?)
 }
 
 async fn list(configuration: &Configuration, globals: &Globals) -> anyhow::Result<()> {
@@ -156,7 +159,9 @@ async fn inspect(configuration: &Configuration, globals: &Globals, name: &str) -
     if globals.json {
         output::json(&value)?;
     } else {
-        output::line(&escape::json(&serde_json::to_string_pretty(&value)?))?;
+        for line in serde_json::to_string_pretty(&value)?.lines() {
+            output::line(&escape::line(line))?;
+        }
     }
     Ok(())
 }

@@ -61,7 +61,7 @@ pub struct Args {
     /// Read the prompt from a file
     #[arg(long, value_name = "F", conflicts_with = "prompt")]
     file: Option<PathBuf>,
-    /// What to do; - reads it from standard input
+    /// What to do (10 characters to 1 MiB); - reads it from standard input
     #[arg(required_unless_present = "file")]
     prompt: Option<String>,
 }

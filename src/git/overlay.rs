@@ -39,6 +39,10 @@ pub(crate) fn mount_layer(lower: &Path, upper: &Path, work: &Path, merged: &Path
 /// Unmounts `merged`; one that is not mounted is left. Waits a little for a container that is just
 /// going away.
 pub(crate) fn unmount_layer(merged: &Path) -> Result<(), GitError> {
+    // Asked first: who may not mount is refused before the kernel looks whether anything is mounted.
+    if !is_mounted(merged)? {
+        return Ok(());
+    }
     for _ in 0..200 {
         match unmount(merged, UnmountFlags::NOFOLLOW) {
             Ok(()) | Err(Errno::INVAL | Errno::NOENT) => return Ok(()),
@@ -51,6 +55,9 @@ pub(crate) fn unmount_layer(merged: &Path) -> Result<(), GitError> {
 
 /// Takes `merged` out of sight at once, whoever still uses it; for throwing a run away.
 pub(crate) fn detach_layer(merged: &Path) -> Result<(), GitError> {
+    if !is_mounted(merged)? {
+        return Ok(());
+    }
     match unmount(merged, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH) {
         Ok(()) | Err(Errno::INVAL | Errno::NOENT) => Ok(()),
         Err(error) => Err(GitError::io("unmount", merged)(error)),

@@ -94,7 +94,14 @@ impl Manifest {
     /// [`ImageError::Manifest`] with line, column and field.
     pub fn parse(path: &Path, text: &str) -> Result<Self, ImageError> {
         let refuse = |message: String| ImageError::Manifest { path: path.to_owned(), message };
-        let manifest: Self = toml::from_str(text).map_err(|error| refuse(error.to_string()))?;
+        let manifest: Self = toml::from_str(text).map_err(|error| {
+            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            refuse(format!(
+                "line {}: {}",
+                before.matches('\n').count() + 1,
+                error.message().replace('\n', " ")
+            ))
+        })?;
         manifest.check().map_err(|Problem { field, message }| {
             let line = line_of(text, field);
             refuse(format!("line {line}, field `{field}`: {message}"))

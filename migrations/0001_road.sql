@@ -33,7 +33,8 @@ CREATE TABLE api_keys (
 );
 
 CREATE TABLE repositories (
-    name           text PRIMARY KEY,
+    -- Becomes part of a path: the runner checks it again.
+    name           text PRIMARY KEY CHECK (name ~ '^[a-z0-9][a-z0-9._-]{0,63}$' AND name !~ '\.\.'),
     source         text NOT NULL,
     state          text NOT NULL DEFAULT 'pending'
                    CHECK (state IN ('pending', 'fetching', 'ready', 'failed', 'removing')),

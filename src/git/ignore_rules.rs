@@ -3,6 +3,11 @@
 use bstr::{BStr, ByteSlice};
 use gix_ignore::glob::{Pattern, pattern::Case, wildmatch};
 
+/// Stars in one rule. Matching backtracks on each: with many, one rule and one deep path take hours.
+const MAX_STARS: usize = 6;
+/// Rules in one file. With [`MAX_STARS`] they bound the work for one path.
+const MAX_RULES: usize = 2000;
+
 /// The rules of the folders from the root down to where the walk stands.
 #[derive(Default)]
 pub(crate) struct IgnoreRules {
@@ -22,6 +27,9 @@ impl IgnoreRules {
         let rules = content.map_or_else(Vec::new, |content| {
             gix_ignore::parse(&lines_as_git_reads_them(content), false)
                 .map(|(pattern, _, _)| pattern)
+                // Rules beyond what people write are not followed: their files are taken in.
+                .filter(|pattern| pattern.text.iter().filter(|byte| **byte == b'*').count() <= MAX_STARS)
+                .take(MAX_RULES)
                 .collect()
         });
         self.folders.push(Folder { prefix, rules });

@@ -145,7 +145,7 @@ fn take(environment: &Environment, run: &RunRow, task: &TaskRow) -> Result<Taken
         return Ok(Taken { branch: None, warnings: Vec::new() });
     };
     worktree.unmount()?;
-    let mirror = Mirror::open(&environment.folders.mirror(&task.repository))?;
+    let mirror = Mirror::open(&environment.folders.mirror(&task.repository)?)?;
     let limits = &environment.config.limits;
     let limits = HarvestLimits {
         files: limits.result_files,

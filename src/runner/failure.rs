@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::db::error::DbError;
+use crate::domain::name::InvalidName;
 use crate::git::error::GitError;
 use crate::sandbox::error::SandboxError;
 use crate::sandbox::shim_link::LinkError;
@@ -68,6 +69,12 @@ impl RunFailure {
             Self::Link(_) => true,
             _ => false,
         }
+    }
+}
+
+impl From<InvalidName> for RunFailure {
+    fn from(error: InvalidName) -> Self {
+        Self::Refused(error.to_string())
     }
 }
 

@@ -15,6 +15,7 @@ use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use crate::domain::name::{InvalidName, Name};
 use crate::runner::failure::StartError;
 
 #[derive(Debug)]
@@ -95,8 +96,10 @@ impl Folders {
         self.runs().join(run.simple().to_string())
     }
 
-    pub fn mirror(&self, repository: &str) -> PathBuf {
-        self.root.join("repos").join(format!("{repository}.git"))
+    /// The name comes from the database, whose other writers are not trusted with paths: it is checked again.
+    pub fn mirror(&self, repository: &str) -> Result<PathBuf, InvalidName> {
+        let name: Name = repository.parse()?;
+        Ok(self.root.join("repos").join(format!("{name}.git")))
     }
 }
 

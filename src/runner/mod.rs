@@ -18,6 +18,7 @@ mod failure;
 mod folders;
 mod lease;
 mod lines;
+mod local_source;
 mod notifier;
 mod patience;
 mod prepare;

@@ -174,7 +174,7 @@ fn base(
     commit: Option<&str>,
     revision: Option<&str>,
 ) -> Result<(Mirror, Option<Oid>), RunFailure> {
-    let path = environment.folders.mirror(&repository.name);
+    let path = environment.folders.mirror(&repository.name)?;
     let wanted = commit.or(revision);
     let look = |mirror: &Mirror| match wanted {
         Some(wanted) => mirror.resolve(wanted),

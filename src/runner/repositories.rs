@@ -17,11 +17,14 @@ use crate::domain::audit::{Actor, Entry, Outcome};
 use crate::domain::repository::RepositoryState;
 use crate::git::mirror::{FetchLimits, Mirror};
 use crate::runner::environment::Environment;
+use crate::runner::local_source;
 
 const SLOW_POLL: Duration = Duration::from_secs(5);
 const LEASE_SECS: i32 = 60;
 const FETCH_TIME: Duration = Duration::from_secs(1800);
 const FETCH_BYTES: u64 = 20 << 30;
+/// They are kept in the database and listed.
+const MAX_REFS: usize = 10_000;
 
 /// Runs until the soft token.
 pub(super) async fn run(environment: Arc<Environment>) {
@@ -105,10 +108,17 @@ async fn fetch(environment: &Arc<Environment>, row: &RepositoryRow, lease: Uuid)
 pub(super) fn mirror(environment: &Environment, name: &str, source: &str) -> Result<Fetched, String> {
     let source = allowed(environment, source)?;
     let text = |error: crate::git::error::GitError| error.to_string();
-    let mirror = Mirror::create(&environment.folders.mirror(name)).map_err(text)?;
+    let path = environment.folders.mirror(name).map_err(|error| error.to_string())?;
+    let mirror = Mirror::create(&path).map_err(text)?;
     mirror.fetch(&source, &FetchLimits { time: FETCH_TIME, bytes: FETCH_BYTES }).map_err(text)?;
     let mut refs = BTreeMap::new();
     let found = mirror.refs().map_err(text)?;
+    if found.len() > MAX_REFS {
+        return Err(format!(
+            "the source has {} branches and tags; at most {MAX_REFS} are taken",
+            found.len()
+        ));
+    }
     // Tags first, so that a branch of the same name replaces them.
     for space in ["tags/", "heads/"] {
         for (name, commit) in &found {
@@ -137,7 +147,10 @@ fn allowed(environment: &Environment, source: &str) -> Result<String, String> {
 }
 
 async fn remove(environment: &Arc<Environment>, row: &RepositoryRow, lease: Uuid) -> Result<(), DbError> {
-    let path = environment.folders.mirror(&row.name);
+    let Ok(path) = environment.folders.mirror(&row.name) else {
+        tracing::error!(name = row.name, "runner.repository_name_refused");
+        return Ok(());
+    };
     if let Err(error) = tokio::fs::remove_dir_all(&path).await
         && error.kind() != std::io::ErrorKind::NotFound
     {

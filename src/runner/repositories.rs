@@ -143,6 +143,7 @@ fn allowed(environment: &Environment, source: &str) -> Result<String, String> {
         .sources
         .check(real)
         .map_err(|problem| format!("{source} is really {real}: {problem}"))?;
+    local_source::check(Path::new(real)).map_err(|problem| format!("{source}: {problem}"))?;
     Ok(real.to_owned())
 }
 

@@ -26,20 +26,21 @@ pub(super) fn state_event(run: &RunRow, state: RunState, attempt: i32, reason: O
 }
 
 pub(super) fn progress_event(run: &RunRow, state: RunState, message: String) -> NewEvent {
-    NewEvent::other(
-        EventKind::Progress,
-        &wire::event::Progress {
-            task_id: run.task_id,
-            cli_name: run.name.clone(),
-            session_id: run.id,
-            status: state.progress_status(),
-            message,
-            timestamp: Utc::now(),
-            files_modified: None,
-            cost: None,
-            duration: None,
-        },
-    )
+    NewEvent::other(EventKind::Progress, &progress(run, state, message))
+}
+
+fn progress(run: &RunRow, state: RunState, message: String) -> wire::event::Progress {
+    wire::event::Progress {
+        task_id: run.task_id,
+        cli_name: run.name.clone(),
+        session_id: run.id,
+        status: state.progress_status(),
+        message,
+        timestamp: Utc::now(),
+        files_modified: None,
+        cost: None,
+        duration: None,
+    }
 }
 
 /// Paths named in an event; all of them are in the run's result.
@@ -62,15 +63,10 @@ pub(super) async fn append_result(
         None => format!("{state}: {} file(s) changed", run.files_changed),
     };
     let progress = wire::event::Progress {
-        task_id: run.task_id,
-        cli_name: run.name.clone(),
-        session_id: run.id,
-        status: state.progress_status(),
-        message,
-        timestamp: Utc::now(),
         files_modified: Some(paths.clone()),
         cost: Some(run.cost_usd),
         duration: Some(run.duration()),
+        ..progress(run, state, message)
     };
     let result = wire::event::RunResult {
         task_id: run.task_id,

@@ -115,9 +115,9 @@ fn worktrees(world: &World) -> Result<Pairs> {
 /// From the end of a run to its patch: ours also writes the commit.
 fn take(world: &World, worktree: &Worktree, branch: &str) -> Result<(Oid, Vec<u8>)> {
     worktree.unmount()?;
-    let harvest = harvest(&world.mirror, worktree, &HarvestLimits::default())?;
+    let mut harvest = harvest(&world.mirror, worktree, &HarvestLimits::default())?;
     let text = CommitText { message: "a result", author: "bench", email: "bench@localhost", time: 0 };
-    let commit = commit(&world.mirror, worktree.commit(), harvest.tree, branch, &text)?;
+    let commit = commit(&world.mirror, worktree.commit(), &mut harvest, branch, &text)?;
     let patch = diff::patch(&world.mirror, worktree.commit(), commit, PATCH_BYTES)?;
     ensure!(!patch.truncated && harvest.files == 25, "{} files were harvested", harvest.files);
     Ok((harvest.tree, patch.bytes))

@@ -1,8 +1,8 @@
 //! A harvested tree as one commit on the run's branch.
 
-use git2::{ErrorCode, Oid, Reference, Repository, Signature, Time};
+use git2::{ErrorCode, ObjectType, Oid, Reference};
 
-use crate::git::{error::GitError, lock::FileLock, mirror::Mirror};
+use crate::git::{error::GitError, harvest::Harvest, lock::FileLock, mirror::Mirror};
 
 /// Every branch of a result begins so.
 pub const BRANCH_PREFIX: &str = "task-";
@@ -17,12 +17,13 @@ pub struct CommitText<'a> {
     pub time: i64,
 }
 
-/// Commits `tree` on top of `base` and names it `branch`. If the branch is there with the same tree and
-/// parent (a run taken up again after a crash), that commit is returned; any other is never moved.
+/// Commits what was harvested on top of `base` and names it `branch`: objects and commit in one pack, flushed
+/// before the branch is. If the branch is there with the same tree and parent (a run taken up again after a
+/// crash), that commit is returned; any other is never moved.
 pub fn commit(
     mirror: &Mirror,
     base: Option<Oid>,
-    tree: Oid,
+    harvest: &mut Harvest,
     branch: &str,
     text: &CommitText<'_>,
 ) -> Result<Oid, GitError> {
@@ -36,13 +37,15 @@ pub fn commit(
     let repository = mirror.repository()?;
     match repository.find_reference(&name) {
         Ok(existing) => {
-            return same_result(&existing, base, tree)?
+            return same_result(&existing, base, harvest.tree)?
                 .ok_or_else(|| GitError::BranchTaken(branch.to_owned()));
         }
         Err(error) if error.code() == ErrorCode::NotFound => {}
         Err(error) => return Err(error.into()),
     }
-    let id = write(&repository, base, tree, text)?;
+    let content = commit_object(base, harvest.tree, text);
+    let id = harvest.objects.put(&repository.odb()?, ObjectType::Commit, &content)?;
+    harvest.objects.write(mirror)?;
     repository.reference(&name, id, false, "")?;
     Ok(id)
 }
@@ -53,14 +56,8 @@ fn same_result(existing: &Reference<'_>, base: Option<Oid>, tree: Oid) -> Result
     Ok(same.then_some(commit.id()))
 }
 
-fn write(
-    repository: &Repository,
-    base: Option<Oid>,
-    tree: Oid,
-    text: &CommitText<'_>,
-) -> Result<Oid, GitError> {
-    let who = Signature::new(text.author, text.email, &Time::new(text.time, 0))?;
-    let tree = repository.find_tree(tree)?;
-    let parent = base.map(|id| repository.find_commit(id)).transpose()?;
-    Ok(repository.commit(None, &who, &who, text.message, &tree, &Vec::from_iter(&parent))?)
+fn commit_object(base: Option<Oid>, tree: Oid, text: &CommitText<'_>) -> Vec<u8> {
+    let parent = base.map(|id| format!("parent {id}\n")).unwrap_or_default();
+    let who = format!("{} <{}> {} +0000", text.author, text.email, text.time);
+    format!("tree {tree}\n{parent}author {who}\ncommitter {who}\n\n{}", text.message).into_bytes()
 }

@@ -7,19 +7,24 @@ use std::{
 };
 
 use bstr::{BStr, BString, ByteSlice};
-use git2::{ObjectType, Oid, Repository};
+use git2::{ObjectType, Odb, Oid};
 use rustix::{fs::FileType, io::Errno};
 
 use crate::git::{
-    dirfd, error::HarvestError, harvest::HarvestLimits, overlay, store::Store, tree_list::Kind,
+    dirfd,
+    error::{GitError, HarvestError},
+    harvest::HarvestLimits,
+    overlay,
+    store::NewObjects,
+    tree_list::Kind,
 };
 
 /// Larger `.gitignore` files are refused: each rule is tried on each path.
 const MAX_IGNORE_FILE: u64 = 1 << 20;
 
 pub(crate) struct Content<'a> {
-    pub repository: &'a Repository,
-    pub store: Store<'a>,
+    pub odb: Odb<'a>,
+    pub objects: NewObjects,
     pub limits: &'a HarvestLimits,
     pub overlay: bool,
     /// Changed files so far.
@@ -53,7 +58,7 @@ impl Content<'_> {
         let mode = Kind::File { executable: mode & 0o100 != 0 }.git_mode();
         let same_size = match before {
             Some((mode, id)) if mode != 0o040000 && mode != 0o160000 => {
-                (self.repository.odb()?.read_header(id)?.0 as u64 == size).then_some(id)
+                (self.odb.read_header(id)?.0 as u64 == size).then_some(id)
             }
             _ => None,
         };
@@ -71,7 +76,7 @@ impl Content<'_> {
     /// Mode and blob of a symbolic link.
     pub fn link(&mut self, target: &[u8]) -> Result<(u32, Oid), HarvestError> {
         self.charge(target.len() as u64)?;
-        Ok((Kind::Link.git_mode(), self.store.put(ObjectType::Blob, target)?))
+        Ok((Kind::Link.git_mode(), self.put(ObjectType::Blob, target)?))
     }
 
     /// The content of a `.gitignore`; `None` if it is not a regular file.
@@ -108,7 +113,12 @@ impl Content<'_> {
     fn blob(&mut self, file: File, size: u64, path: &BStr) -> Result<Oid, HarvestError> {
         self.charge(size)?;
         let bytes = read(file, size, path)?;
-        Ok(self.store.put(ObjectType::Blob, &bytes)?)
+        Ok(self.put(ObjectType::Blob, &bytes)?)
+    }
+
+    /// Keeps an object unless the mirror has it.
+    pub fn put(&mut self, kind: ObjectType, content: &[u8]) -> Result<Oid, GitError> {
+        self.objects.put(&self.odb, kind, content)
     }
 
     fn charge(&mut self, size: u64) -> Result<(), HarvestError> {

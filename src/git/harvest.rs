@@ -1,4 +1,4 @@
-//! Takes in what a run left: a walk over bytes, into a tree of the mirror.
+//! Takes in what a run left: a walk over bytes, into a tree for the mirror.
 //!
 //! The result is what `git add -A` would have staged on the base revision, whatever the run did with
 //! its own `.git`: committed or not, hidden by index flags or not. It differs from real git where git
@@ -27,6 +27,7 @@ use crate::git::{
     mirror::Mirror,
     overlay,
     place::Place,
+    store::NewObjects,
     walk::Walk,
     worktree::{Layer, Worktree},
 };
@@ -89,8 +90,9 @@ pub enum WarningKind {
 /// What a run left.
 #[derive(Debug)]
 pub struct Harvest {
-    /// In the mirror.
     pub tree: Oid,
+    /// What of the tree the mirror does not have; [`crate::git::commit::commit`] brings it in.
+    pub objects: NewObjects,
     /// Whether `tree` differs from the base's.
     pub changed: bool,
     pub layer: Layer,
@@ -135,10 +137,11 @@ pub fn harvest(
     let lower = if overlay { root.root() } else { crate::git::lower::Lower::None };
     let walk = Walk::new(&repository, root, overlay, limits, Instant::now())?;
     let place = Place { tracked: base, lower, upper: Some(upper), ignored: false, depth: 0 };
-    let (tree, report) = walk.run(&place)?;
+    let (tree, objects, report) = walk.run(&place)?;
     let empty = Oid::hash_object(git2::ObjectType::Tree, b"")?;
     Ok(Harvest {
         tree,
+        objects,
         changed: tree != base.unwrap_or(empty),
         layer: worktree.layer(),
         files: report.files,

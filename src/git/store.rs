@@ -7,68 +7,64 @@ use std::{
     collections::HashSet,
     fs::File,
     io::{self, Read, Seek, SeekFrom, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use flate2::{Compression, write::ZlibEncoder};
-use git2::{ObjectType, Odb, OdbLookupFlags, Oid, Repository};
+use git2::{ObjectType, Odb, OdbLookupFlags, Oid};
 use sha1::{Digest, Sha1};
 use tempfile::SpooledTempFile;
 
-use crate::git::error::GitError;
+use crate::git::{error::GitError, mirror::Mirror};
 
 /// Beyond this many bytes the pack waits on disk, not in memory.
 const IN_MEMORY: usize = 16 << 20;
 
-pub(crate) struct Store<'r> {
-    odb: Odb<'r>,
-    folder: PathBuf,
-    /// The pack without its head and its checksum.
+/// Objects that the mirror does not have yet: a pack without its head and its checksum.
+#[derive(Debug)]
+pub struct NewObjects {
     body: SpooledTempFile,
     count: u32,
-    written: HashSet<Oid>,
+    collected: HashSet<Oid>,
 }
 
-impl<'r> Store<'r> {
-    pub fn new(repository: &'r Repository) -> Result<Store<'r>, GitError> {
-        Ok(Store {
-            odb: repository.odb()?,
-            folder: repository.path().join("objects/pack"),
-            body: SpooledTempFile::new(IN_MEMORY),
-            count: 0,
-            written: HashSet::new(),
-        })
+impl Default for NewObjects {
+    fn default() -> Self {
+        NewObjects { body: SpooledTempFile::new(IN_MEMORY), count: 0, collected: HashSet::new() }
     }
+}
 
-    /// Adds an object that the mirror does not have yet. It can be read after [`Store::finish`].
-    pub fn put(&mut self, kind: ObjectType, content: &[u8]) -> Result<Oid, GitError> {
+impl NewObjects {
+    /// Adds an object unless `odb` has it. It can be read after [`NewObjects::write`].
+    pub(crate) fn put(&mut self, odb: &Odb<'_>, kind: ObjectType, content: &[u8]) -> Result<Oid, GitError> {
         let id = Oid::hash_object(kind, content)?;
-        if self.written.contains(&id) || self.odb.exists_ext(id, OdbLookupFlags::NO_REFRESH) {
+        if self.collected.contains(&id) || odb.exists_ext(id, OdbLookupFlags::NO_REFRESH) {
             return Ok(id);
         }
-        self.write(kind, content).map_err(GitError::io("write a pack for", &self.folder))?;
+        self.append(kind, content).map_err(GitError::io("write", Path::new("a new pack")))?;
         self.count += 1;
-        self.written.insert(id);
+        self.collected.insert(id);
         Ok(id)
     }
 
-    /// Writes the pack to the mirror and flushes it.
-    pub fn finish(mut self) -> Result<(), GitError> {
-        if self.count == 0 {
+    /// Writes the pack to the mirror and flushes it; then nothing is left in here.
+    pub fn write(&mut self, mirror: &Mirror) -> Result<(), GitError> {
+        let objects = std::mem::take(self);
+        if objects.count == 0 {
             return Ok(());
         }
-        let folder = self.folder.clone();
-        let name = self.write_pack().map_err(GitError::io("write a pack in", &folder))?;
-        for suffix in ["pack", "idx"] {
-            let path = folder.join(format!("pack-{name}.{suffix}"));
-            File::open(&path).and_then(|file| file.sync_all()).map_err(GitError::io("flush", &path))?;
-        }
-        File::open(&folder).and_then(|file| file.sync_all()).map_err(GitError::io("flush", &folder))
+        let folder = mirror.path().join("objects/pack");
+        let name = objects
+            .hand_over(&mirror.repository()?.odb()?)
+            .map_err(GitError::io("write a pack in", &folder))?;
+        let file = |suffix| folder.join(format!("pack-{name}.{suffix}"));
+        flush_together(&[file("pack"), file("idx"), folder.clone()])
     }
 
     /// One object: its type and size, four bits and then seven at a time, and its compressed content.
-    fn write(&mut self, kind: ObjectType, content: &[u8]) -> io::Result<()> {
+    fn append(&mut self, kind: ObjectType, content: &[u8]) -> io::Result<()> {
         let kind: u8 = match kind {
+            ObjectType::Commit => 1,
             ObjectType::Tree => 2,
             ObjectType::Blob => 3,
             _ => return Err(io::ErrorKind::Unsupported.into()),
@@ -89,9 +85,9 @@ impl<'r> Store<'r> {
     }
 
     /// Hands the pack to libgit2, which checks and indexes it and names it by its checksum.
-    fn write_pack(&mut self) -> io::Result<String> {
+    fn hand_over(mut self, odb: &Odb<'_>) -> io::Result<String> {
         let other = |error: git2::Error| io::Error::other(error);
-        let mut writer = self.odb.packwriter().map_err(other)?;
+        let mut writer = odb.packwriter().map_err(other)?;
         let mut checksum = Sha1::new();
         let mut head = b"PACK\0\0\0\x02".to_vec();
         head.extend_from_slice(&self.count.to_be_bytes());
@@ -112,6 +108,19 @@ impl<'r> Store<'r> {
         writer.commit().map_err(other)?;
         Ok(hex::encode(checksum))
     }
+}
+
+/// Flushes files and folders side by side: a journal takes what is asked for at once in one go.
+fn flush_together(paths: &[PathBuf]) -> Result<(), GitError> {
+    let flush = |path: &PathBuf| {
+        File::open(path).and_then(|file| file.sync_all()).map_err(GitError::io("flush", path))
+    };
+    std::thread::scope(|scope| {
+        let flushes: Vec<_> = paths.iter().map(|path| scope.spawn(move || flush(path))).collect();
+        flushes
+            .into_iter()
+            .try_for_each(|flush| flush.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })
 }
 
 /// A tree object of `entries`, in git's order: a folder's name counts as if it ended with a slash.

@@ -18,7 +18,7 @@ use rustix::{
 use crate::git::{
     content::Content,
     dirfd,
-    error::HarvestError,
+    error::{GitError, HarvestError},
     harvest::{HarvestLimits, WarningKind},
     ignore_rules::IgnoreRules,
     lower::{Lower, LowerEntry, LowerRoot},
@@ -26,7 +26,7 @@ use crate::git::{
     overlay::{FolderNotes, NotesError},
     place::{Entry, Node, Place, Side, tracked_entry},
     report::Report,
-    store::{Store, tree_object},
+    store::{NewObjects, tree_object},
     tree_list::{Kind, joined},
 };
 
@@ -52,7 +52,7 @@ impl<'a> Walk<'a> {
         limits: &'a HarvestLimits,
         started: Instant,
     ) -> Result<Walk<'a>, HarvestError> {
-        let store = Store::new(repository)?;
+        let odb = repository.odb().map_err(GitError::from)?;
         Ok(Walk {
             repository,
             root,
@@ -60,22 +60,21 @@ impl<'a> Walk<'a> {
             limits,
             started,
             entries: 0,
-            content: Content { repository, store, limits, overlay, files: 0, bytes: 0 },
+            content: Content { odb, objects: NewObjects::default(), limits, overlay, files: 0, bytes: 0 },
             rules: IgnoreRules::default(),
             report: Report::default(),
             path: BString::default(),
         })
     }
 
-    /// Walks all; the tree is in the mirror then.
-    pub fn run(mut self, root: &Place) -> Result<(Oid, Report), HarvestError> {
+    /// Walks all: the tree, and the objects of it that the mirror does not have.
+    pub fn run(mut self, root: &Place) -> Result<(Oid, NewObjects, Report), HarvestError> {
         let tree = match self.folder(root)? {
             Some(tree) => tree,
-            None => self.content.store.put(ObjectType::Tree, b"")?,
+            None => self.content.put(ObjectType::Tree, b"")?,
         };
         let report = self.report.finish(self.content.files, self.content.bytes);
-        self.content.store.finish()?;
-        Ok((tree, report))
+        Ok((tree, self.content.objects, report))
     }
 
     /// The tree that the folder becomes; `None` if nothing in it counts.
@@ -360,7 +359,7 @@ impl<'a> Walk<'a> {
         if entries.is_empty() {
             return Ok(None);
         }
-        Ok(Some(self.content.store.put(ObjectType::Tree, &tree_object(entries))?))
+        Ok(Some(self.content.put(ObjectType::Tree, &tree_object(entries))?))
     }
 }
 

@@ -10,7 +10,7 @@
 
 use std::{
     fs::{self, DirBuilder},
-    io::{self, Write},
+    io,
     os::unix::fs::{DirBuilderExt, chown},
     path::{Path, PathBuf},
 };
@@ -200,6 +200,8 @@ impl Worktree {
     fn clear(&self) -> Result<(), GitError> {
         remove_file(&self.run.join(MODE))?;
         self.clear_layers()?;
+        remove_file(&unfinished(&self.run, MODE))?;
+        remove_file(&unfinished(&self.run, REFERENCE))?;
         // Last: as long as it is there, the base is kept.
         remove_file(&self.run.join(REFERENCE))
     }
@@ -270,13 +272,15 @@ fn boot_id() -> Result<String, GitError> {
     fs::read_to_string(path).map(|id| id.trim().to_owned()).map_err(GitError::io("read", path))
 }
 
-/// Writes a file whole or not at all.
+/// Writes a file whole or not at all. What a killed writer leaves has a fixed name, so that it is found.
 fn write_whole(folder: &Path, name: &str, text: &str) -> Result<(), GitError> {
-    let target = folder.join(name);
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(GitError::io("write", &target))?;
-    file.write_all(text.as_bytes()).map_err(GitError::io("write", &target))?;
-    file.persist(&target).map_err(|error| GitError::io("write", &target)(error.error))?;
-    Ok(())
+    let (unfinished, target) = (unfinished(folder, name), folder.join(name));
+    fs::write(&unfinished, text).map_err(GitError::io("write", &unfinished))?;
+    fs::rename(&unfinished, &target).map_err(GitError::io("write", &target))
+}
+
+fn unfinished(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!("{name}.new"))
 }
 
 fn read(path: &Path) -> Result<Option<String>, GitError> {

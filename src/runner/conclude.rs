@@ -153,7 +153,7 @@ fn take(environment: &Environment, run: &RunRow, task: &TaskRow) -> Result<Taken
         file_bytes: limits.result_file_bytes,
         ..HarvestLimits::default()
     };
-    let found = harvest(&mirror, &worktree, &limits)?;
+    let mut found = harvest(&mirror, &worktree, &limits)?;
     let warnings = warnings(&found);
     if !found.changed {
         return Ok(Taken { branch: None, warnings });
@@ -167,7 +167,7 @@ fn take(environment: &Environment, run: &RunRow, task: &TaskRow) -> Result<Taken
         time: chrono::Utc::now().timestamp(),
     };
     let base = worktree.commit();
-    let id = commit(&mirror, base, found.tree, &branch, &text)?;
+    let id = commit(&mirror, base, &mut found, &branch, &text)?;
     let files: Vec<FileChange> = diff::files(&mirror, base, id)?.into_iter().map(file_change).collect();
     let patch = diff::patch(&mirror, base, id, PATCH_BYTES)?;
     let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);

@@ -136,10 +136,10 @@ fn import(world: &Path) -> Result<String> {
     let mirror = Mirror::open(&world.join("mirror.git"))?;
     let worktree = Worktree::open(&world.join("runs/r1"))?.context("it was made")?;
     worktree.unmount()?;
-    let harvest = harvest(&mirror, &worktree, &HarvestLimits::default())?;
+    let mut harvest = harvest(&mirror, &worktree, &HarvestLimits::default())?;
     let time = std::process::id().into();
     let text = CommitText { message: "x", author: "kage-bunshin", email: "kage-bunshin@localhost", time };
-    Ok(commit(&mirror, worktree.commit(), harvest.tree, "task-1-shell", &text)?.to_string())
+    Ok(commit(&mirror, worktree.commit(), &mut harvest, "task-1-shell", &text)?.to_string())
 }
 
 #[test]

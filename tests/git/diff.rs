@@ -21,9 +21,9 @@ use crate::support::{World, plain_git, take};
 fn result(world: &World, mirror: &Mirror, script: &str) -> Result<(Option<Oid>, Oid)> {
     let worktree = world.worktree(mirror, "r1", Mode::Overlay)?;
     world.in_sandbox(&worktree, script)?;
-    let harvest = take(mirror, &worktree)?;
+    let mut harvest = take(mirror, &worktree)?;
     let text = CommitText { message: "x", author: "kage-bunshin", email: "kage-bunshin@localhost", time: 1 };
-    let id = commit(mirror, worktree.commit(), harvest.tree, "task-1-shell", &text)?;
+    let id = commit(mirror, worktree.commit(), &mut harvest, "task-1-shell", &text)?;
     Ok((worktree.commit(), id))
 }
 

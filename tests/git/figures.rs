@@ -102,12 +102,12 @@ fn figures() -> Result<()> {
         status.push(timed(|| world.git(&worktree.path(), ["status", "--porcelain"]))?.0);
         change(&worktree.path(), files, round)?;
         worktree.unmount()?;
-        let (time, harvest) = timed(|| Ok(harvest(&mirror, &worktree, &HarvestLimits::default())?))?;
+        let (time, mut harvest) = timed(|| Ok(harvest(&mirror, &worktree, &HarvestLimits::default())?))?;
         take.push(time);
         let text =
             CommitText { message: "x", author: "kage-bunshin", email: "kage-bunshin@localhost", time: 1 };
         let branch = format!("task-{round}-x");
-        let (time, id) = timed(|| Ok(commit(&mirror, worktree.commit(), harvest.tree, &branch, &text)?))?;
+        let (time, id) = timed(|| Ok(commit(&mirror, worktree.commit(), &mut harvest, &branch, &text)?))?;
         record.push(time);
         patch.push(timed(|| Ok(diff::patch(&mirror, worktree.commit(), id, usize::MAX)?))?.0);
         let linked = world.path("linked");

@@ -155,9 +155,12 @@ pub fn settings() -> Settings {
     Settings { history_depth: 0, owner: Some((UID, UID)), branch: None, limits: CheckoutLimits::default() }
 }
 
+/// Harvests; the objects are in the mirror then, for git to look at.
 pub fn take(mirror: &Mirror, worktree: &Worktree) -> Result<Harvest, HarvestError> {
     worktree.unmount()?;
-    harvest(mirror, worktree, &HarvestLimits::default())
+    let mut harvest = harvest(mirror, worktree, &HarvestLimits::default())?;
+    harvest.objects.write(mirror)?;
+    Ok(harvest)
 }
 
 /// `git ls-tree -r` of a tree of the mirror: what a result holds, in one readable text.

@@ -41,13 +41,13 @@ fn git_works_in_it_as_the_sandbox_user() -> Result<()> {
              echo uncommitted > dir",
         )?;
         assert!(said.contains("1 file changed") && said.contains("mine\na commit"), "{said}");
-        let harvest = take(&mirror, &worktree)?;
+        let mut harvest = take(&mirror, &worktree)?;
         assert_eq!(
             listing(&world, &mirror, harvest.tree)?,
             "a.txt\ndir\nmoved/b.txt\nmoved/deep/c.txt\nother/d.txt"
         );
         let base = worktree.commit();
-        let id = commit(&mirror, base, harvest.tree, "task-1-shell", &text())?;
+        let id = commit(&mirror, base, &mut harvest, "task-1-shell", &text())?;
         assert_eq!(world.git(mirror.path(), ["rev-parse", "task-1-shell"])?, id.to_string());
         assert_eq!(world.git(mirror.path(), ["rev-list", "--count", "task-1-shell"])?, "2");
         world.git(mirror.path(), ["fsck", "--strict"])?;
@@ -156,6 +156,10 @@ fn a_worktree_is_found_again_and_removed_whole() -> Result<()> {
         assert!(!again.is_stale());
         let harvest = take(&mirror, &again)?;
         assert!(listing(&world, &mirror, harvest.tree)?.contains("new"));
+        // What a writer that was killed leaves.
+        for name in ["mode.new", "base.new"] {
+            fs::write(run.join(name), "half")?;
+        }
         again.remove()?;
         again.remove()?;
         assert!(Worktree::open(&run)?.is_none());
@@ -231,15 +235,18 @@ fn a_result_branch_is_never_moved() -> Result<()> {
     let mirror = world.mirror()?;
     let worktree = world.worktree(&mirror, "r1", Mode::Overlay)?;
     world.in_sandbox(&worktree, "echo x > x")?;
-    let tree = take(&mirror, &worktree)?.tree;
+    let mut harvest = take(&mirror, &worktree)?;
     let base = worktree.commit();
-    let first = commit(&mirror, base, tree, "task-1-shell", &text())?;
+    let first = commit(&mirror, base, &mut harvest, "task-1-shell", &text())?;
     let again = CommitText { time: 1_800_000_000, ..text() };
-    assert_eq!(commit(&mirror, base, tree, "task-1-shell", &again)?, first);
-    assert!(matches!(commit(&mirror, None, tree, "task-1-shell", &text()), Err(GitError::BranchTaken(_))));
+    assert_eq!(commit(&mirror, base, &mut harvest, "task-1-shell", &again)?, first);
+    assert!(matches!(
+        commit(&mirror, None, &mut harvest, "task-1-shell", &text()),
+        Err(GitError::BranchTaken(_))
+    ));
     for branch in ["main", "task-..", "task-a/b", "task- x", "-task-1"] {
         assert!(
-            matches!(commit(&mirror, base, tree, branch, &text()), Err(GitError::BranchRefused(_))),
+            matches!(commit(&mirror, base, &mut harvest, branch, &text()), Err(GitError::BranchRefused(_))),
             "{branch}"
         );
     }

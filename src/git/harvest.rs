@@ -13,7 +13,7 @@
 //!   left out with a warning.
 //! - Special files, names that some system reads as `.git`, and symbolic links called `.gitmodules` are left
 //!   out with a warning; git would hang or fail.
-//! - `.gitignore` counts if it is a regular file; its size is limited.
+//! - `.gitignore` counts if it is a regular file; its size and its rules are limited.
 
 use std::time::{Duration, Instant};
 
@@ -83,6 +83,8 @@ pub enum WarningKind {
     SpecialFile,
     /// Files in a submodule's folder.
     SubmoduleContent,
+    /// Rules of a `.gitignore` that would cost too much to follow.
+    IgnoreRules,
     /// Paths that `.gitignore` names; one warning for all, at the first of them.
     Ignored,
 }

@@ -21,18 +21,23 @@ struct Folder {
 }
 
 impl IgnoreRules {
-    /// Enters the folder `path` ("" is the root), whose `.gitignore` has `content`, if any.
-    pub fn enter(&mut self, path: &[u8], content: Option<&[u8]>) {
+    /// Enters the folder `path` ("" is the root), whose `.gitignore` has `content`, if any. Returns how many
+    /// rules are beyond what people write and are not followed: what they name is taken in.
+    pub fn enter(&mut self, path: &[u8], content: Option<&[u8]>) -> usize {
         let prefix = if path.is_empty() { 0 } else { path.len() + 1 };
-        let rules = content.map_or_else(Vec::new, |content| {
-            gix_ignore::parse(&lines_as_git_reads_them(content), false)
-                .map(|(pattern, _, _)| pattern)
-                // Rules beyond what people write are not followed: their files are taken in.
-                .filter(|pattern| pattern.text.iter().filter(|byte| **byte == b'*').count() <= MAX_STARS)
-                .take(MAX_RULES)
-                .collect()
-        });
+        let (mut rules, mut dropped) = (Vec::new(), 0);
+        if let Some(content) = content {
+            for (pattern, _, _) in gix_ignore::parse(&lines_as_git_reads_them(content), false) {
+                let stars = pattern.text.iter().filter(|byte| **byte == b'*').count();
+                if stars <= MAX_STARS && rules.len() < MAX_RULES {
+                    rules.push(pattern);
+                } else {
+                    dropped += 1;
+                }
+            }
+        }
         self.folders.push(Folder { prefix, rules });
+        dropped
     }
 
     pub fn leave(&mut self) {

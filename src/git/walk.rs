@@ -93,7 +93,12 @@ impl<'a> Walk<'a> {
             matches!((&place.lower, place.tracked), (Lower::Tree(lower), Some(id)) if *lower == id);
         let upper = self.upper_names(place)?;
         let ignore_file = if place.ignored { None } else { self.ignore_file(place, &upper)? };
-        self.rules.enter(&self.path, ignore_file.as_deref());
+        let dropped = self.rules.enter(&self.path, ignore_file.as_deref());
+        if dropped > 0 {
+            let detail =
+                format!("{dropped} rules are too many or have too many stars; they are not followed");
+            self.report.warn(WarningKind::IgnoreRules, joined(&self.path, b".gitignore"), detail);
+        }
         let mut changes: Vec<(Vec<u8>, Option<Entry>)> = Vec::new();
         let mut same = true;
         let mut kept = 0;

@@ -113,3 +113,19 @@ pub(super) fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()
     file.persist(path).map_err(|error| error.error)?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_from_the_database_cannot_lead_out_of_the_folder() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let folders = Folders::open(folder.path()).expect("opens");
+        let inside = folders.mirror("demo.v2").expect("a plain name");
+        assert!(inside.starts_with(folder.path()) && inside.ends_with("repos/demo.v2.git"), "{inside:?}");
+        for name in ["", ".", "..", "../x", "a/b", "/etc", "a..b", "a\0b", ".hidden", "A"] {
+            assert!(folders.mirror(name).is_err(), "{name:?}");
+        }
+    }
+}

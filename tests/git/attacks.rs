@@ -294,7 +294,24 @@ fn hostile_ignore_rules_end() -> Result<()> {
     let script = "p=$(printf 'a%.0s' $(seq 100)); mkdir -p $p/$p; touch $p/$p/$p; \
                   { for i in $(seq 200); do echo '**/*a*a*a*a*a*a*a*a*a*a*a*a/**/a*a*a*a*b'; echo 'a**/a**/a**/a*a*a*a*a*b'; done; } > .gitignore";
     both(script, |_, mirror, worktree| {
-        assert!(take(mirror, worktree)?.changed);
+        let harvest = take(mirror, worktree)?;
+        assert!(harvest.changed);
+        let [warning] = &harvest.warnings[..] else { anyhow::bail!("{:?}", harvest.warnings) };
+        assert_eq!((warning.kind, warning.path.as_slice()), (WarningKind::IgnoreRules, &b".gitignore"[..]));
+        assert!(warning.detail.starts_with("400 rules"), "{warning:?}");
+        Ok(())
+    })
+}
+
+/// The rules that are followed are bounded; what the others name is taken in, and said.
+#[test]
+fn ignore_rules_beyond_the_limit_hide_nothing() -> Result<()> {
+    let script = "{ echo first; yes unused | head -n 3000; echo last; } > .gitignore; touch first last";
+    both(script, |world, mirror, worktree| {
+        let harvest = take(mirror, worktree)?;
+        assert_eq!(listing(world, mirror, harvest.tree)?, ".gitignore\na.txt\ndir/b.txt\nlast");
+        let told: Vec<_> = harvest.warnings.iter().map(|warning| warning.kind).collect();
+        assert_eq!(told, [WarningKind::IgnoreRules, WarningKind::Ignored], "{:?}", harvest.warnings);
         Ok(())
     })
 }

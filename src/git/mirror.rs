@@ -5,11 +5,14 @@
 
 use std::{
     ffi::OsString,
+    fmt,
     fs::{self, DirBuilder},
     io,
+    ops::Deref,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     process::Stdio,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -39,10 +42,39 @@ pub struct FetchLimits {
     pub bytes: u64,
 }
 
-/// A bare repository that only we write. Cheap to clone; opens git2 anew for each call.
-#[derive(Clone, Debug)]
+/// A bare repository that only we write. Cheap to clone.
+#[derive(Clone)]
 pub struct Mirror {
     path: PathBuf,
+    /// Opened and not in use: opening reads configuration, refs and pack indexes, which costs milliseconds.
+    idle: Arc<Mutex<Option<Repository>>>,
+}
+
+/// The mirror's repository, for one caller at a time: git2's is not for several threads.
+pub(crate) struct Lent<'m> {
+    /// Taken by the drop alone.
+    repository: Option<Repository>,
+    idle: &'m Mutex<Option<Repository>>,
+}
+
+impl Deref for Lent<'_> {
+    type Target = Repository;
+
+    fn deref(&self) -> &Repository {
+        self.repository.as_ref().expect("only the drop takes it")
+    }
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        *self.idle.lock().unwrap_or_else(PoisonError::into_inner) = self.repository.take();
+    }
+}
+
+impl fmt::Debug for Mirror {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mirror").field("path", &self.path).finish_non_exhaustive()
+    }
 }
 
 impl Mirror {
@@ -69,9 +101,8 @@ impl Mirror {
 
     pub fn open(path: &Path) -> Result<Mirror, GitError> {
         let path = fs::canonicalize(path).map_err(GitError::io("open", path))?;
-        let mirror = Mirror { path };
-        let repository = mirror.repository()?;
-        if repository.config()?.get_i32("kage.mirror").ok() != Some(1) {
+        let mirror = Mirror { path, idle: Arc::default() };
+        if mirror.repository()?.config()?.get_i32("kage.mirror").ok() != Some(1) {
             return Err(GitError::NotAMirror { path: mirror.path, reason: "it was not made by us" });
         }
         Ok(mirror)
@@ -81,7 +112,16 @@ impl Mirror {
         &self.path
     }
 
-    pub(crate) fn repository(&self) -> Result<Repository, GitError> {
+    pub(crate) fn repository(&self) -> Result<Lent<'_>, GitError> {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let repository = match idle {
+            Some(repository) => repository,
+            None => self.open_repository()?,
+        };
+        Ok(Lent { repository: Some(repository), idle: &self.idle })
+    }
+
+    fn open_repository(&self) -> Result<Repository, GitError> {
         let flags =
             RepositoryOpenFlags::NO_SEARCH | RepositoryOpenFlags::BARE | RepositoryOpenFlags::NO_DOTGIT;
         Ok(Repository::open_ext(&self.path, flags, std::iter::empty::<OsString>())?)

@@ -242,7 +242,7 @@ fn job(
     session: String,
 ) -> Result<Job, RunFailure> {
     let launch =
-        manifest.launch(&task.description).map_err(|error| RunFailure::Refused(error.to_string()))?;
+        manifest.launch(&task.description, None).map_err(|error| RunFailure::Refused(error.to_string()))?;
     let mut env = launch.env;
     let ours = [
         ("KAGE_TASK_ID", task.id.to_string()),

@@ -45,7 +45,7 @@ fn manifest() -> Manifest {
 }
 
 fn job(session: &str, script: &str) -> Job {
-    let launch = manifest().launch(script).expect("launches");
+    let launch = manifest().launch(script, None).expect("launches");
     let mut env: BTreeMap<String, String> = launch.env;
     env.insert("API_TOKEN".to_owned(), "placeholder-4711".to_owned());
     Job {

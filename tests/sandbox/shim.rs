@@ -54,6 +54,8 @@ fn job(session: &str, script: &str) -> Job {
         env,
         cwd: "/workspace".to_owned(),
         stdin: launch.stdin,
+        file: None,
+        bridge: None,
         copy_output: false,
         limits: JobLimits { wall_secs: 120, orphan_secs: 60, grace_ms: 500, buffer_bytes: 1 << 20 },
     }

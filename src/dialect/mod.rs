@@ -2,3 +2,7 @@
 //! (`request`), what an answer cost (`usage`), and how each says no (`answer`). Pure: bytes in, bytes out.
 //! A request is parsed, checked against an allow list and written anew; nothing that was not understood
 //! goes on.
+
+pub mod answer;
+pub mod json;
+pub mod route;

@@ -91,7 +91,7 @@ pub async fn claim_abandoned(
 }
 
 /// What is wanted of a run whose lease was prolonged.
-#[derive(Debug, Clone, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct Renewed {
     pub id: Uuid,
     /// Its task is to be cancelled.

@@ -32,12 +32,7 @@ pub fn with_body(status: u16, content_type: &'static str, body: Body) -> Respons
 }
 
 #[must_use]
-pub fn error(
-    dialect: Dialect,
-    status: u16,
-    message: &str,
-    retry_after_secs: Option<u32>,
-) -> Response<Body> {
+pub fn error(dialect: Dialect, status: u16, message: &str, retry_after_secs: Option<u32>) -> Response<Body> {
     let mut response = json(status, &dialect.error(status, message));
     if let Some(secs) = retry_after_secs {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(secs));

@@ -21,7 +21,10 @@ pub struct Conversation {
 pub enum Item {
     /// Text of the user; text of the CLI's own too, which often goes out under that role.
     User(String),
-    Assistant { call_id: Option<String>, is_call: bool },
+    Assistant {
+        call_id: Option<String>,
+        is_call: bool,
+    },
     ToolResult,
 }
 
@@ -149,8 +152,13 @@ mod tests {
     #[test]
     fn a_marked_prompt_starts_the_count() {
         let first = call_id(3, 0);
-        let items =
-            vec![user("old"), said(Some(&first), true), Item::ToolResult, user("KAGE-SCRIPT: []"), said(None, false)];
+        let items = vec![
+            user("old"),
+            said(Some(&first), true),
+            Item::ToolResult,
+            user("KAGE-SCRIPT: []"),
+            said(None, false),
+        ];
         let conversation = Conversation { items, ..Conversation::default() };
         assert_eq!(conversation.turns_played(), 1);
         assert_eq!(conversation.prompt(), Some("KAGE-SCRIPT: []"));

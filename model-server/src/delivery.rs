@@ -46,7 +46,9 @@ pub async fn deliver(
             return Ok(response);
         }
         Some(Kind::Silent) => std::future::pending::<()>().await,
-        Some(Kind::Reset) => return Err(io::Error::new(io::ErrorKind::ConnectionReset, "the script's fault")),
+        Some(Kind::Reset) => {
+            return Err(io::Error::new(io::ErrorKind::ConnectionReset, "the script's fault"));
+        }
         Some(Kind::Delay { millis }) => tokio::time::sleep(Duration::from_millis(millis)).await,
         _ => {}
     }
@@ -55,7 +57,11 @@ pub async fn deliver(
     } else {
         (halves(&dialect.whole(&played.reply).to_string()), "application/json")
     };
-    let error = if stream { dialect.stream_error("kage-model-server: overloaded, says the script") } else { Bytes::new() };
+    let error = if stream {
+        dialect.stream_error("kage-model-server: overloaded, says the script")
+    } else {
+        Bytes::new()
+    };
     let bits = bits(frames, played.fault, error);
     let body = StreamBody::new(bits.map(|bit| bit.map(Frame::data)));
     Ok(answer::with_body(200, content_type, BodyExt::boxed_unsync(body)))
@@ -91,7 +97,9 @@ fn bits(frames: Frames, fault: Option<Kind>, error: Bytes) -> Bits {
     let closing = after.map_or_else(Vec::new, |after| frames.frames[after..].to_vec());
     let all = opening.chain(rest).chain(said(closing));
     match fault {
-        Some(Kind::Drip { bytes, interval_ms }) => drip(all.boxed(), bytes, Duration::from_millis(interval_ms)),
+        Some(Kind::Drip { bytes, interval_ms }) => {
+            drip(all.boxed(), bytes, Duration::from_millis(interval_ms))
+        }
         _ => all.boxed(),
     }
 }

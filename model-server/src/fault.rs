@@ -133,7 +133,9 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind {
             Kind::Status { status, retry_after_secs: None } => write!(f, "{status}")?,
-            Kind::Status { status, retry_after_secs: Some(secs) } => write!(f, "{status}:retry-after={secs}")?,
+            Kind::Status { status, retry_after_secs: Some(secs) } => {
+                write!(f, "{status}:retry-after={secs}")?
+            }
             Kind::Redirect => f.write_str("redirect")?,
             Kind::Silent => f.write_str("silent")?,
             Kind::Reset => f.write_str("reset")?,
@@ -177,7 +179,9 @@ mod tests {
 
     #[test]
     fn faults_are_written_as_they_are_read() {
-        for text in ["401", "429:retry-after=2@1x2", "cut@3", "drip:bytes=4,ms=10", "huge:bytes=9x1", "no-usage"] {
+        for text in
+            ["401", "429:retry-after=2@1x2", "cut@3", "drip:bytes=4,ms=10", "huge:bytes=9x1", "no-usage"]
+        {
             let fault: Fault = text.parse().unwrap();
             assert_eq!(fault.to_string(), text);
         }

@@ -90,8 +90,7 @@ async fn run(args: Args) -> io::Result<()> {
         Some(address) => eprintln!("kage-model-server: http://{address}"),
         None => eprintln!("kage-model-server: {}", args.listen),
     }
-    let (mut terminate, mut interrupt) =
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let stop = async {
         tokio::select! {
             _ = terminate.recv() => {}

@@ -16,7 +16,10 @@ pub const NAMES: &[(&str, &str)] = &[
 pub fn find(name: &str) -> Option<Script> {
     let turns = match name {
         "write-hello" => vec![
-            call(Action::WriteFile { path: "hello.txt".into(), content: "Hello from the shadow clone.\n".into() }),
+            call(Action::WriteFile {
+                path: "hello.txt".into(),
+                content: "Hello from the shadow clone.\n".into(),
+            }),
             call(Action::Shell { command: "cat hello.txt && wc -c hello.txt".into() }),
             say("hello.txt is written."),
         ],

@@ -64,13 +64,15 @@ pub enum Listen {
 #[derive(Debug)]
 pub struct Server {
     listener: Listener,
+    /// Unlinked with the server.
+    _socket: Option<SocketFile>,
     state: Arc<State>,
 }
 
 #[derive(Debug)]
 enum Listener {
     Tcp(TcpListener),
-    Unix(UnixListener, SocketFile),
+    Unix(UnixListener),
 }
 
 /// Removed when dropped.
@@ -98,14 +100,14 @@ impl Server {
     /// The address or the record file cannot be had.
     pub async fn bind(listen: Listen, options: Options) -> io::Result<Self> {
         let recorder = Arc::new(Recorder::new(options.record.as_deref())?);
-        let listener = match listen {
-            Listen::Tcp(address) => Listener::Tcp(TcpListener::bind(address).await?),
+        let (listener, socket) = match listen {
+            Listen::Tcp(address) => (Listener::Tcp(TcpListener::bind(address).await?), None),
             Listen::Unix(path, mode) => {
                 remove_stale(&path)?;
                 let listener = UnixListener::bind(&path)?;
                 let file = SocketFile(path);
                 std::fs::set_permissions(&file.0, PermissionsExt::from_mode(mode))?;
-                Listener::Unix(listener, file)
+                (Listener::Unix(listener), Some(file))
             }
         };
         let state = State {
@@ -114,7 +116,7 @@ impl Server {
             require_key: options.require_key,
             models: options.models,
         };
-        Ok(Self { listener, state: Arc::new(state) })
+        Ok(Self { listener, _socket: socket, state: Arc::new(state) })
     }
 
     /// `None` on a Unix socket.
@@ -122,7 +124,7 @@ impl Server {
     pub fn address(&self) -> Option<SocketAddr> {
         match &self.listener {
             Listener::Tcp(listener) => listener.local_addr().ok(),
-            Listener::Unix(..) => None,
+            Listener::Unix(_) => None,
         }
     }
 
@@ -163,7 +165,7 @@ impl Listener {
                 stream.set_nodelay(true)?;
                 Ok(Box::new(stream))
             }
-            Self::Unix(listener, _) => Ok(Box::new(listener.accept().await?.0)),
+            Self::Unix(listener) => Ok(Box::new(listener.accept().await?.0)),
         }
     }
 }
@@ -171,7 +173,9 @@ impl Listener {
 fn remove_stale(path: &Path) -> io::Result<()> {
     match std::fs::symlink_metadata(path) {
         Ok(found) if found.file_type().is_socket() => std::fs::remove_file(path),
-        Ok(_) => Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{} is no socket", path.display()))),
+        Ok(_) => {
+            Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{} is no socket", path.display())))
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
     }
@@ -228,7 +232,9 @@ impl State {
             Route::Models(dialect) => answer::models(*dialect, &self.models),
             Route::Show => answer::show(),
             Route::Version => answer::json(200, &json!({ "version": env!("CARGO_PKG_VERSION") })),
-            Route::Hello => answer::whole(200, "text/plain", Bytes::from_static(b"kage-model-server is running")),
+            Route::Hello => {
+                answer::whole(200, "text/plain", Bytes::from_static(b"kage-model-server is running"))
+            }
             _ => {
                 let message = format!("no route {} {}", parts.method, parts.uri.path());
                 answer::error(Dialect::Chat, 404, &message, None)
@@ -285,14 +291,17 @@ impl State {
             Dialect::Gemini => header("x-goog-api-key"),
             Dialect::Responses | Dialect::Chat | Dialect::Ollama => bearer(),
         };
-        let refused = || answer::error(dialect, 401, "kage-model-server: not the key that was asked for", None);
+        let refused =
+            || answer::error(dialect, 401, "kage-model-server: not the key that was asked for", None);
         (given != Some(wanted)).then(refused)
     }
 }
 
 fn dialect_of(route: &Route) -> Option<Dialect> {
     match route {
-        Route::Generate { dialect, .. } | Route::CountTokens(dialect) | Route::Models(dialect) => Some(*dialect),
+        Route::Generate { dialect, .. } | Route::CountTokens(dialect) | Route::Models(dialect) => {
+            Some(*dialect)
+        }
         Route::Show | Route::Version => Some(Dialect::Ollama),
         Route::Hello | Route::Requests | Route::Forget | Route::Unknown => None,
     }

@@ -14,7 +14,9 @@ pub fn conversation(body: &Value) -> Conversation {
     for message in list(body, "messages") {
         let assistant = string(message, "role") == "assistant";
         match message.get("content") {
-            Some(Value::Array(blocks)) => items.extend(blocks.iter().filter_map(|block| item(block, assistant))),
+            Some(Value::Array(blocks)) => {
+                items.extend(blocks.iter().filter_map(|block| item(block, assistant)))
+            }
             _ if assistant => items.push(Item::Assistant { call_id: None, is_call: false }),
             content => items.push(Item::User(content.map(text).unwrap_or_default())),
         }
@@ -136,7 +138,8 @@ pub fn stream(reply: &Reply) -> Frames {
 fn tool_use(index: usize, call: &Call) -> Vec<Bytes> {
     let empty = json!({ "type": "tool_use", "id": call.id, "name": call.name, "input": {} });
     let arguments = call.input.as_value().to_string();
-    let deltas = pieces(&arguments).into_iter().map(|p| json!({ "type": "input_json_delta", "partial_json": p }));
+    let deltas =
+        pieces(&arguments).into_iter().map(|p| json!({ "type": "input_json_delta", "partial_json": p }));
     block(index, empty, deltas.collect())
 }
 

@@ -29,7 +29,9 @@ pub fn conversation(body: &Value) -> Conversation {
     let system = system.and_then(|system| system.get("parts").or(Some(system))).map(text).unwrap_or_default();
     let groups = list(body, "tools").iter();
     let tools = groups
-        .flat_map(|group| [list(group, "functionDeclarations"), list(group, "function_declarations")].concat())
+        .flat_map(|group| {
+            [list(group, "functionDeclarations"), list(group, "function_declarations")].concat()
+        })
         .map(|declaration| tool(&declaration))
         .collect();
     Conversation { stream_usage: true, system, items, tools, ..Conversation::default() }

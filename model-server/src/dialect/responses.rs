@@ -132,9 +132,7 @@ fn reasoning(reply: &Reply, thinking: &str) -> Entry {
 fn message(reply: &Reply, text: &str) -> Entry {
     let id = format!("msg_kage_{}", reply.turn);
     let part = |text: &str| json!({ "type": "output_text", "text": text, "annotations": [], "logprobs": [] });
-    let whole = |status: &str, content: Value| {
-        json!({ "id": id, "type": "message", "role": "assistant", "status": status, "content": content })
-    };
+    let whole = |status: &str, content: Value| json!({ "id": id, "type": "message", "role": "assistant", "status": status, "content": content });
     let mut between = vec![("response.content_part.added", json!({ "content_index": 0, "part": part("") }))];
     between.extend(pieces(text).iter().map(|piece| text_delta(piece)));
     let text_at = between.len();

@@ -41,7 +41,15 @@ pub fn wanted(action: &Action) -> Wanted<'_> {
             arguments: vec![path(file)],
         },
         Action::Shell { command } => Wanted {
-            tools: &["Bash", "exec_command", "run_shell_command", "bash", "shell_command", "shell", "execute_command"],
+            tools: &[
+                "Bash",
+                "exec_command",
+                "run_shell_command",
+                "bash",
+                "shell_command",
+                "shell",
+                "execute_command",
+            ],
             arguments: vec![plain(COMMAND, command)],
         },
         Action::Tool { .. } => Wanted { tools: &[], arguments: Vec::new() },
@@ -107,7 +115,8 @@ mod tests {
     fn a_shell_does_what_a_tool_would() {
         let folder = tempfile::tempdir().unwrap();
         let run = |action: &Action| {
-            let out = Command::new("sh").arg("-c").arg(shell_line(action)).current_dir(&folder).output().unwrap();
+            let out =
+                Command::new("sh").arg("-c").arg(shell_line(action)).current_dir(&folder).output().unwrap();
             assert!(out.status.success(), "{out:?}");
             String::from_utf8(out.stdout).unwrap()
         };

@@ -40,7 +40,9 @@ pub fn choose(action: &Action, conversation: &Conversation) -> Chosen {
     {
         let input = match &tool.input {
             ToolInput::Text => CallInput::Text(patch),
-            ToolInput::Json(_) => CallInput::Json(Map::from_iter([("input".to_owned(), Value::String(patch))])),
+            ToolInput::Json(_) => {
+                CallInput::Json(Map::from_iter([("input".to_owned(), Value::String(patch))]))
+            }
         };
         return call(tool, input);
     }

@@ -20,9 +20,5 @@ pub fn of(action: &Action, conversation: &Conversation) -> String {
 
 fn block(path: &str, old: &str, new: &str) -> String {
     let end = |text: &str| if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
-    format!(
-        "{path}\n```\n<<<<<<< SEARCH\n{old}{}=======\n{new}{}>>>>>>> REPLACE\n```\n",
-        end(old),
-        end(new)
-    )
+    format!("{path}\n```\n<<<<<<< SEARCH\n{old}{}=======\n{new}{}>>>>>>> REPLACE\n```\n", end(old), end(new))
 }

@@ -4,6 +4,7 @@
 //! cli                                one file per command; only `cli` knows every role
 //! api  runner  client                roles: they never import one another; they meet in Postgres (or over HTTP)
 //! db  sandbox  git  image  config    adapters
+//! dialect                            what the model protocols say: pure, bytes in, bytes out
 //! wire                               the public JSON, shared by api, client and the stored events
 //! domain  lifecycle  telemetry       nouns and process matters; they know nothing of ours
 //! ```
@@ -13,6 +14,7 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod db;
+pub mod dialect;
 pub mod domain;
 pub mod git;
 pub mod image;

@@ -6,10 +6,13 @@
 
 pub mod attempts;
 pub mod audit;
+pub mod budgets;
 pub mod error;
 pub mod events;
+pub mod grants;
 pub mod images;
 pub mod keys;
+pub mod model_calls;
 pub mod notify;
 pub mod private;
 pub mod queue;
@@ -37,6 +40,7 @@ pub enum Zone {
     Owner,
     Api,
     Runner,
+    Gateway,
 }
 
 impl Zone {
@@ -45,6 +49,7 @@ impl Zone {
             Self::Owner => None,
             Self::Api => Some("SET ROLE kage_api"),
             Self::Runner => Some("SET ROLE kage_runner"),
+            Self::Gateway => Some("SET ROLE kage_gateway"),
         }
     }
 }

@@ -4,6 +4,8 @@ pub mod api_key;
 pub mod audit;
 pub mod event;
 pub mod limits;
+pub mod model;
+pub mod model_name;
 pub mod name;
 pub mod repository;
 pub mod run;

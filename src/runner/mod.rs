@@ -27,6 +27,7 @@ mod pump;
 mod repositories;
 mod retry;
 mod sweep;
+mod told;
 mod verdict;
 
 use sqlx::PgPool;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use git2::Oid;
-use kage_shim::protocol::{Job, JobLimits};
+use kage_shim::protocol::{Job, JobFile, JobLimits};
 use serde_json::Value;
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
@@ -23,6 +23,7 @@ use crate::git::base::{CheckoutLimits, Settings};
 use crate::git::mirror::Mirror;
 use crate::git::worktree::{Layer, Mode, Worktree};
 use crate::image::manifest::Manifest;
+use crate::image::template::PROMPT_FILE;
 use crate::runner::drive::Drive;
 use crate::runner::environment::Environment;
 use crate::runner::failure::RunFailure;
@@ -242,7 +243,7 @@ fn job(
     session: String,
 ) -> Result<Job, RunFailure> {
     let launch =
-        manifest.launch(&task.description).map_err(|error| RunFailure::Refused(error.to_string()))?;
+        manifest.launch(&task.description, None).map_err(|error| RunFailure::Refused(error.to_string()))?;
     let mut env = launch.env;
     let ours = [
         ("KAGE_TASK_ID", task.id.to_string()),
@@ -264,6 +265,8 @@ fn job(
         env,
         cwd: WORKSPACE.to_owned(),
         stdin: launch.stdin,
+        file: launch.file.map(|text| JobFile { path: PROMPT_FILE.to_owned(), text }),
+        bridge: None,
         copy_output: config.log_copy_bytes > 0,
         limits,
     })

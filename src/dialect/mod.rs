@@ -4,5 +4,12 @@
 //! goes on.
 
 pub mod answer;
-pub mod json;
+mod anthropic;
+mod chat;
+mod gemini;
+mod json;
+mod ollama;
+pub mod request;
+mod responses;
 pub mod route;
+mod scrub;

@@ -5,11 +5,12 @@ use std::io;
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
-use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 use serde_json::{Value, json};
 
 use crate::dialect::Dialect;
+use crate::server::Fixed;
 
 pub type Body = UnsyncBoxBody<Bytes, io::Error>;
 
@@ -28,6 +29,18 @@ pub fn with_body(status: u16, content_type: &'static str, body: Body) -> Respons
     let mut response = Response::new(body);
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+/// Headers that are none are left out.
+#[must_use]
+pub fn fixed(fixed: &Fixed) -> Response<Body> {
+    let mut response = whole(fixed.status, "application/json", Bytes::from(fixed.body.clone()));
+    for (name, value) in &fixed.headers {
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+            response.headers_mut().insert(name, value);
+        }
+    }
     response
 }
 

@@ -22,6 +22,8 @@ pub struct Fault {
 pub enum Kind {
     /// An error of the dialect. 400 to 599.
     Status { status: u16, retry_after_secs: Option<u32> },
+    /// The answer that the program around this server has laid down ([`crate::server::Options::fixed`]).
+    Fixed,
     /// 307 to a host that does not exist, with the request's path.
     Redirect,
     /// The request is read, and never answered.
@@ -78,6 +80,7 @@ impl FromStr for Fault {
         let (name, parameters) = rest.split_once(':').unwrap_or((rest, ""));
         let mut given = Parameters::parse(parameters).ok_or_else(|| fail("a parameter is NAME=NUMBER"))?;
         let kind = match name {
+            "fixed" => Kind::Fixed,
             "redirect" => Kind::Redirect,
             "silent" => Kind::Silent,
             "reset" => Kind::Reset,
@@ -136,6 +139,7 @@ impl fmt::Display for Fault {
             Kind::Status { status, retry_after_secs: Some(secs) } => {
                 write!(f, "{status}:retry-after={secs}")?
             }
+            Kind::Fixed => f.write_str("fixed")?,
             Kind::Redirect => f.write_str("redirect")?,
             Kind::Silent => f.write_str("silent")?,
             Kind::Reset => f.write_str("reset")?,
@@ -179,9 +183,15 @@ mod tests {
 
     #[test]
     fn faults_are_written_as_they_are_read() {
-        for text in
-            ["401", "429:retry-after=2@1x2", "cut@3", "drip:bytes=4,ms=10", "huge:bytes=9x1", "no-usage"]
-        {
+        for text in [
+            "401",
+            "429:retry-after=2@1x2",
+            "cut@3",
+            "fixed",
+            "drip:bytes=4,ms=10",
+            "huge:bytes=9x1",
+            "no-usage",
+        ] {
             let fault: Fault = text.parse().unwrap();
             assert_eq!(fault.to_string(), text);
         }

@@ -22,6 +22,8 @@ const KEPT: usize = 64 << 20;
 pub struct Recorded {
     /// From 1.
     pub number: u64,
+    /// Milliseconds since 1970.
+    pub at_ms: u64,
     pub dialect: Option<Dialect>,
     pub method: String,
     pub path: String,
@@ -92,6 +94,7 @@ impl Recorder {
         let neither = json.is_none() && text.is_none() && !body.is_empty();
         let mut recorded = Recorded {
             number: 0,
+            at_ms: now_ms(),
             dialect: understood.dialect,
             method: parts.method.as_str().to_owned(),
             path: parts.uri.path().to_owned(),
@@ -132,4 +135,9 @@ impl Recorder {
         inner.kept.clear();
         inner.size = 0;
     }
+}
+
+fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

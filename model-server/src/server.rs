@@ -44,13 +44,23 @@ pub struct Options {
     pub require_key: Option<String>,
     /// Names for the model lists. Any model is answered.
     pub models: Vec<String>,
+    /// What the fault `fixed` answers.
+    pub fixed: Option<Fixed>,
+}
+
+/// An answer laid down as a whole.
+#[derive(Debug, Clone)]
+pub struct Fixed {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
 }
 
 impl Options {
     #[must_use]
     pub fn new(script: Script) -> Self {
         let models = vec!["kage-scripted".to_owned()];
-        Self { script, faults: Vec::new(), record: None, require_key: None, models }
+        Self { script, faults: Vec::new(), record: None, require_key: None, models, fixed: None }
     }
 }
 
@@ -91,6 +101,7 @@ struct State {
     recorder: Arc<Recorder>,
     require_key: Option<String>,
     models: Vec<String>,
+    fixed: Option<Fixed>,
 }
 
 impl Server {
@@ -115,6 +126,7 @@ impl Server {
             recorder,
             require_key: options.require_key,
             models: options.models,
+            fixed: options.fixed,
         };
         Ok(Self { listener, _socket: socket, state: Arc::new(state) })
     }
@@ -260,6 +272,11 @@ impl State {
         match self.player.play(&conversation) {
             Ok(played) => {
                 self.record(parts, body, Some(dialect), Some((played.reply.turn, played.fault)))?;
+                if played.fault == Some(Kind::Fixed)
+                    && let Some(fixed) = &self.fixed
+                {
+                    return Ok(answer::fixed(fixed));
+                }
                 deliver(dialect, conversation.stream, parts.uri.path(), played).await
             }
             Err(error) => {

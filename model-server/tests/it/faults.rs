@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use kage_model_server::scenario;
-use kage_model_server::server::Options;
+use kage_model_server::server::{Fixed, Options};
 use serde_json::{Value, json};
 
 use crate::clients::{ALL, Speaks};
@@ -148,6 +148,24 @@ async fn redirects_resets_and_silence() {
     let asked = client().post(&url).json(&chat("hi")).timeout(Duration::from_millis(300)).send().await;
     assert!(asked.unwrap_err().is_timeout());
     assert_eq!(server.recorder.requests()[0].fault.as_deref(), Some("silent"));
+}
+
+#[tokio::test]
+async fn an_answer_can_be_laid_down() {
+    let fixed =
+        Fixed { status: 402, headers: vec![("x-should-retry".into(), "false".into())], body: b"{}".to_vec() };
+    let options = Options {
+        faults: vec!["fixed".parse().unwrap()],
+        fixed: Some(fixed),
+        ..Options::new(scenario::find("talk").unwrap())
+    };
+    let server = TestServer::with(options).await;
+    let response = server.post(CHAT, &chat("hi")).await;
+    assert_eq!(
+        (response.status().as_u16(), &response.headers()["x-should-retry"]),
+        (402, &"false".parse().unwrap())
+    );
+    assert_eq!(response.bytes().await.unwrap(), "{}");
 }
 
 #[tokio::test]

@@ -37,6 +37,7 @@ fn progress(run: &RunRow, state: RunState, message: String) -> wire::event::Prog
         status: state.progress_status(),
         message,
         timestamp: Utc::now(),
+        activity: None,
         files_modified: None,
         cost: None,
         duration: None,

@@ -13,21 +13,20 @@ use crate::db;
 use crate::db::attempts::Output;
 use crate::db::events::NewEvent;
 use crate::db::runs::RunRow;
-use crate::domain::event::EventKind;
 use crate::domain::run::RunState;
 use crate::image::manifest::Manifest;
-use crate::image::mapping::{Mapped, MappedEvent, Mapping};
+use crate::image::mapping::{Mapped, Mapping};
 use crate::runner::blocks::Blocks;
 use crate::runner::drive::Drive;
 use crate::runner::failure::RunFailure;
 use crate::runner::lines::{Lines, MAX_LINE};
 use crate::runner::prepare::idle_secs;
 use crate::runner::retry::{self, TAIL_BYTES};
+use crate::runner::told::{Meaning, Teller};
 use crate::runner::verdict::Verdict;
 use crate::sandbox::container::Sandbox;
 use crate::sandbox::error::SandboxError;
 use crate::sandbox::shim_link::{LinkError, ShimLink};
-use crate::wire;
 
 /// Output of one commit at most.
 const BATCH: usize = 1 << 20;
@@ -58,7 +57,11 @@ pub(super) struct Pump<'a> {
     /// What is in the database.
     committed: Offsets,
     position: i64,
-    cost_usd: f64,
+    teller: Teller,
+    /// Beyond a final event.
+    after_final: Duration,
+    /// When a CLI that has said its last word is ended.
+    done_at: Option<Instant>,
     /// The last bytes of both streams.
     tail: Vec<u8>,
     wall: Instant,
@@ -96,6 +99,11 @@ impl<'a> Pump<'a> {
             drive,
             sandbox,
             session,
+            teller: Teller::new(run, manifest.as_ref().is_none_or(|manifest| manifest.model.is_none())),
+            after_final: Duration::from_secs(u64::from(
+                manifest.as_ref().map_or(0, |manifest| manifest.after_final_secs),
+            )),
+            done_at: None,
             mapping: manifest.and_then(|manifest| manifest.mapping()),
             blocks: Blocks::new(run.attempt, Offsets::default(), 0),
             lines: Lines::default(),
@@ -105,7 +113,6 @@ impl<'a> Pump<'a> {
                 stderr: run.stderr_offset.unsigned_abs(),
             },
             position: run.output_bytes,
-            cost_usd: run.cost_usd,
             tail: Vec::new(),
             wall: now + limit.saturating_sub(elapsed),
             idle,
@@ -243,43 +250,20 @@ impl<'a> Pump<'a> {
         self.lines.push(bytes, |line| found.push(mapping.map_line(line)));
         for Mapped { events, .. } in found {
             for event in events {
-                self.mapped_event(event);
+                let (event, meaning) = self.teller.take(event);
+                self.mapped.extend(event);
+                self.heed(meaning);
             }
         }
     }
 
-    fn mapped_event(&mut self, event: MappedEvent) {
-        let notice = |message: String| wire::event::Notice {
-            task_id: self.run.task_id,
-            run: Some(self.run.name.clone()),
-            message,
-            timestamp: chrono::Utc::now(),
-        };
-        let event = match event {
-            MappedEvent::Progress(message) => NewEvent::other(
-                EventKind::Progress,
-                &wire::event::Progress {
-                    task_id: self.run.task_id,
-                    cli_name: self.run.name.clone(),
-                    session_id: self.run.id,
-                    status: RunState::Running.progress_status(),
-                    message,
-                    timestamp: chrono::Utc::now(),
-                    files_modified: None,
-                    cost: Some(self.cost_usd).filter(|cost| *cost > 0.0),
-                    duration: None,
-                },
-            ),
-            MappedEvent::Warning(message) => NewEvent::other(EventKind::Warning, &notice(message)),
-            MappedEvent::Error(message) => NewEvent::other(EventKind::Error, &notice(message)),
-            MappedEvent::Usage(usage) => {
-                if let Some(cost) = usage.cost_usd.filter(|cost| cost.is_finite() && *cost >= 0.0) {
-                    self.cost_usd = cost;
-                }
-                return;
-            }
-        };
-        self.mapped.push(event);
+    /// A CLI that has said its last word may take so long to exit, and begins anew if it goes on.
+    fn heed(&mut self, meaning: Meaning) {
+        match meaning {
+            Meaning::Nothing => {}
+            Meaning::AtWork if self.done_at.is_none() => {}
+            Meaning::AtWork | Meaning::Done => self.done_at = Some(Instant::now() + self.after_final),
+        }
     }
 
     /// Commits what there is, then acknowledges it. `last`: also the beginnings of unfinished characters, and
@@ -295,7 +279,8 @@ impl<'a> Pump<'a> {
                 stdout: signed(ends.stdout),
                 stderr: signed(ends.stderr),
                 total: position,
-                cost_usd: self.cost_usd,
+                cost_usd: self.teller.cost(),
+                told: serde_json::to_value(&self.teller.told).ok(),
             };
             let (pool, lease) = (&self.drive.environment.pool, self.drive.lease);
             self.drive.commit(|| db::attempts::append_output(pool, lease, &output)).await?;

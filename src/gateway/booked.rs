@@ -77,7 +77,8 @@ impl Booked {
             None if free || !self.sent => (ModelUsage::default(), 0, false),
             // Cut off, or the provider did not say: else a CLI could hang up early and pay nothing.
             None => {
-                let usage = ModelUsage { input: self.held.input, output: self.held.output, ..Default::default() };
+                let usage =
+                    ModelUsage { input: self.held.input, output: self.held.output, ..Default::default() };
                 (usage, self.held.amount.micros, true)
             }
         };
@@ -109,7 +110,8 @@ impl Drop for Booked {
         if self.settled {
             return;
         }
-        let outcome = if self.run.end.is_cancelled() { CallOutcome::Aborted } else { CallOutcome::ClientGone };
+        let outcome =
+            if self.run.end.is_cancelled() { CallOutcome::Aborted } else { CallOutcome::ClientGone };
         let ended = self.ended(outcome, None, None);
         let (environment, run, held) = (Arc::clone(&self.environment), Arc::clone(&self.run), self.held);
         let tracked = self.run.connections.clone();

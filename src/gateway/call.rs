@@ -76,7 +76,9 @@ async fn serve(
         let models = catalog::listed(&run.provider, &run.policy, &run.model);
         let text = local::answer(run.dialect, &call, &models).to_string();
         let mut response = Response::new(relay::full(text));
-        response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response
+            .headers_mut()
+            .insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         return Ok(response);
     }
     let busy = || {
@@ -127,7 +129,8 @@ async fn read_body(
         let memory = memory.map_err(|_| Refusal::new(RefusalKind::Overloaded, "the gateway is closing"))?;
         let mut bytes = BytesMut::new();
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|_| Refusal::new(RefusalKind::BadRequest, "the request's body broke off"))?;
+            let frame =
+                frame.map_err(|_| Refusal::new(RefusalKind::BadRequest, "the request's body broke off"))?;
             if let Ok(data) = frame.into_data() {
                 if bytes.len() + data.len() > config.body_bytes {
                     return Err(too_large());
@@ -173,11 +176,8 @@ async fn generate(
     let mut booked = Booked::new(environment, run, held, price, started, permit);
     if held.output < checked.output_limit {
         // A smaller answer can be paid: the request is written anew with that limit.
-        let rules = Rules {
-            max_output_tokens: held.output,
-            default_output_tokens: held.output,
-            ..run.rules.clone()
-        };
+        let rules =
+            Rules { max_output_tokens: held.output, default_output_tokens: held.output, ..run.rules.clone() };
         checked = check(environment, run, &prepared.call, body, rules).await?;
     }
     if let Some(note) = &prepared.resolved.price_note {
@@ -309,7 +309,8 @@ async fn upstream_error(
 ) -> Result<Response<Body>, Refusal> {
     let status = answer.status();
     let name = booked.run.provider.name.clone();
-    let refusal = |kind, text: &str| Refusal::new(kind, format!("provider {name}: {text} (HTTP {})", status.as_u16()));
+    let refusal =
+        |kind, text: &str| Refusal::new(kind, format!("provider {name}: {text} (HTTP {})", status.as_u16()));
     if matches!(status.as_u16(), 401 | 402 | 403 | 407) {
         let refusal = refusal(RefusalKind::UpstreamAuth, "it refuses the operator's credential or account");
         tracing::error!(provider = name, status = status.as_u16(), "gateway.credential_refused");

@@ -28,10 +28,6 @@ impl Catalog {
         }
     }
 
-    pub fn providers(&self) -> &[Arc<Provider>] {
-        &self.providers
-    }
-
     pub fn policy(&self, cli: &str) -> CliPolicy {
         self.clis.get(cli).cloned().unwrap_or_default()
     }
@@ -75,7 +71,8 @@ pub(super) fn resolve(provider: &Provider, policy: &CliPolicy, asked: &str) -> O
 
 /// Names to show to a CLI that asks which models there are: aliases, and models that stand without a `*`.
 pub(super) fn listed(provider: &Provider, policy: &CliPolicy, also: &str) -> Vec<String> {
-    let named = provider.allow.iter().chain(&policy.models).chain(provider.models.iter().map(|model| &model.name));
+    let named =
+        provider.allow.iter().chain(&policy.models).chain(provider.models.iter().map(|model| &model.name));
     let named = named.filter(|name| !name.contains('*')).chain(provider.aliases.keys());
     let mut names: Vec<String> = std::iter::once(also)
         .chain(named.map(String::as_str))
@@ -179,7 +176,9 @@ mod tests {
         assert_eq!(sonnet.model, "claude-sonnet-4-5");
         assert_eq!(sonnet.price, Price::of(&vendor.models[1]));
         assert_eq!(sonnet.price_note, None);
-        for refused in ["out", "Claude-x", "gpt-5", "", "claude-/../x", "claude-x?key=1", "claude-x y", " claude-x"] {
+        for refused in
+            ["out", "Claude-x", "gpt-5", "", "claude-/../x", "claude-x?key=1", "claude-x y", " claude-x"]
+        {
             assert_eq!(resolve(&vendor, &all, refused), None, "{refused}");
         }
         let narrow = catalog.policy("narrow");

@@ -67,9 +67,7 @@ pub(super) async fn serve(environment: Arc<Environment>, run: Arc<ServedRun>, st
 }
 
 /// What was read, and where the head ends in it; 0: it is too long. `None`: the connection ended before.
-async fn read_head(
-    reader: &mut tokio::net::unix::OwnedReadHalf,
-) -> io::Result<Option<(Bytes, usize)>> {
+async fn read_head(reader: &mut tokio::net::unix::OwnedReadHalf) -> io::Result<Option<(Bytes, usize)>> {
     let mut read = BytesMut::with_capacity(4096);
     loop {
         if reader.read_buf(&mut read).await? == 0 {

@@ -81,7 +81,8 @@ fn stamp_of(metadata: &std::fs::Metadata) -> Stamp {
 
 fn usable(source: &CredentialSource, text: &str) -> Result<SecretString, CredentialError> {
     let secret = text.trim_end_matches(['\r', '\n']);
-    if secret.is_empty() || secret.len() as u64 > MOST || !secret.bytes().all(|byte| byte.is_ascii_graphic()) {
+    if secret.is_empty() || secret.len() as u64 > MOST || !secret.bytes().all(|byte| byte.is_ascii_graphic())
+    {
         return Err(CredentialError::Unusable(source.clone()));
     }
     Ok(SecretString::from(secret))

@@ -31,11 +31,7 @@ pub(super) struct Environment {
 }
 
 impl Environment {
-    pub fn open(
-        pool: PgPool,
-        config: GatewayConfig,
-        lifecycle: &Lifecycle,
-    ) -> Result<Arc<Self>, SetupError> {
+    pub fn open(pool: PgPool, config: GatewayConfig, lifecycle: &Lifecycle) -> Result<Arc<Self>, SetupError> {
         let catalog = Catalog::new(&config.providers);
         Ok(Arc::new(Self {
             upstream: Upstream::new(&config)?,

@@ -135,10 +135,14 @@ fn decide(environment: &Environment, active: &ActiveGrant) -> Result<ServedRun, 
         let read = environment.credentials.read(source);
         read.map_err(|error| format!("provider {} has no credential: {error}", provider.name))?;
     }
-    let model = grant.model_asked.clone().or(policy.default_model.clone()).unwrap_or(grant.model_default.clone());
+    let model =
+        grant.model_asked.clone().or(policy.default_model.clone()).unwrap_or(grant.model_default.clone());
     if catalog::resolve(&provider, &policy, &model).is_none() {
         let shown: String = model.chars().take(100).flat_map(char::escape_debug).collect();
-        return Err(format!("the model {shown} is not allowed for {} at provider {}", grant.cli_name, provider.name));
+        return Err(format!(
+            "the model {shown} is not allowed for {} at provider {}",
+            grant.cli_name, provider.name
+        ));
     }
     let end = environment.lifecycle.hard().child_token();
     Ok(ServedRun::new(active, dialect, provider, policy, model, &environment.config, end))
@@ -174,7 +178,8 @@ async fn record(environment: &Environment, served: &ServedRun, again: bool) -> R
         "attempt": served.attempt, "cli": served.cli, "dialect": served.dialect.as_str(),
         "provider": served.provider.name, "model": served.model, "policy": policy, "again": again,
     });
-    db::audit::append(&mut transaction, &notices::entry("model.open", served.run, Outcome::Done, details)).await?;
+    db::audit::append(&mut transaction, &notices::entry("model.open", served.run, Outcome::Done, details))
+        .await?;
     transaction.commit().await?;
     db::notify::send(&environment.pool, db::notify::GRANTS, &served.run.to_string()).await?;
     Ok(true)
@@ -184,7 +189,8 @@ async fn record(environment: &Environment, served: &ServedRun, again: bool) -> R
 async fn refuse(environment: &Environment, active: &ActiveGrant, why: &str) -> Result<(), DbError> {
     let grant = &active.grant;
     tracing::warn!(run = %grant.run_id, why, "gateway.not_opened");
-    let details = json!({ "attempt": grant.attempt, "cli": grant.cli_name, "dialect": grant.dialect, "why": why });
+    let details =
+        json!({ "attempt": grant.attempt, "cli": grant.cli_name, "dialect": grant.dialect, "why": why });
     let entry = notices::entry("model.open", grant.run_id, Outcome::Refused, details);
     let mut transaction = environment.pool.begin().await?;
     if db::grants::set_closed(&mut transaction, grant.run_id, grant.attempt, Some(why)).await? {

@@ -24,7 +24,7 @@ pub(super) enum HeadError {
 }
 
 impl HeadError {
-    pub const fn status(self) -> u16 {
+    pub fn status(self) -> u16 {
         match self {
             Self::Malformed(_) | Self::Framing(_) => 400,
             Self::Method => 405,
@@ -108,7 +108,9 @@ fn check_headers(headers: &[httparse::Header<'_>], body_bytes: usize) -> Result<
             return Err(HeadError::NotSpoken("Upgrade"));
         } else if name.eq_ignore_ascii_case("expect") {
             return Err(HeadError::NotSpoken("Expect"));
-        } else if name.contains('_') && name.to_ascii_lowercase().replace('_', "-").starts_with("content-length") {
+        } else if name.contains('_')
+            && name.to_ascii_lowercase().replace('_', "-").starts_with("content-length")
+        {
             return Err(HeadError::Framing("a header that some read as Content-Length"));
         }
     }
@@ -204,7 +206,10 @@ mod tests {
             ("CONNECT models.example:443 HTTP/1.1", HeadError::Method),
             ("DELETE /v1/messages HTTP/1.1", HeadError::Method),
             ("get /v1/messages HTTP/1.1", HeadError::Method),
-            ("GET http://models.example/v1/messages HTTP/1.1", HeadError::Malformed("its target is no plain path")),
+            (
+                "GET http://models.example/v1/messages HTTP/1.1",
+                HeadError::Malformed("its target is no plain path"),
+            ),
             ("GET //models.example/ HTTP/1.1", HeadError::Malformed("its target is no plain path")),
             ("GET /a#b HTTP/1.1", HeadError::Malformed("its target is no plain path")),
             ("GET /a\\b HTTP/1.1", HeadError::Malformed("its target is no plain path")),

@@ -29,7 +29,10 @@ const BETAS: [&str; 13] = [
 /// What of a CLI's headers goes on to the provider.
 pub(super) fn to_provider(dialect: Dialect, client: &HeaderMap, stream: bool, out: &mut HeaderMap) {
     if stream {
-        out.insert(ACCEPT, HeaderValue::from_static("text/event-stream, application/json, application/x-ndjson"));
+        out.insert(
+            ACCEPT,
+            HeaderValue::from_static("text/event-stream, application/json, application/x-ndjson"),
+        );
     }
     if dialect != Dialect::Anthropic {
         return;
@@ -37,7 +40,8 @@ pub(super) fn to_provider(dialect: Dialect, client: &HeaderMap, stream: bool, ou
     let version = client.get(ANTHROPIC_VERSION).filter(|value| is_day(value.as_bytes()));
     out.insert(ANTHROPIC_VERSION, version.cloned().unwrap_or(HeaderValue::from_static("2023-06-01")));
     let asked = client.get_all(ANTHROPIC_BETA).iter().filter_map(|value| value.to_str().ok());
-    let betas: Vec<&str> = asked.flat_map(|list| list.split(',')).map(str::trim).filter(|beta| is_beta(beta)).collect();
+    let betas: Vec<&str> =
+        asked.flat_map(|list| list.split(',')).map(str::trim).filter(|beta| is_beta(beta)).collect();
     if let (false, Ok(value)) = (betas.is_empty(), HeaderValue::from_str(&betas.join(","))) {
         out.insert(ANTHROPIC_BETA, value);
     }
@@ -100,7 +104,9 @@ pub(super) fn to_client(upstream: &HeaderMap, kind: BodyKind) -> HeaderMap {
     ];
     let mut headers = HeaderMap::new();
     for name in PASSED {
-        let short = |value: &&HeaderValue| value.len() <= 128 && value.as_bytes().iter().all(|b| (32..127).contains(b));
+        let short = |value: &&HeaderValue| {
+            value.len() <= 128 && value.as_bytes().iter().all(|b| (32..127).contains(b))
+        };
         if let Some(value) = upstream.get(&name).filter(short) {
             headers.insert(name, value.clone());
         }
@@ -170,6 +176,9 @@ mod tests {
         assert_eq!(out["retry-after"], "7");
         assert_eq!(out.len(), 4);
         assert_eq!(body_kind(&map(&[("content-type", "text/html")])), None);
-        assert_eq!(body_kind(&map(&[("content-type", "application/json"), ("content-encoding", "gzip")])), None);
+        assert_eq!(
+            body_kind(&map(&[("content-type", "application/json"), ("content-encoding", "gzip")])),
+            None
+        );
     }
 }

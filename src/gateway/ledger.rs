@@ -134,7 +134,11 @@ fn exhausted(levels: &[BudgetRow], ask: &Ask<'_>) -> String {
             parts.push(format!("the {whose} has used {} of {limit} tokens", level.spent_tokens));
         }
     }
-    format!("the budget is exhausted: {}, and the next call needs up to {} tokens of input", parts.join(", "), ask.input)
+    format!(
+        "the budget is exhausted: {}, and the next call needs up to {} tokens of input",
+        parts.join(", "),
+        ask.input
+    )
 }
 
 /// Charges an ended call. Tries on, in the background, where the database does not take it; waits for that no

@@ -52,7 +52,12 @@ pub(super) fn refused(environment: &Arc<Environment>, run: &Arc<ServedRun>, refu
 }
 
 /// Tells something once a run: what was taken out of requests, a price that is a guess.
-pub(super) fn remark(environment: &Arc<Environment>, run: &Arc<ServedRun>, action: &'static str, message: &str) {
+pub(super) fn remark(
+    environment: &Arc<Environment>,
+    run: &Arc<ServedRun>,
+    action: &'static str,
+    message: &str,
+) {
     if run.is_new(message) {
         let details = json!({ "attempt": run.attempt, "cli": run.cli, "message": message });
         let audit = Some(entry(action, run.run, Outcome::Done, details));
@@ -66,7 +71,12 @@ pub(super) fn last_words(environment: &Arc<Environment>, run: &Arc<ServedRun>) {
     if untold > 0 {
         let details = json!({ "kind": "untold", "attempt": run.attempt, "cli": run.cli, "untold": untold });
         let audit = Some(entry("model.refuse", run.run, Outcome::Refused, details));
-        in_background(environment, run, format!("model gateway: {untold} more refusals were not told"), audit);
+        in_background(
+            environment,
+            run,
+            format!("model gateway: {untold} more refusals were not told"),
+            audit,
+        );
     }
 }
 
@@ -107,7 +117,8 @@ pub(super) async fn stop(environment: &Environment, run: &ServedRun, why: &str) 
     if !db::grants::stop(&mut transaction, run.run, run.attempt, BUDGET_EXHAUSTED).await? {
         return Ok(());
     }
-    let details = json!({ "reason": BUDGET_EXHAUSTED, "attempt": run.attempt, "cli": run.cli, "message": why });
+    let details =
+        json!({ "reason": BUDGET_EXHAUSTED, "attempt": run.attempt, "cli": run.cli, "message": why });
     db::audit::append(&mut transaction, &entry("model.stop", run.run, Outcome::Done, details)).await?;
     transaction.commit().await?;
     db::notify::send_events(&environment.pool, &[run.task]).await?;

@@ -57,7 +57,8 @@ impl Price {
 
     /// Output tokens that `micros` pay for, once `input` tokens are paid; `None`: any number.
     pub fn output_for(self, micros: i64, input: u64) -> Option<u64> {
-        let left = (u128::from(micros.unsigned_abs()) * 1000).saturating_sub(product(input, self.dearest_input()));
+        let left =
+            (u128::from(micros.unsigned_abs()) * 1000).saturating_sub(product(input, self.dearest_input()));
         let output = left.checked_div(u128::from(self.output))?;
         Some(u64::try_from(output).unwrap_or(u64::MAX))
     }

@@ -60,12 +60,14 @@ async fn ask(provider: &Provider, upstream: &Upstream, credentials: &Credentials
     let status = answer.status().as_u16();
     let credential = if secret.is_some() { "credential accepted" } else { "no credential wanted" };
     match status {
-        200..300 => Ok(format!("reachable, {credential}")),
+        200..=299 => Ok(format!("reachable, {credential}")),
         401 | 403 => Err(format!("reachable, credential refused (HTTP {status})")),
         // Some have no such list; they would have asked for a credential first, mostly.
-        404 | 405 => Ok(format!("reachable; has no list of models (HTTP {status}), so its credential is untried")),
+        404 | 405 => {
+            Ok(format!("reachable; has no list of models (HTTP {status}), so its credential is untried"))
+        }
         429 => Ok(format!("reachable, {credential}, asks to slow down (HTTP 429)")),
-        300..400 => Err(format!("redirects (HTTP {status}), which is not followed: is base_url right?")),
+        300..=399 => Err(format!("redirects (HTTP {status}), which is not followed: is base_url right?")),
         _ => Err(format!("reachable, but reports a failure (HTTP {status})")),
     }
 }

@@ -46,7 +46,8 @@ struct Source {
 
 impl Source {
     async fn next(&mut self, booked: &Booked) -> Next {
-        let slow = |what: &str| Next::Failed(CallOutcome::Timeout, RefusalKind::UpstreamTimeout, what.to_owned());
+        let slow =
+            |what: &str| Next::Failed(CallOutcome::Timeout, RefusalKind::UpstreamTimeout, what.to_owned());
         let chunk = tokio::select! {
             () = booked.run.end.cancelled() => {
                 let why = "the run has ended".to_owned();

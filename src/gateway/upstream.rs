@@ -82,7 +82,8 @@ impl Upstream {
         let url = address(provider, path).map_err(SendError::Setup)?;
         let mut pauses = PAUSES.iter();
         loop {
-            let request = client.request(method.clone(), url.clone()).headers(headers.clone()).body(body.clone());
+            let request =
+                client.request(method.clone(), url.clone()).headers(headers.clone()).body(body.clone());
             let error = match request.send().await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error.without_url(),
@@ -189,7 +190,8 @@ mod tests {
     use super::*;
 
     fn provider(base: &str) -> Provider {
-        let text = format!("[[provider]]\nname = \"p\"\ndialect = \"gemini\"\nbase_url = {base:?}\nfree = true");
+        let text =
+            format!("[[provider]]\nname = \"p\"\ndialect = \"gemini\"\nbase_url = {base:?}\nfree = true");
         let table: crate::config::providers::Providers = toml::from_str(&text).unwrap();
         table.providers.into_iter().next().unwrap()
     }

@@ -6,10 +6,13 @@
 pub mod answer;
 mod anthropic;
 mod chat;
+mod figures;
 mod gemini;
 mod json;
 mod ollama;
 pub mod request;
 mod responses;
 pub mod route;
+mod scan;
 mod scrub;
+pub mod usage;

@@ -2,11 +2,10 @@
 
 use kage::dialect::answer::RefusalKind;
 use kage::dialect::request::check;
-use kage::dialect::route::{Call, route, upstream_path};
 use kage::domain::model::Dialect;
 use serde_json::{Value, json};
 
-use crate::{GENERATE, call_of, checked, refused, strict};
+use crate::{call_of, checked, refused, strict};
 
 /// No text of these is left anywhere in the body.
 #[track_caller]
@@ -159,133 +158,6 @@ fn fields_that_reach_out_are_taken_away() {
 }
 
 #[test]
-fn the_provider_keeps_and_fetches_nothing() {
-    for key in ["previous_response_id", "conversation", "prompt"] {
-        for value in [json!("resp_1"), json!({"id": "x"}), json!(""), json!(0), json!(false)] {
-            let body = json!({"model": "m", "input": "x", key: value});
-            assert_eq!(refused(Dialect::Responses, &body), RefusalKind::ReferenceNotAllowed, "{key}");
-        }
-        assert_eq!(
-            checked(Dialect::Responses, &json!({"model": "m", "input": "x", key: null})).body.get(key),
-            None
-        );
-    }
-    assert_eq!(checked(Dialect::Responses, &json!({"model": "m", "input": "x"})).body["store"], false);
-    let body = json!({"model": "m", "input": "x", "background": true});
-    assert_eq!(refused(Dialect::Responses, &body), RefusalKind::BadRequest);
-    for item in
-        [json!({"type": "item_reference", "id": "i"}), json!({"id": "i"}), json!({"type": null, "id": "i"})]
-    {
-        let body = json!({"model": "m", "input": [item]});
-        assert_eq!(refused(Dialect::Responses, &body), RefusalKind::ReferenceNotAllowed);
-    }
-    let body = json!({"model": "m", "messages": [], "container": "container_1"});
-    assert_eq!(refused(Dialect::Anthropic, &body), RefusalKind::ReferenceNotAllowed);
-    for key in ["cachedContent", "cached_content"] {
-        let body = json!({"contents": [], key: "cachedContents/1"});
-        assert_eq!(refused(Dialect::Gemini, &body), RefusalKind::ReferenceNotAllowed);
-    }
-    let body = json!({"model": "m", "messages": [{"role": "assistant", "audio": {"id": "a"}}]});
-    assert_eq!(refused(Dialect::Chat, &body), RefusalKind::ReferenceNotAllowed);
-}
-
-const URLS: &[&str] = &[
-    "https://evil.example/a.png",
-    "http://10.0.0.1/",
-    "//evil.example/a",
-    "file:///etc/passwd",
-    "gs://b/o",
-    " data:image/png;base64,AA",
-    "data:image/png,AA",
-    "DATA:image/png;base64,AA",
-    "data:text/html;x=\"y\";base64,AA",
-    "data:https://evil.example/;base64,AA",
-    "",
-    "ftp:x;base64,AA",
-];
-
-#[test]
-fn no_url_hides_in_a_message() {
-    let data = "data:image/png;base64,AAAA";
-    for url in URLS {
-        let sources = [json!({"type": "url", "url": url}), json!({"type": "file", "file_id": url})];
-        for source in sources {
-            let image = json!([{"type": "image", "source": source}]);
-            let result = json!([{"type": "tool_result", "tool_use_id": "t", "content": image}]);
-            let deep = json!([{"type": "document", "source": {"type": "content", "content": image}}]);
-            for content in [&image, &result, &deep] {
-                let body = json!({"model": "m", "messages": [{"role": "user", "content": content}]});
-                assert_eq!(refused(Dialect::Anthropic, &body), RefusalKind::ReferenceNotAllowed, "{body}");
-            }
-            let body = json!({"model": "m", "messages": [], "system": image});
-            assert_eq!(refused(Dialect::Anthropic, &body), RefusalKind::ReferenceNotAllowed, "{body}");
-        }
-        let parts = [
-            json!({"type": "image_url", "image_url": {"url": url}}),
-            json!({"type": "image_url", "image_url": url}),
-            json!({"type": "video_url", "video_url": {"url": url}}),
-        ];
-        for part in parts {
-            for role in ["user", "tool", "system"] {
-                let body = json!({"model": "m", "messages": [{"role": role, "content": [part]}]});
-                assert_eq!(refused(Dialect::Chat, &body), RefusalKind::ReferenceNotAllowed, "{body}");
-            }
-        }
-        let part = json!([{"type": "input_image", "image_url": url}]);
-        let items = [
-            json!({"role": "user", "content": part}),
-            json!({"type": "message", "role": "user", "content": part}),
-            json!({"type": "function_call_output", "call_id": "c", "output": part}),
-            json!({"type": "custom_tool_call_output", "call_id": "c", "output": part}),
-        ];
-        for item in items {
-            let body = json!({"model": "m", "input": [item]});
-            assert_eq!(refused(Dialect::Responses, &body), RefusalKind::ReferenceNotAllowed, "{body}");
-        }
-    }
-    for part in [
-        json!({"type": "input_image", "file_id": "f"}),
-        json!({"type": "input_file", "file_id": "f"}),
-        json!({"type": "input_image", "image_url": data, "file_id": "f"}),
-        json!({"type": "input_file", "file_url": "https://evil.example"}),
-        json!({"type": "input_file", "file_data": "https://evil.example"}),
-    ] {
-        let body = json!({"model": "m", "input": [{"role": "user", "content": [part]}]});
-        assert_eq!(refused(Dialect::Responses, &body), RefusalKind::ReferenceNotAllowed, "{body}");
-    }
-    let body = json!({"model": "m", "messages": [{"role": "user", "content": [{"type": "file", "file": {"file_id": "f"}}]}]});
-    assert_eq!(refused(Dialect::Chat, &body), RefusalKind::ReferenceNotAllowed);
-    for key in ["fileData", "file_data"] {
-        let part = json!({key: {"fileUri": "https://evil.example"}});
-        let inner = json!({"functionResponse": {"name": "f", "response": {}, "parts": [part]}});
-        for part in [part, inner] {
-            for body in [
-                json!({"contents": [{"parts": [part]}]}),
-                json!({"contents": [{"parts": part}]}),
-                json!({"contents": [], "systemInstruction": {"parts": [part]}}),
-                json!({"contents": [], "system_instruction": {"parts": [part]}}),
-            ] {
-                assert_eq!(refused(Dialect::Gemini, &body), RefusalKind::ReferenceNotAllowed, "{body}");
-            }
-        }
-    }
-    let body = json!({"model": "m", "messages": [{"role": "user", "content": "", "images": ["https://evil.example/"]}]});
-    assert_eq!(refused(Dialect::Ollama, &body), RefusalKind::ReferenceNotAllowed);
-}
-
-#[test]
-fn what_a_tool_returned_is_no_reference() {
-    let text = "see https://example.com and {\"type\":\"image\",\"source\":{\"type\":\"url\"}}";
-    let body = json!({"model": "m", "messages": [{"role": "user", "content": [
-        {"type": "text", "text": text},
-        {"type": "tool_use", "id": "t", "name": "fetch", "input": {"url": "https://example.com", "type": "image"}},
-        {"type": "tool_result", "tool_use_id": "t", "content": text},
-    ]}]});
-    let out = checked(Dialect::Anthropic, &body);
-    assert_eq!((out.body["messages"].clone(), out.removed), (body["messages"].clone(), vec![]));
-}
-
-#[test]
 fn blocks_of_foreign_kinds_do_not_go_on() {
     for kind in
         ["server_tool_use", "web_search_tool_result", "mcp_tool_use", "Image", "container_upload", "zzz"]
@@ -396,70 +268,4 @@ fn a_model_is_a_plain_name() {
             assert_eq!(refused(dialect, &body), RefusalKind::BadRequest, "{dialect} {model}");
         }
     }
-}
-
-#[test]
-fn only_the_listed_paths_are_found() {
-    let found = |dialect, method, path, query| route(dialect, method, path, query).ok();
-    assert_eq!(found(Dialect::Anthropic, "POST", "/v1/messages", Some("beta=true")), Some(GENERATE));
-    assert_eq!(found(Dialect::Anthropic, "HEAD", "/api/hello", None), Some(Call::Hello));
-    for path in ["/v1/responses", "/responses"] {
-        assert_eq!(found(Dialect::Responses, "POST", path, None), Some(GENERATE));
-    }
-    let stream = found(
-        Dialect::Gemini,
-        "POST",
-        "/v1beta/models/gemini-2.5-pro:streamGenerateContent",
-        Some("alt=sse"),
-    );
-    let expected =
-        Call::Generate { stream_hint: Some(true), model_in_path: Some("gemini-2.5-pro".to_owned()) };
-    assert_eq!(stream, Some(expected));
-    let nowhere: &[(&str, &str, Option<&str>)] = &[
-        ("GET", "/v1/messages", None),
-        ("post", "/v1/messages", None),
-        ("CONNECT", "/v1/messages", None),
-        ("POST", "/v1/messages", Some("")),
-        ("POST", "/v1/messages", Some("beta=true&x=1")),
-        ("POST", "/v1/messages/", None),
-        ("POST", "//v1/messages", None),
-        ("POST", "/v1//messages", None),
-        ("POST", "/v1/Messages", None),
-        ("POST", "/v1/%6dessages", None),
-        ("POST", "/v1/x/../messages", None),
-        ("POST", "/v1/messages;a", None),
-        ("POST", "/v1/messages#", None),
-        ("POST", "\\v1\\messages", None),
-        ("POST", "http://evil.example/v1/messages", None),
-        ("POST", "/v1/messages/batches", None),
-        ("POST", "/v1/files", None),
-        ("GET", "/v1/responses", None),
-        ("DELETE", "/v1/responses/resp_1", None),
-        ("POST", "/v1/embeddings", None),
-        ("POST", "/v1/completions", None),
-        ("POST", "/v1beta/models/m:generateContent", Some("key=k")),
-        ("POST", "/v1beta/models/m:streamGenerateContent", None),
-        ("POST", "/v1beta/models/:generateContent", None),
-        ("POST", "/v1beta/models/m:streamGenerateContent", Some("alt=json")),
-        ("POST", "/v1beta/models/a/b:generateContent", None),
-        ("POST", "/v1beta/models/..:generateContent", None),
-        ("POST", "/v1beta/models/m%2f:generateContent", None),
-        ("POST", "/v1beta/cachedContents", None),
-        ("POST", "/api/pull", None),
-        ("POST", "/api/generate", None),
-        ("DELETE", "/api/delete", None),
-        ("POST", "/api/web_search", None),
-        ("GET", "/", None),
-        ("GET", "", None),
-        ("", "", None),
-    ];
-    for (method, path, query) in nowhere {
-        for dialect in Dialect::ALL {
-            let refusal = route(dialect, method, path, *query).unwrap_err();
-            assert_eq!(refusal.kind, RefusalKind::NotFound, "{dialect} {method} {path}");
-        }
-    }
-    let generate = Call::Generate { stream_hint: Some(true), model_in_path: Some("m".to_owned()) };
-    let path = upstream_path(Dialect::Gemini, &generate, "../../x?y#z é", true);
-    assert_eq!(path, "/v1beta/models/..%2F..%2Fx%3Fy%23z%20%C3%A9:streamGenerateContent?alt=sse");
 }

@@ -6,7 +6,9 @@
 mod answers;
 mod attacks;
 mod corpus;
+mod paths;
 mod readings;
+mod references;
 mod requests;
 
 use kage::dialect::answer::{Refusal, RefusalKind};

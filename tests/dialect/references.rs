@@ -33,6 +33,10 @@ fn the_provider_keeps_and_fetches_nothing() {
         let body = json!({"contents": [], key: "cachedContents/1"});
         assert_eq!(refused(Dialect::Gemini, &body), RefusalKind::ReferenceNotAllowed);
     }
+    let part =
+        json!([{"role": "user", "content": [{"type": "input_image", "image_url": "https://evil.example"}]}]);
+    let body = json!({"model": "m", "input": "x", "instructions": part});
+    assert_eq!(refused(Dialect::Responses, &body), RefusalKind::BadRequest, "instructions are text");
     let body = json!({"model": "m", "messages": [{"role": "assistant", "audio": {"id": "a"}}]});
     assert_eq!(refused(Dialect::Chat, &body), RefusalKind::ReferenceNotAllowed);
 }

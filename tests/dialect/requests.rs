@@ -55,6 +55,10 @@ fn every_request_has_an_output_limit() {
             assert!(try_check(dialect, &with_limit(dialect, wrong.clone()), &strict()).is_err(), "{wrong}");
         }
     }
+    for dialect in Dialect::ALL {
+        let nought = checked(dialect, &with_limit(dialect, json!(0)));
+        assert_eq!(nought.output_limit, 8_192, "{dialect}: to some, nought is without end");
+    }
     for endless in [-1, -2] {
         let all = checked(Dialect::Ollama, &with_limit(Dialect::Ollama, json!(endless)));
         assert_eq!(all.output_limit, 8_192);
@@ -206,9 +210,27 @@ fn a_model_is_set_where_the_dialect_has_it() {
         (&json!("gpt-5.5"), &json!(8_192))
     );
     assert_eq!(chat.body.get("max_tokens"), None, "OpenAI's reasoning models refuse it");
-    chat = checked(Dialect::Chat, &small(Dialect::Chat));
-    chat.set_model(Dialect::Chat, "qwen3-coder");
-    assert_eq!(chat.body["max_tokens"], 8_192);
+    for (model, name) in [
+        ("qwen3-coder", "max_tokens"),
+        ("gpt-4o", "max_tokens"),
+        ("ollama-x", "max_tokens"),
+        ("openai/o3-mini", "max_completion_tokens"),
+    ] {
+        for said in ["max_tokens", "max_completion_tokens"] {
+            let mut body = small(Dialect::Chat);
+            body[said] = json!(10);
+            let mut chat = checked(Dialect::Chat, &body);
+            chat.set_model(Dialect::Chat, model);
+            assert_eq!(chat.body[name], 10, "{model}");
+            assert_eq!(
+                ["max_tokens", "max_completion_tokens"]
+                    .iter()
+                    .filter(|key| chat.body.get(**key).is_some())
+                    .count(),
+                1
+            );
+        }
+    }
     let mut gemini = checked(Dialect::Gemini, &small(Dialect::Gemini));
     gemini.set_model(Dialect::Gemini, "gemini-x");
     assert_eq!((gemini.model.as_str(), gemini.body.get("model")), ("gemini-2.5-pro", None));

@@ -16,6 +16,7 @@ pub mod config;
 pub mod db;
 pub mod dialect;
 pub mod domain;
+pub mod gateway;
 pub mod git;
 pub mod image;
 pub mod lifecycle;

@@ -254,8 +254,11 @@ impl Provider {
         }
         for (name, value) in &self.headers {
             let token = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-            if name.is_empty() || !name.chars().all(token) || !value.chars().all(|c| (' '..='~').contains(&c)) {
-                return Err(format!("header {name:?}: letters, digits and '-'; its value is printable ASCII"));
+            if name.is_empty() || !name.chars().all(token) || !value.chars().all(|c| (' '..='~').contains(&c))
+            {
+                return Err(format!(
+                    "header {name:?}: letters, digits and '-'; its value is printable ASCII"
+                ));
             }
             const OURS: [&str; 8] = [
                 "host",
@@ -348,7 +351,9 @@ mod tests {
         assert!(refused(("allow = [\"*\"]", "")).contains("allow"));
         assert!(refused(("provider = \"near\"", "provider = \"far\"")).contains("far"));
         assert!(refused(("free = true", "free = true\nfree_of = 1")).contains("free_of"));
-        assert!(refused(("free = true", "free = true\nheaders = { Host = \"x\" }")).contains("gateway alone"));
+        assert!(
+            refused(("free = true", "free = true\nheaders = { Host = \"x\" }")).contains("gateway alone")
+        );
         assert!(refused(("free = true", "free = true\nproxy = \"socks5://x\"")).contains("proxy"));
     }
 

@@ -4,5 +4,15 @@
 //! goes on.
 
 pub mod answer;
-pub mod json;
+mod anthropic;
+mod chat;
+mod figures;
+mod gemini;
+mod json;
+mod ollama;
+pub mod request;
+mod responses;
 pub mod route;
+mod scan;
+mod scrub;
+pub mod usage;

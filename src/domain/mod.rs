@@ -7,6 +7,7 @@ pub mod limits;
 pub mod model;
 pub mod model_name;
 pub mod name;
+pub mod prompt;
 pub mod repository;
 pub mod run;
 pub mod task;

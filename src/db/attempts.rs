@@ -261,6 +261,8 @@ pub struct Ending {
     pub state: RunState,
     pub error: Option<String>,
     pub exit_code: Option<i32>,
+    /// What the state rests on, in words.
+    pub decided_by: String,
 }
 
 /// The branch that an attempt left.
@@ -307,7 +309,7 @@ pub async fn finish(
     let connection = &mut *write.transaction;
     let finished: RunRow = sqlx::query_as(
         "UPDATE runs SET state = $2, error = $3, exit_code = $4, branch = $5, commit_hash = $6, files_changed = $7,
-                         insertions = $8, deletions = $9, finished_at = now(), lease_id = NULL, lease_expires_at = NULL
+                         insertions = $8, deletions = $9, decided_by = $10, finished_at = now(), lease_id = NULL, lease_expires_at = NULL
          WHERE id = $1 RETURNING *",
     )
     .bind(lease.run)
@@ -319,6 +321,7 @@ pub async fn finish(
     .bind(harvested.map_or(0, |h| h.files_changed))
     .bind(harvested.map_or(0, |h| h.insertions))
     .bind(harvested.map_or(0, |h| h.deletions))
+    .bind(&ending.decided_by)
     .fetch_one(&mut *connection)
     .await?;
     if let Some(harvested) = harvested {
@@ -328,6 +331,7 @@ pub async fn finish(
     let paths = harvested.map(|h| h.paths.clone()).unwrap_or_default();
     append_result(connection, &finished, paths, warnings).await?;
     let details = json!({ "attempt": run.attempt, "error": ending.error, "exit_code": ending.exit_code,
+                          "decided_by": ending.decided_by,
                           "branch": finished.branch, "commit": finished.commit_hash,
                           "files": finished.files_changed, "warnings": warnings.len() });
     audit::append(connection, &audit_state(lease, ending.state, details)).await?;

@@ -215,6 +215,17 @@ pub async fn write_cost(connection: &mut PgConnection, run: Uuid, spent_micros: 
     Ok(())
 }
 
+/// The budgets of tasks and their runs.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn of_tasks(pool: &PgPool, tasks: &[Uuid]) -> Result<Vec<BudgetRow>, DbError> {
+    Ok(sqlx::query_as("SELECT * FROM model_budgets WHERE task_id = ANY($1)")
+        .bind(tasks)
+        .fetch_all(pool)
+        .await?)
+}
+
 /// The budgets of a task, its own first.
 ///
 /// # Errors

@@ -61,7 +61,8 @@ pub struct Wish<'a> {
     pub model_default: &'a str,
 }
 
-/// Runner: asks for a socket for an attempt; a grant of an earlier one is replaced. NOTIFY `notify::GRANTS` after
+/// Runner: asks for a socket for an attempt; a grant of an earlier one is replaced. One that is open for this very
+/// attempt stays: a runner that was started anew asks again for what the gateway serves already. NOTIFY `notify::GRANTS` after
 /// the commit.
 ///
 /// # Errors
@@ -72,7 +73,8 @@ pub async fn want(connection: &mut PgConnection, wish: &Wish<'_>) -> Result<(), 
          VALUES ($1, $2, $3, 'wanted', $4, $5, $6, $7)
          ON CONFLICT (run_id) DO UPDATE SET attempt = $3, state = 'wanted', cli_name = $4, dialect = $5,
              model_asked = $6, model_default = $7, provider = NULL, model = NULL, policy = NULL, error = NULL,
-             stop_reason = NULL, requested_at = now(), opened_at = NULL, closed_at = NULL",
+             stop_reason = NULL, requested_at = now(), opened_at = NULL, closed_at = NULL
+         WHERE model_grants.attempt <> $3 OR model_grants.state NOT IN ('wanted', 'open')",
     )
     .bind(wish.run)
     .bind(wish.task)

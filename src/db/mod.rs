@@ -13,6 +13,7 @@ pub mod grants;
 pub mod images;
 pub mod keys;
 pub mod model_calls;
+pub mod model_use;
 pub mod notify;
 pub mod private;
 pub mod queue;
@@ -21,6 +22,7 @@ pub mod results;
 mod run_events;
 pub mod runners;
 pub mod runs;
+pub mod task_view;
 pub mod tasks;
 
 use std::time::Duration;

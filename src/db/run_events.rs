@@ -5,6 +5,7 @@ use sqlx::PgConnection;
 
 use crate::db::error::DbError;
 use crate::db::events::{self, NewEvent};
+use crate::db::model_use;
 use crate::db::runs::RunRow;
 use crate::domain::event::EventKind;
 use crate::domain::run::RunState;
@@ -69,9 +70,10 @@ pub(super) async fn append_result(
         duration: Some(run.duration()),
         ..progress(run, state, message)
     };
+    let usage = model_use::of_runs(&mut *connection, &[run.id]).await?.remove(&run.id);
     let result = wire::event::RunResult {
         task_id: run.task_id,
-        run: run.to_wire(),
+        run: run.to_wire(usage),
         files_modified: paths,
         warnings: warnings.to_vec(),
     };

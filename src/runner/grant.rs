@@ -122,10 +122,14 @@ async fn tell(environment: &Environment, run: &RunRow) {
     }
 }
 
-/// Made anew for each attempt: what the gateway left of another one is nobody's.
+/// One that is there stays: an attempt that is begun anew may be served already.
 fn make_folder(path: &Path, owner: Option<u32>) -> Result<(), RunFailure> {
-    remove_folder(path)?;
-    DirBuilder::new().mode(0o755).create(path).map_err(RunFailure::io(path))?;
+    match DirBuilder::new().mode(0o755).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(RunFailure::io(path)(error));
+        }
+        _ => {}
+    }
     // Whatever the umask: the sandbox's user has to get to the socket.
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).map_err(RunFailure::io(path))?;
     if let Some(uid) = owner {

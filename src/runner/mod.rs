@@ -7,6 +7,7 @@
 //!   prepare    base, worktree, run folder, container                   pump      its output into events
 //!   conclude   container gone, harvest, branch, end (or another try)   retry     which ends are worth one
 //! grant         a run's way to a model, asked of the gateway
+//!   judge      what the run comes to
 //! repositories  fulfils wishes: fetch, remove                          sweep     what nobody owns any more
 //! ```
 
@@ -18,6 +19,7 @@ mod environment;
 mod failure;
 mod folders;
 mod grant;
+mod judge;
 mod lease;
 mod lines;
 mod local_source;

@@ -144,7 +144,7 @@ impl<'a> Pump<'a> {
     pub async fn resume(mut self) -> Result<Ending, RunFailure> {
         match self.reconnect().await? {
             Ok(link) => self.run(link).await,
-            Err(verdict) => Ok(Ending { verdict, link: None }),
+            Err(verdict) => Ok(self.ending(verdict, None)),
         }
     }
 
@@ -162,7 +162,7 @@ impl<'a> Pump<'a> {
                     self.rewind().await?;
                     match self.reconnect().await? {
                         Ok(again) => link = again,
-                        Err(verdict) => return Ok(Ending { verdict, link: None }),
+                        Err(verdict) => return Ok(self.ending(verdict, None)),
                     }
                 }
                 Step::Commit => self.commit(&mut link, false).await?,
@@ -172,7 +172,7 @@ impl<'a> Pump<'a> {
                     self.commit(&mut link, true).await?;
                     let verdict = self.cause.take().map(|(verdict, _)| verdict);
                     let verdict = verdict.unwrap_or_else(|| Verdict::new(RunState::SandboxError, "killed"));
-                    return Ok(Ending { verdict, link: None });
+                    return Ok(self.ending(verdict, None));
                 }
             }
         }
@@ -182,6 +182,7 @@ impl<'a> Pump<'a> {
     async fn step(&self, link: &mut ShimLink) -> Step {
         let waiting = self.blocks.len() > 0 || !self.mapped.is_empty();
         let ending = self.cause.is_some();
+        let done_at = self.done_at.unwrap_or(self.wall);
         let kill_at = self.cause.as_ref().map_or_else(Instant::now, |(_, at)| *at);
         tokio::select! {
             biased;
@@ -189,12 +190,16 @@ impl<'a> Pump<'a> {
             () = self.drive.orders.cancel.cancelled(), if !ending => {
                 Step::Limit(Verdict::new(RunState::Cancelled, "cancelled by a client"))
             }
+            reason = self.drive.orders.stop.given(), if !ending => {
+                Step::Limit(Verdict::budget_exhausted(reason))
+            }
             () = sleep_until(self.wall), if !ending => {
                 let seconds = self.run.timeout_secs;
                 Step::Limit(Verdict::new(RunState::TimedOut, format!("over its wall-clock limit of {seconds} s")))
             }
             frame = link.recv(), if self.blocks.len() < BATCH => Step::Frame(frame),
             () = sleep_until(self.last_commit + COMMIT_EVERY), if waiting => Step::Commit,
+            () = sleep_until(done_at), if !ending && self.done_at.is_some() => Step::Limit(Verdict::done()),
             () = sleep_until(self.idle_at), if !ending => {
                 let seconds = self.idle.as_secs();
                 Step::Limit(Verdict::new(RunState::IdleTimeout, format!("wrote nothing for {seconds} s")))
@@ -300,6 +305,9 @@ impl<'a> Pump<'a> {
     }
 
     async fn exited(mut self, mut link: ShimLink, exited: &Exited) -> Result<Ending, RunFailure> {
+        if let Some(line) = self.lines.last() {
+            self.map(&[line.as_slice(), b"\n"].concat());
+        }
         self.commit(&mut link, true).await?;
         let verdict = match self.cause.take() {
             // Ended by itself just before it was told to: its own status counts, but for cuts and cancels.
@@ -316,7 +324,12 @@ impl<'a> Pump<'a> {
                 Verdict::of_exit(&exited, retry::speaks_of_transient_fault(&self.tail))
             }
         };
-        Ok(Ending { verdict, link: Some(link) })
+        Ok(self.ending(verdict, Some(link)))
+    }
+
+    /// The verdict goes on with what the CLI said of itself.
+    fn ending(&self, verdict: Verdict, link: Option<ShimLink>) -> Ending {
+        Ending { verdict: Verdict { told: self.teller.told.clone(), ..verdict }, link }
     }
 
     /// Waits for the shim to come back; else says how the sandbox ended.

@@ -1,5 +1,7 @@
 //! CLIs that ask a model: the way through the gateway, and what their runs come to.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use serde_json::{Value, json};
 
 use crate::support::git::git;
@@ -273,6 +275,8 @@ async fn a_cancelled_run_loses_its_socket() {
     kage.says(&id, "asker", "ready").await;
     let folder = kage.model_folder(&submitted["runs"][0]);
     assert!(folder.join("model.sock").exists());
+    let mode = std::fs::metadata(&folder).expect("a folder").permissions().mode();
+    assert_eq!(mode & 0o777, 0o750, "nobody else on the host speaks for the run");
     let cancelled = kage.client(&["cancel", &id]).await;
     assert!(cancelled.status.success(), "{cancelled:?}");
     let ended = kage.ended(&id).await;

@@ -4,8 +4,6 @@
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 SETUP_LOG_DIR=${SETUP_LOG_DIR:-/var/log/kage}
-# shellcheck disable=SC2034 # the scripts that source this use it
-BASE_IMAGE=kage-base:trixie
 # A user who cannot write there gets a folder of his own.
 if ! mkdir -p "$SETUP_LOG_DIR" 2>/dev/null || [[ ! -w $SETUP_LOG_DIR ]]; then
   SETUP_LOG_DIR=$(mktemp -d -t kage-log.XXXXXX)

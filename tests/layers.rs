@@ -16,8 +16,11 @@ const TABLE: &[(&str, &[&str])] = &[
             "client",
             "config",
             "db",
+            "dialect",
             "domain",
+            "gateway",
             "image",
+            "kit",
             "lifecycle",
             "runner",
             "sandbox",
@@ -27,7 +30,10 @@ const TABLE: &[(&str, &[&str])] = &[
     ),
     ("api", &["config", "db", "domain", "lifecycle", "wire"]),
     ("runner", &["config", "db", "domain", "git", "image", "lifecycle", "sandbox", "wire"]),
+    ("gateway", &["config", "db", "dialect", "domain", "lifecycle", "wire"]),
     ("client", &["config", "domain", "wire"]),
+    ("dialect", &["domain"]),
+    ("kit", &["dialect", "domain", "image", "sandbox"]),
     ("image", &["domain", "sandbox"]),
     ("sandbox", &["domain"]),
     ("git", &[]),
@@ -40,8 +46,12 @@ const TABLE: &[(&str, &[&str])] = &[
 ];
 
 /// Sections of `config`, by who may read them.
-const CONFIG_READERS: &[(&str, &[&str])] =
-    &[("api", &["api", "cli"]), ("runner", &["runner", "cli"]), ("client", &["client", "cli"])];
+const CONFIG_READERS: &[(&str, &[&str])] = &[
+    ("api", &["api", "cli"]),
+    ("gateway", &["gateway", "cli"]),
+    ("runner", &["runner", "cli"]),
+    ("client", &["client", "cli"]),
+];
 
 /// (file, room, room that it imports, next path segment).
 fn imports() -> Vec<(String, String, String, Option<String>)> {

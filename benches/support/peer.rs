@@ -46,6 +46,7 @@ impl Peer {
             limits: Limits::default(),
             workspace,
             io_dir,
+            model_dir: None,
             shim: stack.shim.clone(),
             writable: Vec::new(),
             runtime: None,

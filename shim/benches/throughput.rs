@@ -77,6 +77,8 @@ fn through_shim(kind: &str) -> Result<(u64, Duration), Error> {
         env: std::collections::BTreeMap::new(),
         cwd: "/".to_owned(),
         stdin: String::new(),
+        file: None,
+        bridge: None,
         copy_output: false,
         limits: JobLimits { wall_secs: 600, orphan_secs: 600, grace_ms: 100, buffer_bytes: 8 << 20 },
     };

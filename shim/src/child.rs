@@ -33,6 +33,10 @@ pub struct SpawnFailure {
 }
 
 impl SpawnFailure {
+    pub fn other(reason: String) -> Self {
+        Self { reason, status: 126 }
+    }
+
     fn new(reason: String, error: &io::Error) -> Self {
         let status = if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 };
         Self { reason, status }

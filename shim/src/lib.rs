@@ -24,6 +24,8 @@
 //! - Only whole frames that were sent may be acknowledged. What breaks these rules (a second
 //!   job, offsets that were not sent or are gone, a malformed frame) ends the CLI, and the
 //!   shim with status 125.
+//! - With a [`protocol::Bridge`] the shim listens on loopback before the CLI starts, and carries every connection to
+//!   the named socket until the run begins to end.
 //! - Without a runner for `orphan_secs` the CLI is ended. What it left is then kept as long
 //!   again for a late runner, and then the shim ends too.
 

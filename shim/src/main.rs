@@ -1,6 +1,7 @@
 //! `kage-shim`: PID 1 of a sandbox. See the library's documentation for the protocol.
 
 mod args;
+mod bridge;
 mod child;
 mod connection;
 mod copies;
@@ -10,10 +11,12 @@ mod lane;
 mod oom;
 mod output;
 mod processes;
+mod relay;
 mod run;
 mod signals;
 mod stdin;
 mod supervisor;
+mod timespec;
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -9,7 +9,7 @@ use std::io::{self, Read, Write};
 use serde::{Deserialize, Serialize};
 
 /// Both sides refuse a peer that speaks another version.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Where the runner's socket is seen in the sandbox.
 pub const SOCKET_PATH: &str = "/run/kage/run.sock";
@@ -70,9 +70,31 @@ pub struct Job {
     pub cwd: String,
     /// Written to the CLI's standard input, which is then closed.
     pub stdin: String,
+    /// Written for the CLI before it starts.
+    pub file: Option<JobFile>,
+    /// The way to the model API, for as long as the CLI runs.
+    pub bridge: Option<Bridge>,
     /// Also write the output to the shim's own streams, for the engine's log: as much as goes without waiting.
     pub copy_output: bool,
     pub limits: JobLimits,
+}
+
+/// A file of the CLI's user, mode 0600. It must not be there yet.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobFile {
+    /// Absolute, in a folder that is there.
+    pub path: String,
+    pub text: String,
+}
+
+/// Connections to `127.0.0.1:port` are carried to a Unix socket. The CLI does not start if the port is taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bridge {
+    pub port: u16,
+    /// Absolute path of the socket.
+    pub socket: String,
 }
 
 /// The shim's own limits: they hold also when no runner is there to enforce its own.

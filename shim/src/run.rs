@@ -1,12 +1,16 @@
 //! One run of the CLI, from its start until nothing of it is left but output.
 
+use std::fs::OpenOptions;
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::time::{Duration, Instant};
 
 use kage_shim::protocol::{EndedBy, Exited, Job, JobLimits, Stream};
 use rustix::process::{Pid, Signal, WaitStatus};
 
-use crate::child;
+use crate::bridge::Bridge;
+use crate::child::{self, Cli, SpawnFailure};
 use crate::copies::Copies;
 use crate::ending::Ending;
 use crate::oom;
@@ -20,7 +24,7 @@ const READS_PER_TURN: usize = 4;
 /// How the CLI's main process came to its end.
 enum Outcome {
     Ended(WaitStatus),
-    NotStarted(child::SpawnFailure),
+    NotStarted(SpawnFailure),
 }
 
 pub struct Run {
@@ -35,6 +39,8 @@ pub struct Run {
     outcome: Option<Outcome>,
     ended_by: EndedBy,
     ending: Option<Ending>,
+    /// Dropped when the run begins to end: what is being ended makes no more calls.
+    bridge: Option<Bridge>,
     wall_clock: Option<Instant>,
     oom_kills_before: u64,
     /// When the last process had ended.
@@ -56,13 +62,15 @@ impl Run {
             outcome: None,
             ended_by: EndedBy::Itself,
             ending: None,
+            bridge: None,
             wall_clock: now.checked_add(Duration::from_secs(job.limits.wall_secs)),
             oom_kills_before,
             emptied: None,
             session: String::new(),
         };
-        match child::spawn(&job) {
-            Ok(cli) => {
+        match launch(&job) {
+            Ok((cli, bridge)) => {
+                run.bridge = bridge;
                 run.cli = Some(cli.pid);
                 run.stdin = Some(Feed::new(cli.stdin, job.stdin.into_bytes()));
                 run.stdout = Some(cli.stdout);
@@ -104,6 +112,7 @@ impl Run {
     }
 
     fn begin_ending(&mut self, now: Instant) {
+        self.bridge = None;
         let grace = Duration::from_millis(self.limits.grace_ms);
         self.ending.get_or_insert_with(|| Ending::begin(self.processes, grace, now));
     }
@@ -209,4 +218,22 @@ impl Run {
             None => 128 + 9,
         }
     }
+}
+
+/// What the CLI needs is there before it starts, or it does not start.
+fn launch(job: &Job) -> Result<(Cli, Option<Bridge>), SpawnFailure> {
+    if let Some(file) = &job.file {
+        let failed = |error: io::Error| {
+            SpawnFailure::other(format!("cannot write the prompt to {:?}: {error}", file.path))
+        };
+        let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file.path);
+        opened.and_then(|mut opened| opened.write_all(file.text.as_bytes())).map_err(failed)?;
+    }
+    let bridge = job.bridge.as_ref().map(|wanted| {
+        Bridge::open(wanted).map_err(|error| {
+            SpawnFailure::other(format!("cannot bridge 127.0.0.1:{} to the gateway: {error}", wanted.port))
+        })
+    });
+    let bridge = bridge.transpose()?;
+    Ok((child::spawn(job)?, bridge))
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use kage_shim::protocol::{self, EndedBy, Exited, FromRunner, FromShim, Hello, Job, Offsets, Stream};
-use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::process::Signal;
 
@@ -12,6 +12,7 @@ use crate::connection::Connection;
 use crate::processes::{self, Processes};
 use crate::run::Run;
 use crate::signals::{Event, Signals};
+use crate::timespec::timespec;
 
 const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
 
@@ -322,12 +323,5 @@ impl Supervisor {
             self.connection.write_mail()?;
         }
         Ok(())
-    }
-}
-
-fn timespec(duration: Duration) -> Timespec {
-    Timespec {
-        tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: i64::from(duration.subsec_nanos()),
     }
 }

@@ -7,7 +7,7 @@ mod support;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use kage_shim::protocol::{EndedBy, Offsets};
+use kage_shim::protocol::{EndedBy, JobFile, Offsets};
 use support::{Runner, bash, job};
 
 #[test]
@@ -77,6 +77,24 @@ fn the_program_is_looked_up_in_the_jobs_path_and_run_in_its_folder() {
     let (ledger, exited, _) = runner.run(&job);
     assert_eq!(exited.spawn_error, None);
     assert_eq!(ledger.stdout_text().trim_end(), folder.to_str().unwrap());
+}
+
+#[test]
+fn a_file_is_there_before_the_cli_and_nobody_elses() {
+    let mut runner = Runner::listening();
+    let path = runner.folder().join("prompt").to_str().unwrap().to_owned();
+    let text = "-x /run \"$(id)\"\n\u{0}é".repeat(20_000);
+    let mut job = bash(&format!("stat -c %a {path}; cat {path}"));
+    job.file = Some(JobFile { path: path.clone(), text: text.clone() });
+    let (ledger, exited, _) = runner.run(&job);
+    assert_eq!(exited.code, Some(0));
+    assert!(ledger.stdout_text() == format!("600\n{text}"), "the file was changed on its way");
+
+    // The second time it is there already: somebody else's.
+    let mut again = Runner::listening();
+    let (_, exited, status) = again.run(&job);
+    assert!(exited.spawn_error.unwrap().contains(&path));
+    assert_eq!(status.code(), Some(126));
 }
 
 #[test]

@@ -7,9 +7,10 @@ use crate::cli::exit::CliError;
 use crate::config::api::ApiConfig;
 use crate::config::database::DatabaseConfig;
 use crate::config::error::ConfigError;
+use crate::config::gateway::GatewayConfig;
 use crate::config::runner::RunnerConfig;
 use crate::config::settings::Settings;
-use crate::config::{api, database, runner};
+use crate::config::{api, database, gateway, runner};
 use crate::db;
 use crate::db::Zone;
 use crate::db::private::Cluster;
@@ -20,18 +21,20 @@ pub struct Configuration {
     pub database: DatabaseConfig,
     pub api: ApiConfig,
     pub runner: RunnerConfig,
+    pub gateway: GatewayConfig,
 }
 
 /// # Errors
 /// [`ConfigError`] names the variable.
 pub fn load() -> Result<Configuration, ConfigError> {
     let mut settings = Settings::load()?;
-    let known: Vec<&str> = [&database::NAMES[..], &api::NAMES, &runner::NAMES].concat();
+    let known: Vec<&str> = [&database::NAMES[..], &api::NAMES, &runner::NAMES, &gateway::NAMES].concat();
     settings.refuse_unknown(&known)?;
     Ok(Configuration {
         database: DatabaseConfig::from_settings(&mut settings)?,
         api: ApiConfig::from_settings(&mut settings)?,
         runner: RunnerConfig::from_settings(&mut settings)?,
+        gateway: GatewayConfig::from_settings(&mut settings)?,
         settings,
     })
 }

@@ -4,10 +4,12 @@ pub mod cancel;
 pub mod config;
 pub mod connect;
 pub mod diff;
+pub mod doctor;
 pub mod escape;
 pub mod exit;
 pub mod host;
 pub mod image;
+pub mod image_check;
 pub mod key;
 pub mod lines;
 pub mod logs;
@@ -47,6 +49,8 @@ enum Command {
     Serve(serve::ServeArgs),
     Api(serve::ApiArgs),
     Runner(serve::RunnerArgs),
+    Gateway(serve::GatewayArgs),
+    Doctor(doctor::Args),
     Migrate(migrate::Args),
     Config(config::Args),
     Key(key::Args),
@@ -70,6 +74,8 @@ pub async fn execute(cli: Cli) -> Result<Exit, CliError> {
         Command::Serve(args) => serve::serve(args).await,
         Command::Api(args) => serve::api(args).await,
         Command::Runner(args) => serve::runner(args).await,
+        Command::Gateway(args) => serve::gateway(args).await,
+        Command::Doctor(args) => doctor::run(args, globals).await,
         Command::Migrate(args) => migrate::run(args).await,
         Command::Config(args) => config::run(args, globals).await,
         Command::Key(args) => key::run(args, globals).await,

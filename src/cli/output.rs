@@ -108,6 +108,11 @@ pub fn span(span: TimeDelta) -> String {
     }
 }
 
+/// USD, to a hundredth of a cent; `-` for nothing.
+pub fn cost(usd: f64) -> String {
+    if usd > 0.0 { format!("{usd:.4} USD") } else { "-".to_owned() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -15,10 +15,11 @@ use crate::cli::view::plain::PlainView;
 use crate::cli::watch::{Interrupt, Watched, watch};
 use crate::cli::{connect, output, summary};
 use crate::client::Client;
+use crate::domain::model_name::ModelName;
 use crate::domain::name::Name;
 use crate::domain::task::MergeStrategy;
 use crate::wire::task::{
-    Assignment, DEFAULT_MAX_RETRIES, DEFAULT_RETRY_DELAY, DEFAULT_TIMEOUT, NewTask, Task,
+    Assignment, Budget, DEFAULT_MAX_RETRIES, DEFAULT_RETRY_DELAY, DEFAULT_TIMEOUT, NewTask, Task,
 };
 
 /// The server's limit on a prompt, in bytes.
@@ -52,7 +53,16 @@ pub struct Args {
     /// Count a clean exit that changed nothing as a success
     #[arg(long)]
     allow_no_changes: bool,
-    /// A JSON object for the CLIs, as KAGE_CONTEXT
+    /// Model that the CLIs ask for [default: the operator's, or each image's]
+    #[arg(long, value_name = "NAME")]
+    model: Option<ModelName>,
+    /// End the runs when together they have used models for so many USD
+    #[arg(long, value_name = "USD")]
+    budget_usd: Option<f64>,
+    /// End the runs when together they have used so many tokens
+    #[arg(long, value_name = "N")]
+    budget_tokens: Option<u64>,
+    /// A JSON object for the CLIs, as KAGE_CONTEXT and at the end of the prompt of those that ask a model
     #[arg(long, value_name = "JSON", value_parser = parse_context, default_value = "{}")]
     context: Map<String, Value>,
     /// Print the task's id once it is accepted, and leave
@@ -153,8 +163,11 @@ fn new_task(args: Args) -> Result<NewTask, CliError> {
             timeout: args.timeout,
             idle_timeout: args.idle_timeout,
             allow_no_changes: args.allow_no_changes,
+            model: args.model.clone().map(Into::into),
+            budget: None,
         })
         .collect();
+    let budget = Budget { usd: args.budget_usd, tokens: args.budget_tokens };
     Ok(NewTask {
         description,
         repository: args.repo.map(Into::into),
@@ -163,6 +176,7 @@ fn new_task(args: Args) -> Result<NewTask, CliError> {
         max_retries: args.max_retries,
         retry_delay: args.retry_delay,
         merge_strategy: MergeStrategy::default(),
+        budget: Some(budget).filter(|budget| *budget != Budget::default()),
         created_by: None,
     })
 }

@@ -1,4 +1,4 @@
-//! `kage serve`, `kage api`, `kage runner`: the roles as processes.
+//! `kage serve`, `kage api`, `kage runner`, `kage gateway`: the roles as processes.
 
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use crate::cli::host::{self, Configuration};
 use crate::db;
 use crate::db::Zone;
 use crate::db::private::Cluster;
+use crate::gateway;
 use crate::lifecycle::Lifecycle;
 use crate::runner;
 
@@ -30,6 +31,25 @@ pub struct ApiArgs {}
 #[derive(Debug, clap::Args)]
 pub struct RunnerArgs {}
 
+/// Run the egress-facing role: it holds the model credentials and serves each run's socket
+#[derive(Debug, clap::Args)]
+pub struct GatewayArgs {}
+
+/// Which roles a process has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Roles {
+    All,
+    Api,
+    Runner,
+    Gateway,
+}
+
+impl Roles {
+    fn has(self, role: Self) -> bool {
+        self == Self::All || self == role
+    }
+}
+
 /// # Errors
 /// [`CliError::Host`] says what keeps it from starting.
 pub async fn serve(_: ServeArgs) -> Result<Exit, CliError> {
@@ -44,7 +64,7 @@ pub async fn serve(_: ServeArgs) -> Result<Exit, CliError> {
             Some(cluster)
         }
     };
-    let ended = roles(&configuration, true, true).await;
+    let ended = roles(&configuration, Roles::All).await;
     if let Some(cluster) = cluster {
         cluster.stop().await.context("private database").map_err(CliError::Host)?;
     }
@@ -55,20 +75,27 @@ pub async fn serve(_: ServeArgs) -> Result<Exit, CliError> {
 /// [`CliError::Host`] says what keeps it from starting.
 pub async fn api(_: ApiArgs) -> Result<Exit, CliError> {
     crate::telemetry::init();
-    roles(&host::load()?, true, false).await
+    roles(&host::load()?, Roles::Api).await
 }
 
 /// # Errors
 /// [`CliError::Host`] says what keeps it from starting.
 pub async fn runner(_: RunnerArgs) -> Result<Exit, CliError> {
     crate::telemetry::init();
-    roles(&host::load()?, false, true).await
+    roles(&host::load()?, Roles::Runner).await
 }
 
-async fn roles(configuration: &Configuration, with_api: bool, with_runner: bool) -> Result<Exit, CliError> {
+/// # Errors
+/// [`CliError::Host`] says what keeps it from starting.
+pub async fn gateway(_: GatewayArgs) -> Result<Exit, CliError> {
+    crate::telemetry::init();
+    roles(&host::load()?, Roles::Gateway).await
+}
+
+async fn roles(configuration: &Configuration, roles: Roles) -> Result<Exit, CliError> {
     let lifecycle = Lifecycle::new();
     lifecycle.watch_signals().context("signals").map_err(CliError::Host)?;
-    let started = start(configuration, with_api, with_runner, &lifecycle);
+    let started = start(configuration, roles, &lifecycle);
     let started = tokio::select! {
         started = started => started.map_err(CliError::Host),
         () = lifecycle.soft().cancelled() => return Ok(Exit::Success),
@@ -81,15 +108,10 @@ async fn roles(configuration: &Configuration, with_api: bool, with_runner: bool)
     Ok(if lifecycle.wait().await { Exit::Success } else { Exit::Failed })
 }
 
-async fn start(
-    configuration: &Configuration,
-    with_api: bool,
-    with_runner: bool,
-    lifecycle: &Lifecycle,
-) -> anyhow::Result<()> {
+async fn start(configuration: &Configuration, roles: Roles, lifecycle: &Lifecycle) -> anyhow::Result<()> {
     let database = &configuration.database;
     db::prepare(database, DATABASE_WITHIN).await.context("database")?;
-    if with_api {
+    if roles.has(Roles::Api) {
         let listener = api::bind(&configuration.api).await;
         let listener = listener.with_context(|| format!("KAGE_API_LISTEN {}", configuration.api.listen))?;
         let pool = db::connect(database, Zone::Api).await?;
@@ -100,18 +122,28 @@ async fn start(
             }
         });
     }
-    if with_runner {
+    if roles.has(Roles::Gateway) {
+        let pool = db::connect(database, Zone::Gateway).await?;
+        // Beside the runner it lives as long as the runner's runs; alone, its own time to drain is all.
+        let beside = roles.has(Roles::Runner);
+        gateway::start(pool, configuration.gateway.clone(), lifecycle, beside).context("gateway")?;
+        if !beside {
+            drain_deadline(configuration.gateway.drain, lifecycle);
+        }
+        tracing::info!(providers = configuration.gateway.providers.providers.len(), "gateway.started");
+    }
+    if roles.has(Roles::Runner) {
         let pool = db::connect(database, Zone::Runner).await?;
         runner::start(pool, configuration.runner.clone(), lifecycle).await.context("runner")?;
-        drain_deadline(configuration, lifecycle);
+        drain_deadline(Duration::from_secs(configuration.runner.drain_secs), lifecycle);
         tracing::info!(concurrency = configuration.runner.concurrency, "runner.started");
     }
     Ok(())
 }
 
-/// Runs go on after the first signal, but not for ever: what is left then is taken up at the next start.
-fn drain_deadline(configuration: &Configuration, lifecycle: &Lifecycle) {
-    let (limit, this) = (Duration::from_secs(configuration.runner.drain_secs), lifecycle.clone());
+/// Work goes on after the first signal, but not for ever: what is left then is taken up at the next start.
+fn drain_deadline(limit: Duration, lifecycle: &Lifecycle) {
+    let this = lifecycle.clone();
     tokio::spawn(async move {
         this.soft().cancelled().await;
         tokio::time::sleep(limit).await;

@@ -2,7 +2,7 @@
 
 use crate::cli::view::changes;
 use crate::cli::{escape, output};
-use crate::wire::run::Run;
+use crate::wire::run::{ModelUse, Run};
 use crate::wire::task::Task;
 
 /// The table of a task's runs, the errors, and what to do next. Harmless; ends with a line end.
@@ -10,10 +10,16 @@ pub fn render(task: &Task) -> String {
     let rows: Vec<Vec<String>> = task.runs.iter().map(row).collect();
     let mut text = format!("\ntask {} {}\n", task.id, task.status);
     text.push_str(&output::table(
-        &["RUN", "STATE", "TIME", "CHANGES", "COMMIT", "BRANCH"],
+        &["RUN", "STATE", "TIME", "COST", "CHANGES", "COMMIT", "BRANCH"],
         &rows,
         usize::MAX,
     ));
+    for run in &task.runs {
+        if let Some(used) = &run.usage {
+            text.push_str(&escape::line(&format!("[{}] {}", run.name, usage(used))));
+            text.push('\n');
+        }
+    }
     let errors = task.runs.iter().filter_map(|run| run.error.as_ref().map(|error| (Some(&run.name), error)));
     for (run, error) in errors.chain(task.error.iter().map(|error| (None, error))) {
         let place = run.map(|run| format!("[{run}] ")).unwrap_or_default();
@@ -24,6 +30,17 @@ pub fn render(task: &Task) -> String {
         text.push_str(&format!("see the changes: kage diff {}\n", task.id));
     }
     text
+}
+
+/// `claude-sonnet-4-5 by anthropic: 3 calls, 3702 tokens in (33 cached), 168 out`.
+fn usage(used: &ModelUse) -> String {
+    let model = used.model.as_deref().unwrap_or("no model");
+    let provider = used.provider.as_ref().map(|provider| format!(" by {provider}")).unwrap_or_default();
+    let calls = if used.calls == 1 { "call" } else { "calls" };
+    format!(
+        "{model}{provider}: {} {calls}, {} tokens in ({} cached), {} out",
+        used.calls, used.input_tokens, used.cached_input_tokens, used.output_tokens
+    )
 }
 
 fn row(run: &Run) -> Vec<String> {
@@ -37,6 +54,7 @@ fn row(run: &Run) -> Vec<String> {
         run.name.clone(),
         run.state.to_string(),
         time,
+        output::cost(run.cost),
         changes(run),
         commit,
         run.branch.clone().unwrap_or_else(|| "-".to_owned()),

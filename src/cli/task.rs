@@ -5,7 +5,7 @@ use uuid::Uuid;
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::output::{self, Globals};
 use crate::cli::{connect, escape, summary};
-use crate::wire::task::Task;
+use crate::wire::task::{Budget, Task};
 
 /// Show a task and its runs
 #[derive(Debug, clap::Args)]
@@ -26,6 +26,12 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, CliError> {
     Ok(Exit::Success)
 }
 
+fn budget(budget: Budget) -> String {
+    let usd = budget.usd.map(output::cost);
+    let tokens = budget.tokens.map(|tokens| format!("{tokens} tokens"));
+    usd.into_iter().chain(tokens).collect::<Vec<_>>().join(", ")
+}
+
 fn render(task: &Task) -> String {
     let mut text = String::new();
     let mut field = |name: &str, value: Option<String>| {
@@ -39,7 +45,8 @@ fn render(task: &Task) -> String {
     field("by", task.created_by.clone());
     field("started", task.started_at.map(output::time));
     field("ended", task.completed_at.map(output::time));
-    field("cost", task.total_cost.filter(|cost| *cost > 0.0).map(|cost| format!("{cost:.4} USD")));
+    field("cost", task.total_cost.filter(|cost| *cost > 0.0).map(output::cost));
+    field("budget", task.budget.map(budget));
     field("best", task.best_cli.clone());
     text.push_str(summary::render(task).as_str());
     text.push('\n');

@@ -31,7 +31,7 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, CliError> {
         return Ok(Exit::Success);
     }
     let rows: Vec<Vec<String>> = page.tasks.iter().map(row).collect();
-    let header = ["ID", "STATUS", "CREATED", "REPOSITORY", "RUNS", "DESCRIPTION"];
+    let header = ["ID", "STATUS", "CREATED", "REPOSITORY", "RUNS", "COST", "DESCRIPTION"];
     output::line(output::table(&header, &rows, output::width()).trim_end())?;
     let pages = page.total.div_ceil(u64::from(page.page_size.max(1)));
     if pages > 1 {
@@ -48,6 +48,7 @@ fn row(task: &Task) -> Vec<String> {
         output::time(task.created_at),
         task.repository.clone(),
         format!("{good}/{}", task.runs.len()),
+        output::cost(task.total_cost.unwrap_or_default()),
         output::first_line(&task.description).chars().take(200).collect(),
     ]
 }

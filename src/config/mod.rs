@@ -4,5 +4,7 @@ pub mod api;
 pub mod client;
 pub mod database;
 pub mod error;
+pub mod gateway;
+pub mod providers;
 pub mod runner;
 pub mod settings;

@@ -8,7 +8,7 @@ use crate::domain::limits::Limits;
 use crate::domain::name::Name;
 use crate::domain::repository::AllowedSources;
 
-pub const NAMES: [&str; 26] = [
+pub const NAMES: [&str; 27] = [
     "KAGE_REPOSITORIES_ALLOW",
     "KAGE_DATA_DIR",
     "KAGE_INSTANCE",
@@ -17,6 +17,7 @@ pub const NAMES: [&str; 26] = [
     "KAGE_RUNNER_SHIM",
     "KAGE_RUNNER_RUNTIME",
     "KAGE_RUNNER_UID",
+    "KAGE_RUNNER_GATEWAY_UID",
     "KAGE_RUNNER_WORKTREE",
     "KAGE_RUNNER_HISTORY",
     "KAGE_RUNNER_LOG_COPY_BYTES",
@@ -74,6 +75,8 @@ pub struct RunnerConfig {
     pub runtime: Option<String>,
     /// UID and GID of the sandboxes when we are root; never 0.
     pub uid: u32,
+    /// UID of `kage gateway`; default: our own.
+    pub gateway_uid: Option<u32>,
     pub worktree: WorktreeMode,
     /// Commits of history in a worktree's `.git`; 0: all.
     pub history: u32,
@@ -119,6 +122,7 @@ impl RunnerConfig {
             shim: settings.optional("KAGE_RUNNER_SHIM")?,
             runtime: settings.optional("KAGE_RUNNER_RUNTIME")?,
             uid: settings.within("KAGE_RUNNER_UID", 10_001, 1, u64::from(u32::MAX - 1))? as u32,
+            gateway_uid: settings.optional("KAGE_RUNNER_GATEWAY_UID")?,
             worktree: settings.optional("KAGE_RUNNER_WORKTREE")?.unwrap_or_else(|| {
                 settings.mask_last("auto".to_owned());
                 WorktreeMode::Auto

@@ -72,7 +72,7 @@ pub async fn begin_attempt(pool: &PgPool, lease: Lease, run: &RunRow) -> Result<
         return Ok(None);
     }
     let run: RunRow = sqlx::query_as(
-        "UPDATE runs SET state = 'preparing', attempt = $2, container_id = NULL, verdict = NULL, error = NULL,
+        "UPDATE runs SET state = 'preparing', attempt = $2, container_id = NULL, verdict = NULL, told = NULL, error = NULL,
                          stdout_offset = 0, stderr_offset = 0, cli_started_at = NULL,
                          started_at = coalesce(started_at, now())
          WHERE id = $1 RETURNING *",
@@ -157,7 +157,10 @@ pub struct Output {
     pub stderr: i64,
     /// Committed output of all attempts after this write.
     pub total: i64,
-    pub cost_usd: f64,
+    /// What the CLI says that it cost; `None` leaves the figure to the gateway.
+    pub cost_usd: Option<f64>,
+    /// What the CLI has said of itself so far.
+    pub told: Option<Value>,
 }
 
 /// Safe to repeat: a write that was committed already (its answer was lost) is seen by the offsets.
@@ -168,7 +171,8 @@ pub async fn append_output(pool: &PgPool, lease: Lease, output: &Output) -> Resu
     let mut transaction = pool.begin().await?;
     events::append(&mut transaction, lease.task, Some(lease.run), &output.events).await?;
     let done = sqlx::query(
-        "UPDATE runs SET stdout_offset = $3, stderr_offset = $4, output_bytes = $5, cost_usd = $6
+        "UPDATE runs SET stdout_offset = $3, stderr_offset = $4, output_bytes = $5, cost_usd = coalesce($6, cost_usd),
+                         told = $9
          WHERE id = $1 AND lease_id = $2 AND state = 'running' AND stdout_offset = $7 AND stderr_offset = $8",
     )
     .bind(lease.run)
@@ -179,6 +183,7 @@ pub async fn append_output(pool: &PgPool, lease: Lease, output: &Output) -> Resu
     .bind(output.cost_usd)
     .bind(output.before.0)
     .bind(output.before.1)
+    .bind(&output.told)
     .execute(&mut *transaction)
     .await?;
     if done.rows_affected() == 1 {
@@ -256,6 +261,8 @@ pub struct Ending {
     pub state: RunState,
     pub error: Option<String>,
     pub exit_code: Option<i32>,
+    /// What the state rests on, in words.
+    pub decided_by: String,
 }
 
 /// The branch that an attempt left.
@@ -302,7 +309,7 @@ pub async fn finish(
     let connection = &mut *write.transaction;
     let finished: RunRow = sqlx::query_as(
         "UPDATE runs SET state = $2, error = $3, exit_code = $4, branch = $5, commit_hash = $6, files_changed = $7,
-                         insertions = $8, deletions = $9, finished_at = now(), lease_id = NULL, lease_expires_at = NULL
+                         insertions = $8, deletions = $9, decided_by = $10, finished_at = now(), lease_id = NULL, lease_expires_at = NULL
          WHERE id = $1 RETURNING *",
     )
     .bind(lease.run)
@@ -314,6 +321,7 @@ pub async fn finish(
     .bind(harvested.map_or(0, |h| h.files_changed))
     .bind(harvested.map_or(0, |h| h.insertions))
     .bind(harvested.map_or(0, |h| h.deletions))
+    .bind(&ending.decided_by)
     .fetch_one(&mut *connection)
     .await?;
     if let Some(harvested) = harvested {
@@ -323,6 +331,7 @@ pub async fn finish(
     let paths = harvested.map(|h| h.paths.clone()).unwrap_or_default();
     append_result(connection, &finished, paths, warnings).await?;
     let details = json!({ "attempt": run.attempt, "error": ending.error, "exit_code": ending.exit_code,
+                          "decided_by": ending.decided_by,
                           "branch": finished.branch, "commit": finished.commit_hash,
                           "files": finished.files_changed, "warnings": warnings.len() });
     audit::append(connection, &audit_state(lease, ending.state, details)).await?;

@@ -6,10 +6,14 @@
 
 pub mod attempts;
 pub mod audit;
+pub mod budgets;
 pub mod error;
 pub mod events;
+pub mod grants;
 pub mod images;
 pub mod keys;
+pub mod model_calls;
+pub mod model_use;
 pub mod notify;
 pub mod private;
 pub mod queue;
@@ -18,6 +22,7 @@ pub mod results;
 mod run_events;
 pub mod runners;
 pub mod runs;
+pub mod task_view;
 pub mod tasks;
 
 use std::time::Duration;
@@ -37,6 +42,7 @@ pub enum Zone {
     Owner,
     Api,
     Runner,
+    Gateway,
 }
 
 impl Zone {
@@ -45,6 +51,7 @@ impl Zone {
             Self::Owner => None,
             Self::Api => Some("SET ROLE kage_api"),
             Self::Runner => Some("SET ROLE kage_runner"),
+            Self::Gateway => Some("SET ROLE kage_gateway"),
         }
     }
 }

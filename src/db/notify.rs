@@ -9,8 +9,11 @@ use crate::db::error::DbError;
 pub const QUEUE: &str = "kage_queue";
 /// New events; the payload is the task's id.
 pub const EVENTS: &str = "kage_events";
-/// A client asked to cancel; the payload is the task's id.
+/// A client asked to cancel, or the gateway ends a run; the payload is the task's id.
 pub const CANCEL: &str = "kage_cancel";
+
+/// A model grant is wanted, answered or to be closed; the payload is the run's id.
+pub const GRANTS: &str = "kage_grants";
 
 /// Sent after the commit, not inside it: within a write it costs a factor of 2.4 to 4.8.
 /// Should it get lost, the listeners' slow poll finds the rows all the same.

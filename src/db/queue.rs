@@ -90,18 +90,29 @@ pub async fn claim_abandoned(
     Ok(claimed)
 }
 
+/// What is wanted of a run whose lease was prolonged.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct Renewed {
+    pub id: Uuid,
+    /// Its task is to be cancelled.
+    pub cancel: bool,
+    /// Why the gateway serves this attempt no longer.
+    pub stop_reason: Option<String>,
+}
+
 /// Prolongs leases. A run that is missing from the answer is no longer ours.
-/// The flag says whether its task is to be cancelled.
 ///
 /// # Errors
 /// [`DbError`].
-pub async fn renew(pool: &PgPool, leases: &[Lease], ttl_secs: i32) -> Result<Vec<(Uuid, bool)>, DbError> {
+pub async fn renew(pool: &PgPool, leases: &[Lease], ttl_secs: i32) -> Result<Vec<Renewed>, DbError> {
     let (runs, ids): (Vec<Uuid>, Vec<Uuid>) = leases.iter().map(|lease| (lease.run, lease.id)).unzip();
     Ok(sqlx::query_as(
         "UPDATE runs r SET lease_expires_at = now() + make_interval(secs => $3)
-         FROM unnest($1::uuid[], $2::uuid[]) AS held (run, lease), tasks t
+         FROM unnest($1::uuid[], $2::uuid[]) AS held (run, lease)
+              LEFT JOIN model_grants g ON g.run_id = held.run, tasks t
          WHERE r.id = held.run AND r.lease_id = held.lease AND r.finished_at IS NULL AND t.id = r.task_id
-         RETURNING r.id, t.cancel_requested_at IS NOT NULL",
+         RETURNING r.id, t.cancel_requested_at IS NOT NULL AS cancel,
+                   CASE WHEN g.attempt = r.attempt THEN g.stop_reason END AS stop_reason",
     )
     .bind(runs)
     .bind(ids)

@@ -5,6 +5,7 @@ use sqlx::PgConnection;
 
 use crate::db::error::DbError;
 use crate::db::events::{self, NewEvent};
+use crate::db::model_use;
 use crate::db::runs::RunRow;
 use crate::domain::event::EventKind;
 use crate::domain::run::RunState;
@@ -37,6 +38,7 @@ fn progress(run: &RunRow, state: RunState, message: String) -> wire::event::Prog
         status: state.progress_status(),
         message,
         timestamp: Utc::now(),
+        activity: None,
         files_modified: None,
         cost: None,
         duration: None,
@@ -68,9 +70,10 @@ pub(super) async fn append_result(
         duration: Some(run.duration()),
         ..progress(run, state, message)
     };
+    let usage = model_use::of_runs(&mut *connection, &[run.id]).await?.remove(&run.id);
     let result = wire::event::RunResult {
         task_id: run.task_id,
-        run: run.to_wire(),
+        run: run.to_wire(usage),
         files_modified: paths,
         warnings: warnings.to_vec(),
     };

@@ -32,6 +32,9 @@ pub struct RunRow {
     pub container_id: Option<String>,
     pub base_commit: Option<String>,
     pub verdict: Option<Value>,
+    pub model: Option<String>,
+    pub told: Option<Value>,
+    pub decided_by: Option<String>,
     pub stdout_offset: i64,
     pub stderr_offset: i64,
     pub output_bytes: i64,
@@ -70,7 +73,8 @@ impl RunRow {
         (end - start).as_seconds_f64().max(0.0)
     }
 
-    pub fn to_wire(&self) -> wire::run::Run {
+    /// `usage`: of [`crate::db::model_use`].
+    pub fn to_wire(&self, usage: Option<wire::run::ModelUse>) -> wire::run::Run {
         wire::run::Run {
             id: self.id,
             name: self.name.clone(),
@@ -90,6 +94,8 @@ impl RunRow {
             deletions: self.deletions.unsigned_abs(),
             output_bytes: self.output_bytes.unsigned_abs(),
             cost: self.cost_usd,
+            usage,
+            decided_by: self.decided_by.clone(),
         }
     }
 }
@@ -129,4 +135,11 @@ pub async fn ended_of(pool: &PgPool, candidates: &[Uuid]) -> Result<Vec<Uuid>, D
         .bind(candidates)
         .fetch_all(pool)
         .await?)
+}
+
+/// The predecessor's rule: among the successful, the cheapest; then the quickest.
+pub(super) fn best(runs: &[RunRow]) -> Option<&RunRow> {
+    runs.iter()
+        .filter(|run| run.state() == RunState::Succeeded)
+        .min_by(|a, b| a.cost_usd.total_cmp(&b.cost_usd).then(a.duration().total_cmp(&b.duration())))
 }

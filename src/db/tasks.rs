@@ -10,11 +10,11 @@ use uuid::Uuid;
 use crate::db::error::DbError;
 use crate::db::events::{self, NewEvent};
 use crate::db::runs::{self, RunRow};
-use crate::db::{audit, results, run_events};
+use crate::db::{audit, run_events};
 use crate::domain::audit::{Actor, Entry, Outcome};
 use crate::domain::event::EventKind;
-use crate::domain::run::{ResultStatus, RunState};
-use crate::domain::task::{MergeStrategy, TaskStatus};
+use crate::domain::run::RunState;
+use crate::domain::task::TaskStatus;
 use crate::wire;
 
 #[derive(Debug, Clone, sqlx::FromRow)]
@@ -49,6 +49,7 @@ impl TaskRow {
 
 /// A run to be submitted with its task.
 pub struct NewRun<'a> {
+    pub id: Uuid,
     pub name: String,
     pub assignment: &'a wire::task::Assignment,
     pub image_digest: String,
@@ -90,12 +91,11 @@ pub async fn insert(connection: &mut PgConnection, task: &NewTask<'_>) -> Result
     .execute(&mut *connection)
     .await?;
     for (position, run) in (0i32..).zip(&task.runs) {
-        let id = Uuid::now_v7();
-        let assignment = run.assignment;
+        let (id, assignment) = (run.id, run.assignment);
         sqlx::query(
             "INSERT INTO runs (id, task_id, name, position, cli_name, image_digest, manifest, context, timeout_secs,
-                               idle_secs, allow_no_changes, base_commit)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+                               idle_secs, allow_no_changes, base_commit, model)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
         )
         .bind(id)
         .bind(task.id)
@@ -109,6 +109,7 @@ pub async fn insert(connection: &mut PgConnection, task: &NewTask<'_>) -> Result
         .bind(assignment.idle_timeout.and_then(|secs| i32::try_from(secs).ok()))
         .bind(assignment.allow_no_changes)
         .bind(task.base_commit)
+        .bind(&assignment.model)
         .execute(&mut *connection)
         .await?;
         let state = wire::event::State {
@@ -162,85 +163,6 @@ pub async fn page(
         .fetch_one(pool)
         .await?;
     Ok((rows, total))
-}
-
-/// Tasks with their runs and results, as clients see them.
-///
-/// # Errors
-/// [`DbError::Inconsistent`] names the row.
-pub async fn to_wire(pool: &PgPool, rows: Vec<TaskRow>) -> Result<Vec<wire::task::Task>, DbError> {
-    let ids: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
-    let mut runs: BTreeMap<Uuid, Vec<RunRow>> = BTreeMap::new();
-    for run in runs::of_tasks(pool, &ids).await? {
-        runs.entry(run.task_id).or_default().push(run);
-    }
-    let paths: BTreeMap<Uuid, Vec<String>> = results::paths_of_tasks(pool, &ids).await?.into_iter().collect();
-    rows.into_iter()
-        .map(|row| task_to_wire(&row, &runs.remove(&row.id).unwrap_or_default(), &paths))
-        .collect()
-}
-
-fn task_to_wire(
-    row: &TaskRow,
-    runs: &[RunRow],
-    paths: &BTreeMap<Uuid, Vec<String>>,
-) -> Result<wire::task::Task, DbError> {
-    let broken = |column, problem: String| DbError::inconsistent("tasks", column, row.id, problem);
-    let assignments = serde_json::from_value(row.assignments.clone())
-        .map_err(|problem| broken("assignments", problem.to_string()))?;
-    let merge_strategy: MergeStrategy = serde_json::from_value(json!(row.merge_strategy))
-        .map_err(|problem| broken("merge_strategy", problem.to_string()))?;
-    let results: Option<Vec<_>> = row.completed_at.map(|_| {
-        runs.iter()
-            .filter_map(|run| cli_result(run, paths.get(&run.id).cloned().unwrap_or_default()))
-            .collect()
-    });
-    let successes = |results: &[wire::task::CliResult]| {
-        results.iter().filter(|result| result.status == ResultStatus::Success).count() as u32
-    };
-    Ok(wire::task::Task {
-        id: row.id,
-        description: row.description.clone(),
-        status: row.status()?,
-        repository: row.repository.clone(),
-        base_revision: row.base_revision.clone(),
-        cli_assignments: assignments,
-        max_retries: row.max_retries.unsigned_abs(),
-        retry_delay: row.retry_delay.unsigned_abs(),
-        merge_strategy,
-        created_by: row.created_by.clone(),
-        created_at: row.created_at,
-        updated_at: row.updated_at,
-        started_at: row.started_at,
-        completed_at: row.completed_at,
-        error: row.error.clone(),
-        runs: runs.iter().map(RunRow::to_wire).collect(),
-        success_count: results.as_deref().map(successes),
-        failure_count: results.as_deref().map(|all| all.len() as u32 - successes(all)),
-        total_cost: results.as_ref().map(|all| all.iter().map(|result| result.cost).sum()),
-        total_duration: results.as_ref().map(|all| all.iter().map(|result| result.duration).sum()),
-        best_cli: row.completed_at.and_then(|_| best(runs).map(|run| run.name.clone())),
-        cli_results: results,
-    })
-}
-
-fn cli_result(run: &RunRow, files_modified: Vec<String>) -> Option<wire::task::CliResult> {
-    Some(wire::task::CliResult {
-        cli_name: run.name.clone(),
-        status: run.state().result_status()?,
-        files_modified,
-        cost: run.cost_usd,
-        duration: run.duration(),
-        retries: (run.attempt - 1).max(0).unsigned_abs(),
-        error: run.error.clone(),
-    })
-}
-
-/// The predecessor's rule: among the successful, the cheapest; then the quickest.
-fn best(runs: &[RunRow]) -> Option<&RunRow> {
-    runs.iter()
-        .filter(|run| run.state() == RunState::Succeeded)
-        .min_by(|a, b| a.cost_usd.total_cmp(&b.cost_usd).then(a.duration().total_cmp(&b.duration())))
 }
 
 /// # Errors
@@ -365,7 +287,7 @@ pub async fn settle(connection: &mut PgConnection, task: Uuid, actor: &Actor) ->
         status,
         success_count: successes,
         failure_count: states.len() as u32 - successes,
-        best_cli: best(&runs).map(|run| run.name.clone()),
+        best_cli: runs::best(&runs).map(|run| run.name.clone()),
         timestamp: Utc::now(),
     };
     events::append(connection, task, None, &[NewEvent::other(EventKind::TaskComplete, &complete)]).await?;

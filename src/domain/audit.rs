@@ -11,6 +11,8 @@ pub enum Actor {
     Anonymous,
     /// A runner, by its id.
     Runner(String),
+    /// The model gateway.
+    Gateway,
     /// A person or program on the host, through the `kage` command.
     Host,
 }
@@ -21,6 +23,7 @@ impl Actor {
             Self::Key(_) => "key",
             Self::Anonymous => "anonymous",
             Self::Runner(_) => "runner",
+            Self::Gateway => "gateway",
             Self::Host => "host",
         }
     }
@@ -28,7 +31,7 @@ impl Actor {
     pub fn id(&self) -> Option<&str> {
         match self {
             Self::Key(id) | Self::Runner(id) => Some(id),
-            Self::Anonymous | Self::Host => None,
+            Self::Anonymous | Self::Gateway | Self::Host => None,
         }
     }
 }

@@ -28,6 +28,8 @@ pub enum RunState {
     OutOfMemory,
     /// Wrote more output than its limit.
     OutputLimit,
+    /// Its model budget was spent; what it had done by then is kept.
+    BudgetExhausted,
     /// A client asked to end it.
     Cancelled,
     /// The sandbox could not be made, or broke.
@@ -37,7 +39,7 @@ pub enum RunState {
 }
 
 impl RunState {
-    pub const ENDED: [Self; 10] = [
+    pub const ENDED: [Self; 11] = [
         Self::Succeeded,
         Self::Failed,
         Self::NoChanges,
@@ -45,6 +47,7 @@ impl RunState {
         Self::IdleTimeout,
         Self::OutOfMemory,
         Self::OutputLimit,
+        Self::BudgetExhausted,
         Self::Cancelled,
         Self::SandboxError,
         Self::Lost,
@@ -63,6 +66,7 @@ impl RunState {
             Self::IdleTimeout => "idle_timeout",
             Self::OutOfMemory => "out_of_memory",
             Self::OutputLimit => "output_limit",
+            Self::BudgetExhausted => "budget_exhausted",
             Self::Cancelled => "cancelled",
             Self::SandboxError => "sandbox_error",
             Self::Lost => "lost",
@@ -80,7 +84,7 @@ impl RunState {
             Self::Succeeded => ResultStatus::Success,
             Self::TimedOut | Self::IdleTimeout => ResultStatus::Timeout,
             Self::Cancelled => ResultStatus::Cancelled,
-            Self::OutOfMemory | Self::OutputLimit => ResultStatus::Blocked,
+            Self::OutOfMemory | Self::OutputLimit | Self::BudgetExhausted => ResultStatus::Blocked,
             Self::Failed | Self::NoChanges | Self::SandboxError | Self::Lost => ResultStatus::Failure,
         })
     }
@@ -91,7 +95,7 @@ impl RunState {
             Self::Queued => ProgressStatus::Waiting,
             Self::Preparing | Self::Running | Self::Harvesting => ProgressStatus::Working,
             Self::Succeeded => ProgressStatus::Done,
-            Self::OutOfMemory | Self::OutputLimit => ProgressStatus::Blocked,
+            Self::OutOfMemory | Self::OutputLimit | Self::BudgetExhausted => ProgressStatus::Blocked,
             _ => ProgressStatus::Failed,
         }
     }

@@ -30,4 +30,7 @@ pub enum LaunchError {
     PromptTooLong { length: usize, most: usize },
     #[error("this CLI takes its prompt as an argument, which cannot contain a NUL byte")]
     PromptWithNul,
+    /// A manifest that was never checked.
+    #[error("the manifest is broken: {0}")]
+    Template(String),
 }

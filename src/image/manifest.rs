@@ -5,10 +5,12 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::domain::model::Dialect;
+use crate::domain::model_name::ModelName;
 use crate::domain::name::Name;
-use crate::image::error::{ImageError, LaunchError};
+use crate::image::error::ImageError;
 use crate::image::mapping::Mapping;
-use crate::sandbox::profile::HOME;
+use crate::image::template::Values;
 use crate::sandbox::spec::check_writable;
 
 /// The manifest's file name in an image's folder.
@@ -17,10 +19,9 @@ pub const FILE_NAME: &str = "cli.toml";
 /// Most bytes of a manifest.
 const MAX_BYTES: u64 = 256 * 1024;
 
-/// The kernel takes no longer argument (`MAX_ARG_STRLEN`, 32 pages), the closing NUL included.
-const MAX_ARGUMENT: usize = 128 * 1024 - 1;
-
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Seconds that a CLI may take to exit after its final event, where the manifest does not say.
+const AFTER_FINAL_SECS: u32 = 10;
+const MAX_AFTER_FINAL_SECS: u32 = 600;
 
 /// How one CLI is driven.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,8 +42,21 @@ pub struct Manifest {
     /// jq filter from one line of output to events ([`Mapping`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub events: Option<String>,
+    /// Whether a clean exit counts without a final event.
+    #[serde(default)]
+    pub judge: Judge,
+    /// Seconds between a `final` event and the end of a CLI that does not exit by itself.
+    #[serde(default = "after_final_secs")]
+    pub after_final_secs: u32,
+    /// The model API that it asks. Without it the run has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<ModelAccess>,
     #[serde(default)]
     pub environment: BTreeMap<String, String>,
+}
+
+const fn after_final_secs() -> u32 {
+    AFTER_FINAL_SECS
 }
 
 /// How the prompt reaches the CLI.
@@ -53,22 +67,29 @@ pub enum PromptWay {
     Stdin,
     /// As the last argument.
     Argument,
+    /// In a file that `{{prompt_file}}` in `command` names.
+    File,
 }
 
-/// What the shim is to run for one prompt.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Launch {
-    pub argv: Vec<String>,
-    /// The CLI's whole environment.
-    pub env: BTreeMap<String, String>,
-    pub stdin: String,
+/// What a CLI's exit status is worth.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Judge {
+    /// Status 0 is a success, unless the CLI or the gateway says otherwise.
+    #[default]
+    Exit,
+    /// Only a `final` event that says `ok` is.
+    Final,
 }
 
-/// Holds a prompt: never printed.
-impl std::fmt::Debug for Launch {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Launch").field("program", &self.argv.first()).finish_non_exhaustive()
-    }
+/// Which model API a CLI asks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelAccess {
+    /// The protocol that the CLI speaks.
+    pub dialect: Dialect,
+    /// The model that is asked for where neither the task nor the operator names one.
+    pub default: ModelName,
 }
 
 impl Manifest {
@@ -145,45 +166,36 @@ impl Manifest {
             Mapping::compile(filter)
                 .map_err(|error| Problem { field: "events", message: error.to_string() })?;
         }
+        if self.judge == Judge::Final && self.events.is_none() {
+            return problem("judge", "\"final\" needs an `events` filter that tells of the final event");
+        }
+        if !(1..=MAX_AFTER_FINAL_SECS).contains(&self.after_final_secs) {
+            let message = format!("1 to {MAX_AFTER_FINAL_SECS} seconds");
+            return Err(Problem { field: "after_final_secs", message });
+        }
+        self.check_placeholders()
+    }
+
+    fn check_placeholders(&self) -> Result<(), Problem> {
+        let values = self.values(None);
+        for part in &self.command {
+            values.fill(part).map_err(|message| Problem { field: "command", message })?;
+        }
+        for value in self.environment.values() {
+            values.fill(value).map_err(|message| Problem { field: "environment", message })?;
+        }
+        if self.prompt == PromptWay::File && !self.command.iter().any(|part| part.contains("{{prompt_file}}"))
+        {
+            let message = "prompt = \"file\" needs {{prompt_file}} in the command".to_owned();
+            return Err(Problem { field: "command", message });
+        }
         Ok(())
     }
 
-    /// What to run for a prompt. Nothing of it goes through a shell.
-    ///
-    /// A prompt as an argument could be read as an option: unless the command ends in `--`, one that begins with
-    /// `-` gets a space in front.
-    ///
-    /// # Errors
-    /// [`LaunchError`], for a prompt that no argument can carry.
-    pub fn launch(&self, prompt: &str) -> Result<Launch, LaunchError> {
-        let prompt = format!("{}{prompt}", self.prompt_prefix.as_deref().unwrap_or_default());
-        let mut argv = self.command.clone();
-        let mut stdin = String::new();
-        match self.prompt {
-            PromptWay::Stdin => stdin = prompt,
-            PromptWay::Argument => {
-                let ended = argv.last().is_some_and(|last| last == "--");
-                let argument = if prompt.starts_with('-') && !ended { format!(" {prompt}") } else { prompt };
-                if argument.len() > MAX_ARGUMENT {
-                    return Err(LaunchError::PromptTooLong { length: argument.len(), most: MAX_ARGUMENT });
-                }
-                if argument.contains('\0') {
-                    return Err(LaunchError::PromptWithNul);
-                }
-                argv.push(argument);
-            }
-        }
-        let defaults = [
-            ("PATH", DEFAULT_PATH),
-            ("HOME", HOME),
-            ("TMPDIR", "/tmp"),
-            ("LANG", "C.UTF-8"),
-            ("USER", "agent"),
-        ];
-        let mut env: BTreeMap<String, String> =
-            defaults.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-        env.extend(self.environment.clone());
-        Ok(Launch { argv, env, stdin })
+    /// What fills the placeholders of a run that asks for `model`, or for the manifest's own.
+    pub fn values<'a>(&'a self, model: Option<&'a ModelName>) -> Values<'a> {
+        let model = self.model.as_ref().map(|access| model.unwrap_or(&access.default));
+        Values { model, prompt_file: self.prompt == PromptWay::File }
     }
 
     /// The filter from output to events, if there is one. It has been compiled before, in the check.
@@ -232,7 +244,7 @@ LANG = "de_DE.UTF-8"
     fn reads_a_manifest_and_launches_without_a_shell() {
         let manifest = parse(GOOD).expect("good");
         let prompt = "echo \"$(id)\"; 'x' \\0 `y`\nrm -rf /\n";
-        let launch = manifest.launch(prompt).expect("stdin takes all");
+        let launch = manifest.launch(prompt, None).expect("stdin takes all");
         assert_eq!(launch.argv, ["/bin/bash", "-s"]);
         assert_eq!(launch.stdin, prompt);
         assert_eq!(launch.env["LANG"], "de_DE.UTF-8");
@@ -242,19 +254,20 @@ LANG = "de_DE.UTF-8"
     }
 
     #[test]
-    fn a_prompt_as_an_argument_is_never_an_option() {
-        let mut manifest = parse(&GOOD.replace("\"stdin\"", "\"argument\"")).expect("good");
-        let argument =
-            |manifest: &Manifest, prompt: &str| manifest.launch(prompt).map(|launch| launch.argv[2].clone());
-        assert_eq!(argument(&manifest, "a b"), Ok("a b".to_owned()));
-        assert_eq!(argument(&manifest, "--yolo"), Ok(" --yolo".to_owned()));
-        assert_eq!(argument(&manifest, "a\0b"), Err(LaunchError::PromptWithNul));
-        assert_eq!(argument(&manifest, &"a".repeat(MAX_ARGUMENT)), Ok("a".repeat(MAX_ARGUMENT)));
-        assert!(argument(&manifest, &"a".repeat(MAX_ARGUMENT + 1)).is_err());
-        manifest.command[1] = "--".to_owned();
-        assert_eq!(argument(&manifest, "--yolo"), Ok("--yolo".to_owned()));
-        manifest.prompt_prefix = Some("You are careful.\n".to_owned());
-        assert_eq!(argument(&manifest, "-x"), Ok("You are careful.\n-x".to_owned()));
+    fn reads_what_a_cli_with_a_model_needs() {
+        let text = GOOD.replace(
+            "[environment]",
+            "[model]\ndialect = \"anthropic\"\ndefault = \"claude-sonnet-4-5\"\n[environment]",
+        );
+        let text = text.replacen("writable", "judge = \"final\"\nafter_final_secs = 3\nwritable", 1);
+        let manifest = parse(&text).expect("good");
+        let model = manifest.model.as_ref().expect("named");
+        assert_eq!((model.dialect, model.default.as_str()), (Dialect::Anthropic, "claude-sonnet-4-5"));
+        assert_eq!((manifest.judge, manifest.after_final_secs), (Judge::Final, 3));
+        let stored = serde_json::to_value(&manifest).expect("JSON");
+        assert_eq!(serde_json::from_value::<Manifest>(stored).expect("the same"), manifest);
+        let plain = parse(GOOD).expect("good");
+        assert_eq!((plain.judge, plain.after_final_secs), (Judge::Exit, 10));
     }
 
     #[test]
@@ -270,6 +283,21 @@ LANG = "de_DE.UTF-8"
             ("LANG", "\"LA NG\"", "line 11", "environment"),
             ("\"shell\"", "\"Shell\"", "line 2", "name"),
             ("name = \"shell\"", "", "", "name"),
+            ("prompt = \"stdin\"", "prompt = \"file\"", "line 4", "prompt_file"),
+            ("writable", "after_final_secs = 0\nwritable", "line 6", "after_final_secs"),
+            ("writable", "judge = \"maybe\"\nwritable", "line 6", "maybe"),
+            (
+                "[environment]",
+                "[model]\ndialect = \"grpc\"\ndefault = \"m\"\n[environment]",
+                "line 12",
+                "grpc",
+            ),
+            (
+                "[environment]",
+                "[model]\ndialect = \"chat\"\ndefault = \"-m\"\n[environment]",
+                "line 13",
+                "model",
+            ),
         ] {
             let error = parse(&GOOD.replacen(from, to, 1)).expect_err(to);
             assert!(error.starts_with("images/shell/cli.toml: "), "{error}");

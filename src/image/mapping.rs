@@ -1,12 +1,8 @@
 //! From a CLI's output lines to events, by the manifest's jq filter.
 //!
 //! The filter's input is the line as a string (`.`), without its newline; one that speaks JSON begins with
-//! `fromjson?`. Its outputs are objects:
-//!
-//! ```text
-//! {"kind": "progress" | "warning" | "error", "message": "…"}
-//! {"kind": "usage", "input_tokens": 1, "output_tokens": 2, "cost_usd": 0.03}
-//! ```
+//! `fromjson?`. Its outputs are objects
+//! ([`MappedEvent`]) with a `kind`.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -14,9 +10,9 @@ use std::sync::Arc;
 use jaq_core::load::{Arena, Error as LoadError, Errors, File, Loader, import};
 use jaq_core::{Compiler, Ctx, Filter, Vars, unwrap_valr};
 use jaq_json::Val;
-use jaq_std::ValT as _;
 
 use crate::image::builtins::{Data, definitions, functions};
+use crate::image::mapped::{MappedEvent, event};
 
 /// Longer lines are not looked at, in bytes.
 pub const MAX_LINE: usize = 1024 * 1024;
@@ -24,30 +20,10 @@ pub const MAX_LINE: usize = 1024 * 1024;
 /// Most outputs of one line; the others are ignored.
 pub const MAX_OUTPUTS: usize = 16;
 
-/// Longer messages are cut, in bytes.
-pub const MAX_MESSAGE: usize = 64 * 1024;
-
 /// A compiled filter.
 #[derive(Clone)]
 pub struct Mapping {
     filter: Arc<Filter<Data>>,
-}
-
-/// What one output of a filter says.
-#[derive(Debug, Clone, PartialEq)]
-pub enum MappedEvent {
-    Progress(String),
-    Warning(String),
-    Error(String),
-    Usage(Usage),
-}
-
-/// What a CLI says that it has used. Only a claim: the gateway counts for itself.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Usage {
-    pub input_tokens: Option<u64>,
-    pub output_tokens: Option<u64>,
-    pub cost_usd: Option<f64>,
 }
 
 /// What a line came to.
@@ -121,41 +97,6 @@ impl Mapping {
     }
 }
 
-fn event(output: &Val) -> Option<MappedEvent> {
-    let Val::Obj(fields) = output else { return None };
-    let field = |name: &str| fields.get(&Val::from(name.to_owned()));
-    let kind = field("kind")?.as_utf8_bytes()?;
-    let message = || field("message")?.as_utf8_bytes().map(message);
-    match kind {
-        b"progress" => message().map(MappedEvent::Progress),
-        b"warning" => message().map(MappedEvent::Warning),
-        b"error" => message().map(MappedEvent::Error),
-        b"usage" => {
-            let tokens = |name| field(name).and_then(Val::as_isize).and_then(|n| u64::try_from(n).ok());
-            let cost =
-                field("cost_usd").and_then(Val::as_f64).filter(|cost| cost.is_finite() && *cost >= 0.0);
-            let usage = Usage {
-                input_tokens: tokens("input_tokens"),
-                output_tokens: tokens("output_tokens"),
-                cost_usd: cost,
-            };
-            (usage != Usage::default()).then_some(MappedEvent::Usage(usage))
-        }
-        _ => None,
-    }
-}
-
-/// Text that can be stored: UTF-8, without NUL (a database's text has none), cut at a character.
-fn message(bytes: &[u8]) -> String {
-    let mut text = String::from_utf8_lossy(bytes).replace('\0', "\u{fffd}");
-    if text.len() > MAX_MESSAGE {
-        let end = (0..=MAX_MESSAGE).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
-        text.truncate(end);
-        text.push('…');
-    }
-    text
-}
-
 fn unreadable(filter: &str, errors: Errors<&str, ()>) -> InvalidFilter {
     match errors.into_iter().next().map(|(_, error)| error) {
         Some(LoadError::Lex(errors)) => {
@@ -206,6 +147,7 @@ fn place(filter: &str, part: &str) -> (usize, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::mapped::{MAX_MESSAGE, Usage};
 
     const CLI: &str = r#"
         fromjson? |

@@ -19,9 +19,12 @@ use crate::git::diff::{self, FileStatus};
 use crate::git::error::HarvestError;
 use crate::git::harvest::{Harvest, HarvestLimits, Warning, harvest};
 use crate::git::mirror::Mirror;
+use crate::image::manifest::Manifest;
 use crate::runner::drive::{Drive, Ended};
 use crate::runner::environment::Environment;
 use crate::runner::failure::RunFailure;
+use crate::runner::grant::{self, Record};
+use crate::runner::judge::{self, Evidence, Work};
 use crate::runner::prepare;
 use crate::runner::retry;
 use crate::runner::verdict::Verdict;
@@ -55,11 +58,18 @@ impl Drive<'_> {
             sandbox.leave();
         }
         self.remove_all(run).await?;
-        if !self.orders.cancel.is_cancelled() {
-            let (retries, delay) = (task.max_retries.unsigned_abs(), task.retry_delay.unsigned_abs());
-            if let Some(delay) = retry::next_attempt(&verdict, run.attempt.unsigned_abs(), retries, delay) {
-                return self.again(run, &verdict, delay).await;
-            }
+        let manifest: Option<Manifest> = serde_json::from_value(run.manifest.clone()).ok();
+        let record = self.record(run, manifest.as_ref()).await?;
+        let told = verdict.told.clone();
+        let evidence = Evidence {
+            judge: manifest.as_ref().map(|manifest| manifest.judge).unwrap_or_default(),
+            told: &told,
+            stopped: record.as_ref().and_then(|record| record.stopped.as_deref()),
+            calls: record.as_ref().map(|record| record.calls.as_slice()),
+        };
+        verdict = judge::before_harvest(verdict, evidence);
+        if let Some(delay) = self.retry_after(run, task, &verdict) {
+            return self.again(run, &verdict, delay).await;
         }
         let taken = match self.harvest(run, task).await {
             Ok(taken) => taken,
@@ -76,15 +86,40 @@ impl Drive<'_> {
         for warning in &taken.warnings {
             self.notice(run, EventKind::Warning, warning).await?;
         }
-        if verdict.state == RunState::Succeeded && taken.branch.is_none() && !run.allow_no_changes {
-            verdict.state = RunState::NoChanges;
-            verdict.error = Some("the CLI ended with status 0 but changed nothing".to_owned());
+        let work = Work { changed: taken.branch.is_some(), may_change_nothing: run.allow_no_changes };
+        verdict = judge::after_harvest(verdict, evidence, work);
+        if !work.changed
+            && let Some(delay) = self.retry_after(run, task, &verdict)
+        {
+            return self.again(run, &verdict, delay).await;
         }
         let (pool, ending) = (&self.environment.pool, verdict.ending());
         let (branch, warnings) = (taken.branch.as_ref(), &taken.warnings);
         self.commit(|| db::attempts::finish(pool, self.lease, run, &ending, branch, warnings)).await?;
         prepare::discard(self.environment, run.id).await;
         Ok(())
+    }
+
+    /// The gateway's record of an attempt that asked a model; its grant is closed then.
+    async fn record(&self, run: &RunRow, manifest: Option<&Manifest>) -> Result<Option<Record>, RunFailure> {
+        if manifest.is_none_or(|manifest| manifest.model.is_none()) {
+            return Ok(None);
+        }
+        let record = grant::close(*self, run).await?;
+        if record.unsettled {
+            let message = "the model gateway has not settled this run's calls; its cost may be incomplete";
+            self.notice(run, EventKind::Warning, message).await?;
+        }
+        Ok(Some(record))
+    }
+
+    /// The delay before another attempt, if there is to be one.
+    fn retry_after(&self, run: &RunRow, task: &TaskRow, verdict: &Verdict) -> Option<Duration> {
+        if self.orders.cancel.is_cancelled() {
+            return None;
+        }
+        let (retries, delay) = (task.max_retries.unsigned_abs(), task.retry_delay.unsigned_abs());
+        retry::next_attempt(verdict, run.attempt.unsigned_abs(), retries, delay)
     }
 
     async fn remove_all(&self, run: &RunRow) -> Result<(), RunFailure> {
@@ -133,6 +168,7 @@ fn not_collected(verdict: Verdict, failure: &RunFailure) -> Verdict {
                 RunState::SandboxError
             },
             error: Some(format!("its changes could not be collected: {failure}")),
+            decided_by: "the harvest".to_owned(),
             ..verdict
         },
         _ => verdict,

@@ -30,6 +30,8 @@ pub(super) struct Environment {
     /// On the host, where the engine finds it.
     pub shim: PathBuf,
     pub user: SandboxUser,
+    /// To whom a run's model folder is given; `None`: it stays ours.
+    pub gateway_uid: Option<u32>,
     pub leases: Leases,
     pub notifier: Notifier,
     /// One permit a run.
@@ -51,6 +53,10 @@ impl Environment {
         };
         let (own_uid, own_gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let (uid, gid) = if own_uid == 0 { (config.uid, config.uid) } else { (own_uid, own_gid) };
+        let gateway_uid = config.gateway_uid.filter(|uid| *uid != own_uid);
+        if let Some(uid) = gateway_uid.filter(|_| own_uid != 0) {
+            return Err(StartError::GatewayUser(uid));
+        }
         let engine = Engine::connect(&config.docker).await?;
         engine.ping().await?;
         Ok(Arc::new(Self {
@@ -58,6 +64,7 @@ impl Environment {
             shim: folders.install_shim(&shim)?,
             bases: Bases::open(&folders.bases())?,
             user: SandboxUser::new(uid, gid).ok_or(StartError::User(uid))?,
+            gateway_uid,
             slots: Arc::new(Semaphore::new(config.concurrency)),
             seccomp: SeccompProfile::built_in(),
             leases: Leases::default(),

@@ -25,6 +25,8 @@ pub enum StartError {
     Git(#[from] GitError),
     #[error("KAGE_RUNNER_UID: {0} cannot be a sandbox's user")]
     User(u32),
+    #[error("KAGE_RUNNER_GATEWAY_UID: only root can give a run's folder to another user ({0})")]
+    GatewayUser(u32),
 }
 
 /// Why a run could not be brought to its end in the ordinary way.
@@ -47,6 +49,16 @@ pub(super) enum RunFailure {
     /// The run left more than its limits allow.
     #[error("{0}")]
     Limit(String),
+    /// The gateway will not serve the run, and says why.
+    #[error("{0}")]
+    Model(String),
+    #[error(
+        "the model gateway did not open this run's socket within {0} s; is `kage gateway` running, and does it see KAGE_DATA_DIR/model?"
+    )]
+    NoGateway(u64),
+    /// A client asked to cancel while something was waited for.
+    #[error("cancelled before the CLI began")]
+    Cancelled,
     /// The task names a revision that is not there.
     #[error("{0}")]
     Revision(String),
@@ -66,7 +78,7 @@ impl RunFailure {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Sandbox(error) => error.is_transient(),
-            Self::Link(_) => true,
+            Self::Link(_) | Self::NoGateway(_) => true,
             _ => false,
         }
     }

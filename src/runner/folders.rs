@@ -4,6 +4,7 @@
 //! runner.lock   held for as long as the runner lives      runner-id   stays the same over restarts
 //! bin/          the shim, by content                      repos/      one bare mirror a repository
 //! bases/        shared checkouts, one a base revision     runs/<id>/  worktree, io (seen in the sandbox), session
+//! model/<id>/   where the gateway opens a run's socket; its own, and seen in the sandbox
 //! ```
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -34,9 +35,10 @@ impl Folders {
         };
         DirBuilder::new().recursive(true).mode(0o711).create(root).map_err(folder(root))?;
         let root = fs::canonicalize(root).map_err(folder(root))?;
-        for name in ["bin", "repos", "bases", "runs"] {
+        for (name, mode) in
+            [("bin", 0o755), ("repos", 0o700), ("bases", 0o700), ("runs", 0o700), ("model", 0o711)]
+        {
             let path = root.join(name);
-            let mode = if name == "bin" { 0o755 } else { 0o700 };
             DirBuilder::new().recursive(true).mode(mode).create(&path).map_err(folder(&path))?;
         }
         let path = root.join("runner.lock");
@@ -94,6 +96,15 @@ impl Folders {
 
     pub fn run(&self, run: Uuid) -> PathBuf {
         self.runs().join(run.simple().to_string())
+    }
+
+    pub fn models(&self) -> PathBuf {
+        self.root.join("model")
+    }
+
+    /// The name that the gateway knows it by, too.
+    pub fn model(&self, run: Uuid) -> PathBuf {
+        self.models().join(run.to_string())
     }
 
     /// The name comes from the database, whose other writers are not trusted with paths: it is checked again.

@@ -1,7 +1,7 @@
 //! The leases that this runner holds, renewed well before they expire.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use sqlx::postgres::PgListener;
@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::db;
 use crate::db::error::DbError;
-use crate::db::queue::Lease;
+use crate::db::queue::{Lease, Renewed};
 use crate::runner::environment::Environment;
 
 /// What a run's drive is told from outside.
@@ -20,6 +20,27 @@ pub(super) struct Orders {
     pub lost: CancellationToken,
     /// A client asked to cancel.
     pub cancel: CancellationToken,
+    pub stop: Stop,
+}
+
+/// The gateway serves an attempt no longer, and why.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Stop {
+    attempts: CancellationToken,
+    reason: Arc<OnceLock<String>>,
+}
+
+impl Stop {
+    fn give(&self, reason: &str) {
+        self.reason.get_or_init(|| reason.to_owned());
+        self.attempts.cancel();
+    }
+
+    /// Waits for the order; why it was given.
+    pub async fn given(&self) -> &str {
+        self.attempts.cancelled().await;
+        self.reason.get().map_or("", String::as_str)
+    }
 }
 
 #[derive(Default)]
@@ -68,16 +89,22 @@ impl Leases {
     }
 
     /// Takes in what a renewal said of the leases that were asked about.
-    fn take_in(&self, asked: &[Lease], answer: &[(Uuid, bool)]) {
+    fn take_in(&self, asked: &[Lease], answer: &[Renewed]) {
         let held = self.lock();
         for lease in asked {
             let Some((current, orders)) = held.get(&lease.run) else { continue };
             if current != lease {
                 continue;
             }
-            match answer.iter().find(|(run, _)| *run == lease.run) {
-                Some((_, false)) => {}
-                Some((_, true)) => orders.cancel.cancel(),
+            match answer.iter().find(|renewed| renewed.id == lease.run) {
+                Some(renewed) => {
+                    if renewed.cancel {
+                        orders.cancel.cancel();
+                    }
+                    if let Some(reason) = &renewed.stop_reason {
+                        orders.stop.give(reason);
+                    }
+                }
                 None => {
                     tracing::warn!(run = %lease.run, "runner.lease_lost");
                     orders.lost.cancel();

@@ -30,6 +30,12 @@ impl Lines {
         self.keep(bytes);
     }
 
+    /// What follows the last newline, when nothing more comes.
+    pub fn last(&mut self) -> Option<Vec<u8>> {
+        let partial = std::mem::take(&mut self.partial);
+        (!self.overlong && !partial.is_empty()).then_some(partial)
+    }
+
     fn keep(&mut self, bytes: &[u8]) {
         if self.overlong || self.partial.len() + bytes.len() > MAX_LINE {
             self.overlong = true;
@@ -58,6 +64,15 @@ mod tests {
         for cut in 0..text.len() {
             assert_eq!(lines_of(&[&text[..cut], &text[cut..]]), [&b"one"[..], b"", b"two"]);
         }
+    }
+
+    #[test]
+    fn the_last_line_may_have_no_newline() {
+        let mut lines = Lines::default();
+        lines.push(b"one\ntwo", |_| {});
+        assert_eq!((lines.last(), lines.last()), (Some(b"two".to_vec()), None));
+        lines.push(&vec![b'x'; MAX_LINE + 1], |_| {});
+        assert_eq!(lines.last(), None);
     }
 
     #[test]

@@ -6,6 +6,8 @@
 //! drive      ONE run, told top to bottom:
 //!   prepare    base, worktree, run folder, container                   pump      its output into events
 //!   conclude   container gone, harvest, branch, end (or another try)   retry     which ends are worth one
+//! grant         a run's way to a model, asked of the gateway
+//!   judge      what the run comes to
 //! repositories  fulfils wishes: fetch, remove                          sweep     what nobody owns any more
 //! ```
 
@@ -16,6 +18,8 @@ mod drive;
 mod environment;
 mod failure;
 mod folders;
+mod grant;
+mod judge;
 mod lease;
 mod lines;
 mod local_source;
@@ -27,6 +31,7 @@ mod pump;
 mod repositories;
 mod retry;
 mod sweep;
+mod told;
 mod verdict;
 
 use sqlx::PgPool;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use git2::Oid;
-use kage_shim::protocol::{Job, JobLimits};
+use kage_shim::protocol::{Bridge, Job, JobFile, JobLimits};
 use serde_json::Value;
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
@@ -19,17 +19,22 @@ use crate::db::repositories::RepositoryRow;
 use crate::db::runs::RunRow;
 use crate::db::tasks::TaskRow;
 use crate::domain::limits::Limits;
+use crate::domain::model_name::ModelName;
+use crate::domain::prompt;
 use crate::git::base::{CheckoutLimits, Settings};
 use crate::git::mirror::Mirror;
 use crate::git::worktree::{Layer, Mode, Worktree};
+use crate::image::launch::Launch;
 use crate::image::manifest::Manifest;
+use crate::image::template::{GATEWAY_PORT, PROMPT_FILE};
 use crate::runner::drive::Drive;
 use crate::runner::environment::Environment;
 use crate::runner::failure::RunFailure;
+use crate::runner::grant;
 use crate::runner::repositories;
 use crate::sandbox::container::Sandbox;
 use crate::sandbox::error::SandboxError;
-use crate::sandbox::profile::{self, WORKSPACE};
+use crate::sandbox::profile::{self, MODEL_SOCKET, WORKSPACE};
 use crate::sandbox::shim_link::new_session;
 use crate::sandbox::shim_listener::ShimListener;
 use crate::sandbox::spec::Spec;
@@ -93,12 +98,20 @@ pub(super) async fn prepare(drive: Drive<'_>, run: &RunRow, task: &TaskRow) -> R
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(RunFailure::io(&path)(error)),
         _ => {}
     }
+    if let Some(access) = &manifest.model {
+        // The gateway's work goes on beside ours.
+        grant::want(drive, run, access).await?;
+    }
     let repository = repository(environment, &task.repository).await?;
     let worktree = worktree(drive, run, task, repository).await?;
 
     let session = new_session();
     let listener = ShimListener::bind(&io_path(&folder), environment.user)?;
 
+    let model = match &manifest.model {
+        Some(_) => Some(grant::opened(drive, run).await?),
+        None => None,
+    };
     let spec = spec(environment, run, &manifest, &worktree)?;
     let sandbox = create(drive, run, &spec).await?;
     let facts = Facts {
@@ -108,7 +121,9 @@ pub(super) async fn prepare(drive: Drive<'_>, run: &RunRow, task: &TaskRow) -> R
     };
     let warning =
         worktree.fallback().map(|why| format!("the worktree is a plain copy, not an overlay: {why}"));
-    Ok(Prepared { sandbox, listener, job: job(environment, run, task, &manifest, session)?, facts, warning })
+    let launch = launch(run, task, &manifest, model.as_ref())?;
+    let job = job(environment, run, launch, model.is_some(), session);
+    Ok(Prepared { sandbox, listener, job, facts, warning })
 }
 
 /// Makes the container. Its name may be taken by this very attempt: the engine carries out a call whose caller was
@@ -222,6 +237,7 @@ fn spec(
         limits: Limits { idle_secs: idle_secs(environment, run), ..environment.config.limits.clone() },
         workspace: worktree.path(),
         io_dir: io_path(&environment.folders.run(run.id)),
+        model_dir: manifest.model.as_ref().map(|_| environment.folders.model(run.id)),
         shim: environment.shim.clone(),
         writable: manifest.writable.clone(),
         runtime: environment.config.runtime.clone(),
@@ -234,18 +250,23 @@ pub(super) fn idle_secs(environment: &Environment, run: &RunRow) -> u64 {
     run.idle_secs.map_or(environment.config.limits.idle_secs, |secs| u64::from(secs.unsigned_abs()))
 }
 
-fn job(
-    environment: &Environment,
+fn launch(
     run: &RunRow,
     task: &TaskRow,
     manifest: &Manifest,
-    session: String,
-) -> Result<Job, RunFailure> {
-    let launch =
-        manifest.launch(&task.description).map_err(|error| RunFailure::Refused(error.to_string()))?;
+    model: Option<&ModelName>,
+) -> Result<Launch, RunFailure> {
+    let prompt = match model {
+        Some(_) => prompt::compose(&task.description, &run.context),
+        None => task.description.clone(),
+    };
+    manifest.launch(&prompt, model).map_err(|error| RunFailure::Refused(error.to_string()))
+}
+
+fn job(environment: &Environment, run: &RunRow, launch: Launch, with_model: bool, session: String) -> Job {
     let mut env = launch.env;
     let ours = [
-        ("KAGE_TASK_ID", task.id.to_string()),
+        ("KAGE_TASK_ID", run.task_id.to_string()),
         ("KAGE_RUN", run.name.clone()),
         ("KAGE_ATTEMPT", run.attempt.to_string()),
         ("KAGE_CONTEXT", run.context.to_string()),
@@ -258,15 +279,17 @@ fn job(
         grace_ms: config.grace_secs * 1000,
         buffer_bytes: SHIM_BUFFER,
     };
-    Ok(Job {
+    Job {
         session,
         argv: launch.argv,
         env,
         cwd: WORKSPACE.to_owned(),
         stdin: launch.stdin,
+        file: launch.file.map(|text| JobFile { path: PROMPT_FILE.to_owned(), text }),
+        bridge: with_model.then(|| Bridge { port: GATEWAY_PORT, socket: MODEL_SOCKET.to_owned() }),
         copy_output: config.log_copy_bytes > 0,
         limits,
-    })
+    }
 }
 
 /// Removes the worktree and all else of a run on this host.

@@ -13,21 +13,20 @@ use crate::db;
 use crate::db::attempts::Output;
 use crate::db::events::NewEvent;
 use crate::db::runs::RunRow;
-use crate::domain::event::EventKind;
 use crate::domain::run::RunState;
 use crate::image::manifest::Manifest;
-use crate::image::mapping::{Mapped, MappedEvent, Mapping};
+use crate::image::mapping::{Mapped, Mapping};
 use crate::runner::blocks::Blocks;
 use crate::runner::drive::Drive;
 use crate::runner::failure::RunFailure;
 use crate::runner::lines::{Lines, MAX_LINE};
 use crate::runner::prepare::idle_secs;
 use crate::runner::retry::{self, TAIL_BYTES};
+use crate::runner::told::{Meaning, Teller};
 use crate::runner::verdict::Verdict;
 use crate::sandbox::container::Sandbox;
 use crate::sandbox::error::SandboxError;
 use crate::sandbox::shim_link::{LinkError, ShimLink};
-use crate::wire;
 
 /// Output of one commit at most.
 const BATCH: usize = 1 << 20;
@@ -58,7 +57,11 @@ pub(super) struct Pump<'a> {
     /// What is in the database.
     committed: Offsets,
     position: i64,
-    cost_usd: f64,
+    teller: Teller,
+    /// Beyond a final event.
+    after_final: Duration,
+    /// When a CLI that has said its last word is ended.
+    done_at: Option<Instant>,
     /// The last bytes of both streams.
     tail: Vec<u8>,
     wall: Instant,
@@ -96,6 +99,11 @@ impl<'a> Pump<'a> {
             drive,
             sandbox,
             session,
+            teller: Teller::new(run, manifest.as_ref().is_none_or(|manifest| manifest.model.is_none())),
+            after_final: Duration::from_secs(u64::from(
+                manifest.as_ref().map_or(0, |manifest| manifest.after_final_secs),
+            )),
+            done_at: None,
             mapping: manifest.and_then(|manifest| manifest.mapping()),
             blocks: Blocks::new(run.attempt, Offsets::default(), 0),
             lines: Lines::default(),
@@ -105,7 +113,6 @@ impl<'a> Pump<'a> {
                 stderr: run.stderr_offset.unsigned_abs(),
             },
             position: run.output_bytes,
-            cost_usd: run.cost_usd,
             tail: Vec::new(),
             wall: now + limit.saturating_sub(elapsed),
             idle,
@@ -137,7 +144,7 @@ impl<'a> Pump<'a> {
     pub async fn resume(mut self) -> Result<Ending, RunFailure> {
         match self.reconnect().await? {
             Ok(link) => self.run(link).await,
-            Err(verdict) => Ok(Ending { verdict, link: None }),
+            Err(verdict) => Ok(self.ending(verdict, None)),
         }
     }
 
@@ -155,7 +162,7 @@ impl<'a> Pump<'a> {
                     self.rewind().await?;
                     match self.reconnect().await? {
                         Ok(again) => link = again,
-                        Err(verdict) => return Ok(Ending { verdict, link: None }),
+                        Err(verdict) => return Ok(self.ending(verdict, None)),
                     }
                 }
                 Step::Commit => self.commit(&mut link, false).await?,
@@ -165,7 +172,7 @@ impl<'a> Pump<'a> {
                     self.commit(&mut link, true).await?;
                     let verdict = self.cause.take().map(|(verdict, _)| verdict);
                     let verdict = verdict.unwrap_or_else(|| Verdict::new(RunState::SandboxError, "killed"));
-                    return Ok(Ending { verdict, link: None });
+                    return Ok(self.ending(verdict, None));
                 }
             }
         }
@@ -175,6 +182,7 @@ impl<'a> Pump<'a> {
     async fn step(&self, link: &mut ShimLink) -> Step {
         let waiting = self.blocks.len() > 0 || !self.mapped.is_empty();
         let ending = self.cause.is_some();
+        let done_at = self.done_at.unwrap_or(self.wall);
         let kill_at = self.cause.as_ref().map_or_else(Instant::now, |(_, at)| *at);
         tokio::select! {
             biased;
@@ -182,12 +190,16 @@ impl<'a> Pump<'a> {
             () = self.drive.orders.cancel.cancelled(), if !ending => {
                 Step::Limit(Verdict::new(RunState::Cancelled, "cancelled by a client"))
             }
+            reason = self.drive.orders.stop.given(), if !ending => {
+                Step::Limit(Verdict::budget_exhausted(reason))
+            }
             () = sleep_until(self.wall), if !ending => {
                 let seconds = self.run.timeout_secs;
                 Step::Limit(Verdict::new(RunState::TimedOut, format!("over its wall-clock limit of {seconds} s")))
             }
             frame = link.recv(), if self.blocks.len() < BATCH => Step::Frame(frame),
             () = sleep_until(self.last_commit + COMMIT_EVERY), if waiting => Step::Commit,
+            () = sleep_until(done_at), if !ending && self.done_at.is_some() => Step::Limit(Verdict::done()),
             () = sleep_until(self.idle_at), if !ending => {
                 let seconds = self.idle.as_secs();
                 Step::Limit(Verdict::new(RunState::IdleTimeout, format!("wrote nothing for {seconds} s")))
@@ -243,43 +255,20 @@ impl<'a> Pump<'a> {
         self.lines.push(bytes, |line| found.push(mapping.map_line(line)));
         for Mapped { events, .. } in found {
             for event in events {
-                self.mapped_event(event);
+                let (event, meaning) = self.teller.take(event);
+                self.mapped.extend(event);
+                self.heed(meaning);
             }
         }
     }
 
-    fn mapped_event(&mut self, event: MappedEvent) {
-        let notice = |message: String| wire::event::Notice {
-            task_id: self.run.task_id,
-            run: Some(self.run.name.clone()),
-            message,
-            timestamp: chrono::Utc::now(),
-        };
-        let event = match event {
-            MappedEvent::Progress(message) => NewEvent::other(
-                EventKind::Progress,
-                &wire::event::Progress {
-                    task_id: self.run.task_id,
-                    cli_name: self.run.name.clone(),
-                    session_id: self.run.id,
-                    status: RunState::Running.progress_status(),
-                    message,
-                    timestamp: chrono::Utc::now(),
-                    files_modified: None,
-                    cost: Some(self.cost_usd).filter(|cost| *cost > 0.0),
-                    duration: None,
-                },
-            ),
-            MappedEvent::Warning(message) => NewEvent::other(EventKind::Warning, &notice(message)),
-            MappedEvent::Error(message) => NewEvent::other(EventKind::Error, &notice(message)),
-            MappedEvent::Usage(usage) => {
-                if let Some(cost) = usage.cost_usd.filter(|cost| cost.is_finite() && *cost >= 0.0) {
-                    self.cost_usd = cost;
-                }
-                return;
-            }
-        };
-        self.mapped.push(event);
+    /// A CLI that has said its last word may take so long to exit, and begins anew if it goes on.
+    fn heed(&mut self, meaning: Meaning) {
+        match meaning {
+            Meaning::Nothing => {}
+            Meaning::AtWork if self.done_at.is_none() => {}
+            Meaning::AtWork | Meaning::Done => self.done_at = Some(Instant::now() + self.after_final),
+        }
     }
 
     /// Commits what there is, then acknowledges it. `last`: also the beginnings of unfinished characters, and
@@ -295,7 +284,8 @@ impl<'a> Pump<'a> {
                 stdout: signed(ends.stdout),
                 stderr: signed(ends.stderr),
                 total: position,
-                cost_usd: self.cost_usd,
+                cost_usd: self.teller.cost(),
+                told: serde_json::to_value(&self.teller.told).ok(),
             };
             let (pool, lease) = (&self.drive.environment.pool, self.drive.lease);
             self.drive.commit(|| db::attempts::append_output(pool, lease, &output)).await?;
@@ -315,6 +305,9 @@ impl<'a> Pump<'a> {
     }
 
     async fn exited(mut self, mut link: ShimLink, exited: &Exited) -> Result<Ending, RunFailure> {
+        if let Some(line) = self.lines.last() {
+            self.map(&[line.as_slice(), b"\n"].concat());
+        }
         self.commit(&mut link, true).await?;
         let verdict = match self.cause.take() {
             // Ended by itself just before it was told to: its own status counts, but for cuts and cancels.
@@ -331,7 +324,12 @@ impl<'a> Pump<'a> {
                 Verdict::of_exit(&exited, retry::speaks_of_transient_fault(&self.tail))
             }
         };
-        Ok(Ending { verdict, link: Some(link) })
+        Ok(self.ending(verdict, Some(link)))
+    }
+
+    /// The verdict goes on with what the CLI said of itself.
+    fn ending(&self, verdict: Verdict, link: Option<ShimLink>) -> Ending {
+        Ending { verdict: Verdict { told: self.teller.told.clone(), ..verdict }, link }
     }
 
     /// Waits for the shim to come back; else says how the sandbox ended.

@@ -10,6 +10,7 @@ use crate::db;
 use crate::git::worktree;
 use crate::runner::environment::Environment;
 use crate::runner::failure::RunFailure;
+use crate::runner::grant;
 use crate::sandbox::container::{self, Found, Sandbox};
 use crate::sandbox::error::SandboxError;
 
@@ -77,12 +78,18 @@ pub(super) async fn remove_containers(
 }
 
 fn run_folders(environment: &Environment) -> Result<Vec<Uuid>, RunFailure> {
-    let path = environment.folders.runs();
-    let entries = std::fs::read_dir(&path).map_err(RunFailure::io(&path))?;
-    Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect())
+    let mut found = Vec::new();
+    for path in [environment.folders.runs(), environment.folders.models()] {
+        let entries = std::fs::read_dir(&path).map_err(RunFailure::io(&path))?;
+        found.extend(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<Uuid>().ok()));
+    }
+    found.sort_unstable();
+    found.dedup();
+    Ok(found)
 }
 
 /// Unmounts and removes all that a run has on this host. Blocks.
 pub(super) fn remove_run_folder(environment: &Environment, run: Uuid) -> Result<(), RunFailure> {
+    grant::remove_folder(&environment.folders.model(run))?;
     Ok(worktree::discard(&environment.folders.run(run))?)
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::db::attempts::Ending;
 use crate::domain::run::RunState;
+use crate::runner::told::Told;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -16,12 +17,55 @@ pub(super) struct Verdict {
     pub exit_code: Option<i32>,
     /// Whether another attempt may well go better.
     pub transient: bool,
+    /// What the state rests on, in words.
+    pub decided_by: String,
+    /// What the CLI said of itself.
+    #[serde(default)]
+    pub told: Told,
 }
 
 impl Verdict {
     pub fn new(state: RunState, error: impl Into<String>) -> Self {
         let transient = matches!(state, RunState::TimedOut | RunState::IdleTimeout | RunState::Lost);
-        Self { state, error: Some(error.into()), exit_code: None, transient }
+        Self { state, error: Some(error.into()), exit_code: None, transient, ..Self::of(state) }
+    }
+
+    /// Its state, and who decides on such a one.
+    fn of(state: RunState) -> Self {
+        let decided_by = match state {
+            RunState::TimedOut => "wall-clock limit",
+            RunState::IdleTimeout => "idle limit",
+            RunState::OutOfMemory => "memory limit",
+            RunState::OutputLimit => "output limit",
+            RunState::BudgetExhausted => "the gateway",
+            RunState::Cancelled => "a client",
+            RunState::SandboxError => "the sandbox",
+            RunState::Lost | RunState::Failed => "the runner",
+            RunState::Succeeded => "final event",
+            _ => "",
+        };
+        Self {
+            state,
+            error: None,
+            exit_code: None,
+            transient: false,
+            decided_by: decided_by.to_owned(),
+            told: Told::default(),
+        }
+    }
+
+    /// The CLI has said that it is done, and does not exit by itself.
+    pub fn done() -> Self {
+        Self::of(RunState::Succeeded)
+    }
+
+    /// The gateway serves the run no longer. `reason`: as the grant has it.
+    pub fn budget_exhausted(reason: &str) -> Self {
+        let error = match reason {
+            "budget_exhausted" => "its model budget is spent".to_owned(),
+            other => format!("the model gateway ended it: {other}"),
+        };
+        Self::new(RunState::BudgetExhausted, error)
     }
 
     /// What the shim reports, where nothing else ended the CLI. `transient_words`: the output's end speaks of
@@ -32,7 +76,12 @@ impl Verdict {
             state,
             error: Some(error),
             exit_code: exited.code,
-            transient: false,
+            decided_by: match (exited.code, exited.signal) {
+                (Some(code), _) => format!("exit status {code}"),
+                (None, Some(signal)) => format!("signal {signal}"),
+                (None, None) => "the sandbox".to_owned(),
+            },
+            ..Self::of(state)
         };
         if let Some(error) = &exited.spawn_error {
             return state(RunState::SandboxError, format!("the CLI could not be started: {error}"));
@@ -45,9 +94,7 @@ impl Verdict {
             EndedBy::Runner | EndedBy::Itself => {}
         }
         match (exited.code, exited.signal) {
-            (Some(0), _) => {
-                Self { state: RunState::Succeeded, error: None, exit_code: Some(0), transient: false }
-            }
+            (Some(0), _) => Self { error: None, ..state(RunState::Succeeded, String::new()) },
             _ if oom => state(RunState::OutOfMemory, "over its memory limit; the kernel ended it".to_owned()),
             (Some(code), _) => Self {
                 transient: transient_words,
@@ -59,6 +106,11 @@ impl Verdict {
     }
 
     pub fn ending(&self) -> Ending {
-        Ending { state: self.state, error: self.error.clone(), exit_code: self.exit_code }
+        Ending {
+            state: self.state,
+            error: self.error.clone(),
+            exit_code: self.exit_code,
+            decided_by: self.decided_by.clone(),
+        }
     }
 }

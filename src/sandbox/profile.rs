@@ -23,6 +23,9 @@ pub const WORKSPACE: &str = "/workspace";
 pub const HOME: &str = "/home/agent";
 /// Where the sandbox sees the run's own folder, read-only.
 pub const IO_DIR: &str = "/run/kage";
+/// Where a sandbox that asks a model sees the folder in which the gateway listens, read-only.
+pub const MODEL_DIR: &str = "/run/model";
+pub const MODEL_SOCKET: &str = "/run/model/model.sock";
 /// Where the sandbox sees the shim, PID 1.
 pub const SHIM: &str = "/run/kage-shim";
 /// Name resolution inside, from the run's folder: `localhost` and nothing else. An image's own files would show the
@@ -164,13 +167,15 @@ fn log_config(spec: &Spec) -> HostConfigLogConfig {
 }
 
 fn mounts(spec: &Spec) -> Vec<Mount> {
-    vec![
+    let mut mounts = vec![
         bind(&spec.workspace, WORKSPACE, false),
         bind(&spec.io_dir, IO_DIR, true),
         bind(&spec.io_dir.join(HOSTS_FILE), "/etc/hosts", true),
         bind(&spec.io_dir.join(RESOLVER_FILE), "/etc/resolv.conf", true),
         bind(&spec.shim, SHIM, true),
-    ]
+    ];
+    mounts.extend(spec.model_dir.as_ref().map(|model| bind(model, MODEL_DIR, true)));
+    mounts
 }
 
 /// Private propagation: a mount made on the host later does not appear inside. (A warm slot will want
@@ -217,6 +222,15 @@ fn signed(value: u64) -> i64 {
 pub fn record(spec: &Spec, seccomp: &SeccompProfile) -> Value {
     let mut writable: Vec<&str> = spec.writable.iter().map(String::as_str).chain(["/tmp", HOME]).collect();
     writable.sort_unstable();
+    let mut mounts = vec![
+        (WORKSPACE, "rw"),
+        (IO_DIR, "ro"),
+        ("/etc/hosts", "ro"),
+        ("/etc/resolv.conf", "ro"),
+        (SHIM, "ro"),
+    ];
+    mounts.extend(spec.model_dir.as_ref().map(|_| (MODEL_DIR, "ro")));
+    let mount = |(target, mode): (&str, &str)| json!({ "target": target, "mode": mode });
     json!({
         "image": spec.image,
         "seccomp": seccomp.hash(),
@@ -228,13 +242,7 @@ pub fn record(spec: &Spec, seccomp: &SeccompProfile) -> Value {
         "no_new_privileges": true,
         "root": "read-only",
         "tmpfs": writable,
-        "mounts": [
-            { "target": WORKSPACE, "mode": "rw" },
-            { "target": IO_DIR, "mode": "ro" },
-            { "target": "/etc/hosts", "mode": "ro" },
-            { "target": "/etc/resolv.conf", "mode": "ro" },
-            { "target": SHIM, "mode": "ro" },
-        ],
+        "mounts": mounts.into_iter().map(mount).collect::<Vec<_>>(),
         "log_copy_bytes": spec.log_copy_bytes,
     })
 }
@@ -254,6 +262,7 @@ mod tests {
             limits: Limits::default(),
             workspace: "/srv/kage/w/1".into(),
             io_dir: "/srv/kage/r/1".into(),
+            model_dir: None,
             shim: "/srv/kage/kage-shim".into(),
             writable: vec!["/var/tmp".to_owned()],
             runtime: None,
@@ -269,13 +278,15 @@ mod tests {
         let seccomp = &mut body["HostConfig"]["SecurityOpt"][1];
         assert_eq!(seccomp.as_str(), Some(&*format!("seccomp={}", SeccompProfile::built_in().json())));
         *seccomp = "seccomp=(the profile, see `seccomp_profile`)".into();
+        body.sort_all_objects();
         insta::assert_json_snapshot!("container_body", body);
     }
 
     #[test]
     fn the_record_names_what_held_the_run_and_no_host_path() {
-        let record = record(&spec(), &SeccompProfile::built_in());
+        let mut record = record(&spec(), &SeccompProfile::built_in());
         assert!(!record.to_string().contains("/srv/kage"));
+        record.sort_all_objects();
         insta::assert_json_snapshot!("record", record);
     }
 
@@ -286,6 +297,22 @@ mod tests {
             paths.iter().all(|path| ["/proc/", "/sys/", "/dev/"].iter().any(|top| path.starts_with(top))),
             "{paths:?}"
         );
+    }
+
+    /// The one thing that a model adds: a read-only folder, in which the gateway listens.
+    #[test]
+    fn a_model_adds_one_mount() {
+        let plain = container_body(&spec(), &SeccompProfile::built_in());
+        let mut with_model = spec();
+        with_model.model_dir = Some("/srv/kage/m/1".into());
+        let mut body = container_body(&with_model, &SeccompProfile::built_in());
+        let mounts = body.host_config.as_mut().and_then(|host| host.mounts.as_mut()).expect("mounts");
+        let added = mounts.pop().expect("one more");
+        insta::assert_json_snapshot!("model_mount", added);
+        assert_eq!(body, plain);
+        let record = record(&with_model, &SeccompProfile::built_in());
+        assert!(!record.to_string().contains("/srv/kage"));
+        assert_eq!(record["mounts"][5], json!({ "target": "/run/model", "mode": "ro" }));
     }
 
     #[test]

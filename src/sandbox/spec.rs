@@ -87,6 +87,8 @@ pub struct Spec {
     pub workspace: PathBuf,
     /// The run's own folder on the host, with its sockets ([`crate::sandbox::shim_link`] prepares it). Read-only inside.
     pub io_dir: PathBuf,
+    /// The folder on the host in which the gateway opens this run's socket, if it asks a model. Read-only inside.
+    pub model_dir: Option<PathBuf>,
     /// The shim's program on the host.
     pub shim: PathBuf,
     /// Further paths inside that shall be writable, each an empty tmpfs of [`Limits::tmp_bytes`].
@@ -123,8 +125,11 @@ impl Spec {
     /// # Errors
     /// [`InvalidSpec`] names the field.
     pub fn check(&self) -> Result<(), InvalidSpec> {
+        let model = self.model_dir.as_ref().map(|path| ("model folder", path));
         for (what, path) in
             [("workspace", &self.workspace), ("run folder", &self.io_dir), ("shim", &self.shim)]
+                .into_iter()
+                .chain(model)
         {
             if !is_plain(path) {
                 return Err(InvalidSpec::Path { what, path: path.clone() });

@@ -28,12 +28,39 @@ pub struct Progress {
     pub status: ProgressStatus,
     pub message: String,
     pub timestamp: DateTime<Utc>,
+    /// What the CLI was at, where it says so; `message` says it in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activity: Option<Activity>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files_modified: Option<Vec<String>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duration: Option<f64>,
+}
+
+/// What a CLI was at, as its manifest reads its output.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Activity {
+    /// The model said something: `message`, word for word.
+    Assistant,
+    ToolCall {
+        tool: String,
+        /// Its most telling argument.
+        argument: String,
+    },
+    ToolResult {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tool: Option<String>,
+        /// The beginning of it.
+        text: String,
+        /// Absent where the CLI does not say.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ok: Option<bool>,
+    },
+    /// The CLI says that it is done.
+    Final { ok: bool },
 }
 
 /// `state`: a run moved to another state.

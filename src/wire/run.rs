@@ -33,8 +33,34 @@ pub struct Run {
     pub deletions: u64,
     /// Bytes of output so far.
     pub output_bytes: u64,
-    /// USD.
+    /// USD. Counted by the gateway where the CLI asks a model; else what the CLI says.
     pub cost: f64,
+    /// What it used of a model; absent for a CLI that asks none, and before its first attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<ModelUse>,
+    /// When it has ended: what its state rests on, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decided_by: Option<String>,
+}
+
+/// What a run has used of a model, over all its attempts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ModelUse {
+    /// Who serves it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<String>,
+    /// The model that the CLI is told to ask for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// Calls that were sent on.
+    pub calls: u64,
+    /// All input, cached too.
+    pub input_tokens: u64,
+    pub output_tokens: u64,
+    /// Of the input: read from the provider's cache.
+    pub cached_input_tokens: u64,
+    /// Of the input: written to the provider's cache.
+    pub cache_write_tokens: u64,
 }
 
 /// One changed file.

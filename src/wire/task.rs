@@ -53,9 +53,24 @@ pub struct NewTask {
     pub retry_delay: u32,
     #[serde(default)]
     pub merge_strategy: MergeStrategy,
+    /// What all runs of the task may use of models together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budget>,
     /// Free text of the client's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created_by: Option<String>,
+}
+
+/// What may be used of models; a run that reaches a limit ends as `budget_exhausted`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Budget {
+    /// USD, to the millionth; more than 0, at most 1000000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usd: Option<f64>,
+    /// Input and output tokens together; at least 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -63,7 +78,7 @@ pub struct NewTask {
 pub struct Assignment {
     /// Name of a registered CLI image.
     pub cli_name: String,
-    /// Handed to the CLI as JSON in `KAGE_CONTEXT`.
+    /// Handed to the CLI as JSON in `KAGE_CONTEXT`. A CLI that asks a model also has it at the end of its prompt.
     #[serde(default)]
     #[schema(value_type = Object)]
     pub context: serde_json::Map<String, serde_json::Value>,
@@ -77,6 +92,12 @@ pub struct Assignment {
     /// Count a clean exit that changed nothing as a success.
     #[serde(default)]
     pub allow_no_changes: bool,
+    /// The model to ask for; default: the operator's, or the CLI image's. Only for a CLI that asks a model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// What this run may use of its model, within the task's budget and the operator's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budget>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -90,6 +111,8 @@ pub struct Task {
     pub max_retries: u32,
     pub retry_delay: u32,
     pub merge_strategy: MergeStrategy,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budget>,
     pub created_by: Option<String>,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
@@ -105,7 +128,7 @@ pub struct Task {
     pub success_count: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure_count: Option<u32>,
-    /// USD.
+    /// USD, of all runs so far.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub total_cost: Option<f64>,
     /// Seconds.

@@ -25,6 +25,7 @@ fn new_task() -> NewTask {
         max_retries: 3,
         retry_delay: 5,
         merge_strategy: MergeStrategy::Theirs,
+        budget: None,
         created_by: None,
     }
 }

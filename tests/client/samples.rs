@@ -35,6 +35,8 @@ pub fn run(name: &str, state: RunState) -> Run {
         deletions: 3,
         output_bytes: 12,
         cost: 0.0,
+        usage: None,
+        decided_by: None,
     }
 }
 
@@ -49,6 +51,7 @@ pub fn task(status: TaskStatus, runs: Vec<Run>) -> Task {
         max_retries: 3,
         retry_delay: 5,
         merge_strategy: MergeStrategy::Theirs,
+        budget: None,
         created_by: None,
         created_at: start(),
         updated_at: start(),

@@ -57,6 +57,8 @@ impl TestDatabase {
             timeout: 600,
             idle_timeout: None,
             allow_no_changes: false,
+            model: None,
+            budget: None,
         };
         let request = kage::wire::task::NewTask {
             description: "echo a fault".to_owned(),
@@ -66,9 +68,11 @@ impl TestDatabase {
             max_retries: 0,
             retry_delay: 1,
             merge_strategy: MergeStrategy::default(),
+            budget: None,
             created_by: None,
         };
         let run = |number: usize| NewRun {
+            id: Uuid::now_v7(),
             name: format!("shell-{number}"),
             assignment: &assignment,
             image_digest: format!("sha256:{}", "0".repeat(64)),

@@ -16,15 +16,32 @@ use uuid::Uuid;
 
 use crate::database::{TestDatabase, lease_of};
 
+fn ours(lease: Lease) -> queue::Renewed {
+    queue::Renewed { id: lease.run, cancel: false, stop_reason: None }
+}
+
 fn output(bytes: &[u8], before: i64) -> Output {
     let end = before + bytes.len() as i64;
     let log =
         NewEvent::Log { attempt: 1, stream: 1, offset: before, position: before, bytes: bytes.to_vec() };
-    Output { events: vec![log], before: (before, 0), stdout: end, stderr: 0, total: end, cost_usd: 0.0 }
+    Output {
+        events: vec![log],
+        before: (before, 0),
+        stdout: end,
+        stderr: 0,
+        total: end,
+        cost_usd: Some(0.0),
+        told: None,
+    }
 }
 
 fn succeeded() -> Ending {
-    Ending { state: RunState::Succeeded, error: None, exit_code: Some(0) }
+    Ending {
+        state: RunState::Succeeded,
+        error: None,
+        exit_code: Some(0),
+        decided_by: "exit status 0".to_owned(),
+    }
 }
 
 fn harvested() -> Harvested {
@@ -82,7 +99,7 @@ async fn a_runner_whose_lease_was_taken_writes_nothing_more() {
     set_running(&db.runner, lease, &run).await.expect("still holds it");
     attempts::append_output(&db.runner, lease, &output(b"one\n", 0)).await.expect("still holds it");
     assert!(queue::claim_abandoned(&db.runner, new, 60, true, &[]).await.expect("asks").is_empty());
-    assert_eq!(queue::renew(&db.runner, &[lease], 60).await.expect("asks"), [(lease.run, false)]);
+    assert_eq!(queue::renew(&db.runner, &[lease], 60).await.expect("asks"), [ours(lease)]);
 
     db.expire().await;
     let mut taken = queue::claim_abandoned(&db.runner, new, 60, false, &[]).await.expect("claims");
@@ -120,7 +137,12 @@ async fn a_requeued_run_is_no_longer_its_former_holders() {
     let runner = Uuid::new_v4();
     db.task(1).await;
     let (lease, run) = db.begun(runner).await;
-    let lost = Ending { state: RunState::Lost, error: Some("lost".to_owned()), exit_code: None };
+    let lost = Ending {
+        state: RunState::Lost,
+        error: Some("lost".to_owned()),
+        exit_code: None,
+        decided_by: "the runner".to_owned(),
+    };
     attempts::requeue(&db.runner, lease, &run, &lost, 3600).await.expect("holds it");
     every_write_is_refused(&db, lease, &run).await;
     // Its back-off has not passed, and a restart of the same runner does not cut it short.

@@ -92,7 +92,10 @@ async fn a_runner_does_not_take_up_what_it_holds() {
     }
     assert!(queue::claim_queued(&db.runner, runner, 60, 9, &held).await.expect("asks").is_empty());
     // An expired lease that nobody took is as good as new.
-    assert_eq!(queue::renew(&db.runner, &[lease], 60).await.expect("renews"), [(lease.run, false)]);
+    assert_eq!(
+        queue::renew(&db.runner, &[lease], 60).await.expect("renews"),
+        [queue::Renewed { id: lease.run, cancel: false, stop_reason: None }]
+    );
     let other = queue::claim_abandoned(&db.runner, Uuid::new_v4(), 60, false, &[]).await.expect("asks");
     assert!(other.is_empty(), "{other:?}");
     db.remove().await;

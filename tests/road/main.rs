@@ -6,6 +6,7 @@ mod audit;
 mod cancel;
 mod ends;
 mod migrations;
+mod models;
 mod names;
 mod prompts;
 mod repositories;

@@ -68,6 +68,8 @@ fn job(session: &str) -> Job {
         env: Default::default(),
         cwd: "/workspace".to_owned(),
         stdin: "a\nprompt".to_owned(),
+        file: None,
+        bridge: None,
         copy_output: false,
         limits: JobLimits { wall_secs: 60, orphan_secs: 60, grace_ms: 1000, buffer_bytes: 1 << 20 },
     }

@@ -45,7 +45,7 @@ fn manifest() -> Manifest {
 }
 
 fn job(session: &str, script: &str) -> Job {
-    let launch = manifest().launch(script).expect("launches");
+    let launch = manifest().launch(script, None).expect("launches");
     let mut env: BTreeMap<String, String> = launch.env;
     env.insert("API_TOKEN".to_owned(), "placeholder-4711".to_owned());
     Job {
@@ -54,6 +54,8 @@ fn job(session: &str, script: &str) -> Job {
         env,
         cwd: "/workspace".to_owned(),
         stdin: launch.stdin,
+        file: None,
+        bridge: None,
         copy_output: false,
         limits: JobLimits { wall_secs: 120, orphan_secs: 60, grace_ms: 500, buffer_bytes: 1 << 20 },
     }

@@ -74,6 +74,7 @@ impl World {
             user,
             limits: Limits { memory_bytes: 256 << 20, pids: 64, tmp_bytes: 8 << 20, ..Limits::default() },
             workspace,
+            model_dir: None,
             io_dir,
             shim,
             writable: Vec::new(),

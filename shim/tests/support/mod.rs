@@ -47,6 +47,8 @@ pub fn job(argv: &[&str]) -> Job {
         env: BTreeMap::from([("PATH".to_owned(), "/usr/bin:/bin".to_owned())]),
         cwd: "/".to_owned(),
         stdin: String::new(),
+        file: None,
+        bridge: None,
         copy_output: false,
         limits: JobLimits { wall_secs: 600, orphan_secs: 600, grace_ms: 200, buffer_bytes: 1024 * 1024 },
     }

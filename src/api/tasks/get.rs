@@ -26,5 +26,5 @@ pub(in crate::api) async fn get_task(
 /// 404 if there is no such task.
 pub(in crate::api) async fn load(state: &ApiState, id: Uuid) -> ApiResult<Task> {
     let row = db::tasks::find(&state.pool, id).await?.ok_or_else(|| ApiError::not_found("task"))?;
-    db::tasks::to_wire(&state.pool, vec![row]).await?.pop().ok_or_else(|| ApiError::not_found("task"))
+    db::task_view::to_wire(&state.pool, vec![row]).await?.pop().ok_or_else(|| ApiError::not_found("task"))
 }

@@ -26,6 +26,6 @@ pub(in crate::api) async fn list_tasks(
     }
     let offset = i64::from(page - 1) * i64::from(page_size);
     let (rows, total) = db::tasks::page(&state.pool, filter.status, offset, i64::from(page_size)).await?;
-    let tasks = db::tasks::to_wire(&state.pool, rows).await?;
+    let tasks = db::task_view::to_wire(&state.pool, rows).await?;
     Ok(Json(TaskPage { tasks, total: total.unsigned_abs(), page, page_size }))
 }

@@ -1,6 +1,7 @@
 //! `/api/v1/tasks`.
 
 pub(super) mod cancel;
+mod check;
 pub(super) mod get;
 pub(super) mod list;
 pub(super) mod progress;

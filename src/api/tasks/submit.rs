@@ -14,8 +14,10 @@ use crate::api::auth::Caller;
 use crate::api::extract::Json;
 use crate::api::problem::{ApiError, ApiResult};
 use crate::api::state::ApiState;
+use crate::api::tasks::check;
 use crate::api::tasks::get::load;
 use crate::db;
+use crate::db::budgets::Limits;
 use crate::db::error::DbError;
 use crate::db::repositories::RepositoryRow;
 use crate::db::tasks::{NewRun, NewTask};
@@ -24,11 +26,6 @@ use crate::domain::repository::RepositoryState;
 use crate::wire;
 use crate::wire::problem::Problem;
 use crate::wire::task::Task;
-
-/// Most bytes of a description.
-const DESCRIPTION_BYTES: usize = 1 << 20;
-/// Most bytes of one assignment's context.
-const CONTEXT_BYTES: usize = 64 << 10;
 
 type Created = (StatusCode, HeaderMap, axum::Json<Task>);
 
@@ -44,7 +41,7 @@ pub(in crate::api) async fn submit_task(
     headers: HeaderMap,
     Json(request): Json<wire::task::NewTask>,
 ) -> ApiResult<Created> {
-    check(&request)?;
+    check::request(&request)?;
     let idempotency = idempotency_key(&headers)?.map(|key| {
         let body = serde_json::to_vec(&request).expect("plain struct");
         (key, Sha256::digest(&body).to_vec())
@@ -128,7 +125,8 @@ async fn write(
         "base_commit": base_commit,
         "description_sha256": hex::encode(Sha256::digest(request.description.as_bytes())),
         "description_bytes": request.description.len(),
-        "runs": runs.iter().map(|run| json!({ "name": run.name, "image": run.image_digest })).collect::<Vec<_>>(),
+        "budget": request.budget,
+        "runs": runs.iter().map(audited).collect::<Vec<_>>(),
     });
     let task = NewTask {
         id,
@@ -139,6 +137,7 @@ async fn write(
         runs,
     };
     db::tasks::insert(&mut transaction, &task).await?;
+    budgets(&mut transaction, &task).await?;
     if let Some((key, sha256)) = idempotency {
         db::tasks::remember_idempotent(&mut transaction, &caller.key_id, key, sha256, id).await?;
     }
@@ -154,75 +153,16 @@ async fn write(
     Ok((id, false))
 }
 
-/// What can be told from the request alone.
-fn check(request: &wire::task::NewTask) -> ApiResult<()> {
-    let refuse = |detail: String| Err(ApiError::invalid(detail));
-    let characters = request.description.chars().count();
-    if request.description.trim().chars().count() < 10 {
-        return refuse(format!("description: at least 10 characters, this has {characters}"));
-    }
-    if request.description.len() > DESCRIPTION_BYTES {
-        let bytes = request.description.len();
-        return refuse(format!("description: at most {DESCRIPTION_BYTES} bytes, this has {bytes}"));
-    }
-    if !(1..=4).contains(&request.cli_assignments.len()) {
-        return refuse(format!("cli_assignments: 1 to 4, these are {}", request.cli_assignments.len()));
-    }
-    if request.max_retries > 5 {
-        return refuse(format!("max_retries: 0 to 5, this is {}", request.max_retries));
-    }
-    if !(1..=60).contains(&request.retry_delay) {
-        return refuse(format!("retry_delay: 1 to 60 seconds, this is {}", request.retry_delay));
-    }
-    let texts = [&request.created_by, &request.base_revision, &request.repository];
-    let names = request.cli_assignments.iter().map(|assignment| &assignment.cli_name);
-    let mut texts = texts.into_iter().flatten().chain(names).chain([&request.description]);
-    if texts.any(|text| text.contains('\0')) {
-        return refuse("a text holds the character NUL, which cannot be stored".to_owned());
-    }
-    if request.created_by.as_ref().is_some_and(|by| by.len() > 256) {
-        return refuse("created_by: at most 256 bytes".to_owned());
-    }
-    for (index, assignment) in request.cli_assignments.iter().enumerate() {
-        if !(60..=3600).contains(&assignment.timeout) {
-            return refuse(format!(
-                "cli_assignments[{index}].timeout: 60 to 3600 seconds, this is {}",
-                assignment.timeout
-            ));
-        }
-        if assignment.idle_timeout.is_some_and(|secs| !(1..=3600).contains(&secs)) {
-            return refuse(format!("cli_assignments[{index}].idle_timeout: 1 to 3600 seconds"));
-        }
-        let context = serde_json::to_string(&assignment.context).expect("a JSON object");
-        if context.len() > CONTEXT_BYTES {
-            return refuse(format!(
-                "cli_assignments[{index}].context: at most {CONTEXT_BYTES} bytes as JSON"
-            ));
-        }
-        if assignment.context.iter().any(|(name, value)| name.contains('\0') || holds_nul(value)) {
-            return refuse(format!(
-                "cli_assignments[{index}].context holds the character NUL, which cannot be stored"
-            ));
-        }
-    }
-    Ok(())
-}
-
-/// Whether a text in a JSON value holds the character NUL. As deep as the parser lets it be.
-fn holds_nul(value: &Value) -> bool {
-    match value {
-        Value::String(text) => text.contains('\0'),
-        Value::Array(items) => items.iter().any(holds_nul),
-        Value::Object(fields) => fields.iter().any(|(name, value)| name.contains('\0') || holds_nul(value)),
-        Value::Null | Value::Bool(_) | Value::Number(_) => false,
-    }
-}
-
 fn idempotency_key(headers: &HeaderMap) -> ApiResult<Option<String>> {
     let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
     let text = value.to_str().ok().filter(|text| (1..=255).contains(&text.len()));
     let text = text.ok_or_else(|| ApiError::invalid("Idempotency-Key: 1 to 255 visible ASCII characters"))?;
     Ok(Some(text.to_owned()))
+}
+
+fn audited(run: &NewRun<'_>) -> Value {
+    json!({ "name": run.name, "image": run.image_digest, "model": run.assignment.model,
+            "budget": run.assignment.budget })
 }
 
 /// The repository that is named, or the only one that there is.
@@ -300,7 +240,28 @@ async fn runs<'a>(
                 format!("cli_assignments[{index}]: its run would be named {name:?}, as another one is");
             return Err(ApiError::invalid(detail).into());
         }
-        runs.push(NewRun { name, assignment, image_digest: image.digest, manifest: image.manifest });
+        check::assignment(index, request, &image.manifest)?;
+        let (image_digest, manifest) = (image.digest, image.manifest);
+        runs.push(NewRun { id: Uuid::now_v7(), name, assignment, image_digest, manifest });
     }
     Ok(runs)
+}
+
+/// The task's budget and its runs' own, as far as they were given.
+async fn budgets(connection: &mut PgConnection, task: &NewTask<'_>) -> Result<(), DbError> {
+    let of_runs = task.runs.iter().map(|run| (Some(run.id), run.assignment.budget));
+    for (run, budget) in [(None, task.request.budget)].into_iter().chain(of_runs) {
+        if let Some(budget) = budget {
+            db::budgets::create(connection, task.id, run, limits(budget)).await?;
+        }
+    }
+    Ok(())
+}
+
+/// As the request was checked, neither overflows.
+fn limits(budget: wire::task::Budget) -> Limits {
+    Limits {
+        micros: budget.usd.map(|usd| ((usd * 1e6).round() as i64).max(1)),
+        tokens: budget.tokens.map(|tokens| i64::try_from(tokens).unwrap_or(i64::MAX)),
+    }
 }

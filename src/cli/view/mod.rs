@@ -82,6 +82,9 @@ fn outcome(run: &Run) -> String {
     if let Some(branch) = &run.branch {
         text.push_str(&format!(", branch {branch}"));
     }
+    if run.cost > 0.0 {
+        text.push_str(&format!(", {}", output::cost(run.cost)));
+    }
     if let Some(error) = &run.error {
         text.push_str(&format!(": {error}"));
     }

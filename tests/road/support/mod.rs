@@ -8,6 +8,7 @@ pub mod git;
 pub mod http;
 pub mod leftovers;
 pub mod process;
+pub mod provider;
 pub mod sse;
 pub mod tasks;
 

@@ -1,0 +1,124 @@
+//! What a submitted task must keep to.
+
+use serde_json::Value;
+
+use crate::api::problem::{ApiError, ApiResult};
+use crate::domain::model_name::ModelName;
+use crate::domain::prompt;
+use crate::wire::task::{Budget, NewTask};
+
+/// Most bytes of a description.
+const DESCRIPTION_BYTES: usize = prompt::MAX_BYTES;
+/// Most bytes of one assignment's context.
+const CONTEXT_BYTES: usize = 64 << 10;
+/// Most USD and tokens of a budget: far from where the sums overflow.
+const BUDGET_USD: f64 = 1e6;
+const BUDGET_TOKENS: u64 = 1_000_000_000_000;
+
+/// What can be told from the request alone.
+pub(super) fn request(request: &NewTask) -> ApiResult<()> {
+    let refuse = |detail: String| Err(ApiError::invalid(detail));
+    let characters = request.description.chars().count();
+    if request.description.trim().chars().count() < 10 {
+        return refuse(format!("description: at least 10 characters, this has {characters}"));
+    }
+    if request.description.len() > DESCRIPTION_BYTES {
+        let bytes = request.description.len();
+        return refuse(format!("description: at most {DESCRIPTION_BYTES} bytes, this has {bytes}"));
+    }
+    if !(1..=4).contains(&request.cli_assignments.len()) {
+        return refuse(format!("cli_assignments: 1 to 4, these are {}", request.cli_assignments.len()));
+    }
+    if request.max_retries > 5 {
+        return refuse(format!("max_retries: 0 to 5, this is {}", request.max_retries));
+    }
+    if !(1..=60).contains(&request.retry_delay) {
+        return refuse(format!("retry_delay: 1 to 60 seconds, this is {}", request.retry_delay));
+    }
+    let texts = [&request.created_by, &request.base_revision, &request.repository];
+    let names = request.cli_assignments.iter().map(|assignment| &assignment.cli_name);
+    let mut texts = texts.into_iter().flatten().chain(names).chain([&request.description]);
+    if texts.any(|text| text.contains('\0')) {
+        return refuse("a text holds the character NUL, which cannot be stored".to_owned());
+    }
+    if request.created_by.as_ref().is_some_and(|by| by.len() > 256) {
+        return refuse("created_by: at most 256 bytes".to_owned());
+    }
+    budget("budget", request.budget)?;
+    for (index, assignment) in request.cli_assignments.iter().enumerate() {
+        budget(&format!("cli_assignments[{index}].budget"), assignment.budget)?;
+        if let Some(Err(problem)) = assignment.model.as_ref().map(|model| model.parse::<ModelName>()) {
+            return refuse(format!("cli_assignments[{index}].model: {problem}"));
+        }
+        if !(60..=3600).contains(&assignment.timeout) {
+            return refuse(format!(
+                "cli_assignments[{index}].timeout: 60 to 3600 seconds, this is {}",
+                assignment.timeout
+            ));
+        }
+        if assignment.idle_timeout.is_some_and(|secs| !(1..=3600).contains(&secs)) {
+            return refuse(format!("cli_assignments[{index}].idle_timeout: 1 to 3600 seconds"));
+        }
+        let context = serde_json::to_string(&assignment.context).expect("a JSON object");
+        if context.len() > CONTEXT_BYTES {
+            return refuse(format!(
+                "cli_assignments[{index}].context: at most {CONTEXT_BYTES} bytes as JSON"
+            ));
+        }
+        if assignment.context.iter().any(|(name, value)| name.contains('\0') || holds_nul(value)) {
+            return refuse(format!(
+                "cli_assignments[{index}].context holds the character NUL, which cannot be stored"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a text in a JSON value holds the character NUL. As deep as the parser lets it be.
+fn holds_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(items) => items.iter().any(holds_nul),
+        Value::Object(fields) => fields.iter().any(|(name, value)| name.contains('\0') || holds_nul(value)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
+fn budget(field: &str, budget: Option<Budget>) -> ApiResult<()> {
+    let Some(budget) = budget else { return Ok(()) };
+    if budget.usd.is_none() && budget.tokens.is_none() {
+        return Err(ApiError::invalid(format!("{field}: it needs usd or tokens")));
+    }
+    if budget.usd.is_some_and(|usd| !(usd > 0.0 && usd <= BUDGET_USD)) {
+        return Err(ApiError::invalid(format!("{field}.usd: more than 0, at most {BUDGET_USD}")));
+    }
+    if budget.tokens.is_some_and(|tokens| !(1..=BUDGET_TOKENS).contains(&tokens)) {
+        return Err(ApiError::invalid(format!("{field}.tokens: 1 to {BUDGET_TOKENS}")));
+    }
+    Ok(())
+}
+
+/// What can only be told with the image's manifest at hand.
+pub(super) fn assignment(index: usize, request: &NewTask, manifest: &Value) -> ApiResult<()> {
+    let Some(assignment) = request.cli_assignments.get(index) else { return Ok(()) };
+    let asks_model = manifest.get("model").is_some_and(|model| !model.is_null());
+    if !asks_model {
+        let given = [("model", assignment.model.is_some()), ("budget", assignment.budget.is_some())];
+        if let Some((field, _)) = given.into_iter().find(|(_, given)| *given) {
+            let cli = &assignment.cli_name;
+            let detail = format!("cli_assignments[{index}].{field}: the CLI {cli:?} asks no model");
+            return Err(ApiError::invalid(detail));
+        }
+        return Ok(());
+    }
+    let context = Value::Object(assignment.context.clone());
+    let length = prompt::compose(&request.description, &context).len();
+    if length > prompt::MAX_BYTES {
+        let most = prompt::MAX_BYTES;
+        let detail = format!(
+            "cli_assignments[{index}].context: with the description it makes a prompt of {length} bytes; at most {most}"
+        );
+        return Err(ApiError::invalid(detail));
+    }
+    Ok(())
+}

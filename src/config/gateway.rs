@@ -1,0 +1,118 @@
+//! What `kage gateway` needs. Its providers are in a file of their own: `config/providers.rs`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use url::Url;
+
+use crate::config::error::ConfigError;
+use crate::config::providers::Providers;
+use crate::config::settings::Settings;
+
+pub const NAMES: [&str; 18] = [
+    "KAGE_DATA_DIR",
+    "KAGE_GATEWAY_PROVIDERS",
+    "KAGE_GATEWAY_SOCKETS",
+    "KAGE_GATEWAY_CA_FILE",
+    "KAGE_GATEWAY_PROXY",
+    "KAGE_GATEWAY_BODY_BYTES",
+    "KAGE_GATEWAY_ANSWER_BYTES",
+    "KAGE_GATEWAY_CONNECTIONS",
+    "KAGE_GATEWAY_CALLS",
+    "KAGE_GATEWAY_REQUESTS_PER_MINUTE",
+    "KAGE_GATEWAY_OUTPUT_TOKENS",
+    "KAGE_GATEWAY_HEAD_SECS",
+    "KAGE_GATEWAY_BODY_SECS",
+    "KAGE_GATEWAY_CONNECT_SECS",
+    "KAGE_GATEWAY_IDLE_SECS",
+    "KAGE_GATEWAY_CALL_SECS",
+    "KAGE_GATEWAY_DRAIN_SECS",
+    "KAGE_GATEWAY_ORPHAN_SECS",
+];
+
+#[derive(Debug, Clone)]
+pub struct GatewayConfig {
+    /// Where each run has a folder for its socket.
+    pub sockets: PathBuf,
+    pub providers: Providers,
+    /// PEM file of certificates that are trusted beside the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Proxy for all providers that name none. The environment's own `HTTPS_PROXY` and the like count for nothing.
+    pub proxy: Option<Url>,
+    /// Largest request body.
+    pub body_bytes: usize,
+    /// Largest answer.
+    pub answer_bytes: u64,
+    /// Connections at once on one run's socket.
+    pub connections: usize,
+    /// Calls at once of one run.
+    pub calls: usize,
+    /// Requests a minute of one run, where its CLI's section says nothing.
+    pub requests_per_minute: u32,
+    /// Most output tokens of one call, where its CLI's section says nothing.
+    pub output_tokens: u64,
+    /// For a request's head to come.
+    pub head: Duration,
+    /// For a request's body to come.
+    pub body: Duration,
+    /// For a connection to a provider.
+    pub connect: Duration,
+    /// Without a single byte from a provider.
+    pub idle: Duration,
+    /// For a whole call.
+    pub call: Duration,
+    /// That calls may go on after the first signal, where the gateway is a process of its own.
+    pub drain: Duration,
+    /// That a run is served without a runner.
+    pub orphan_secs: u64,
+}
+
+impl GatewayConfig {
+    /// See the table in `docs/gateway.md` for each variable and its default.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the variable, or the place in the providers' file.
+    pub fn from_settings(settings: &mut Settings) -> Result<Self, ConfigError> {
+        let data_dir: PathBuf = settings.or("KAGE_DATA_DIR", "/var/lib/kage".to_owned())?.into();
+        let file: Option<PathBuf> = settings.optional("KAGE_GATEWAY_PROVIDERS")?;
+        let sockets = settings.optional("KAGE_GATEWAY_SOCKETS")?;
+        let ca_file = settings.optional("KAGE_GATEWAY_CA_FILE")?;
+        let proxy: Option<Url> = settings.optional("KAGE_GATEWAY_PROXY")?;
+        if let Some(proxy) = &proxy {
+            if !matches!(proxy.scheme(), "http" | "https") {
+                let problem = "it is an http:// or https:// URL".to_owned();
+                return Err(ConfigError::Invalid { name: "KAGE_GATEWAY_PROXY".to_owned(), problem });
+            }
+            if proxy.password().is_some() {
+                settings.mask_last("********".to_owned());
+            }
+        }
+        let mut secs = |name, default, low, high| -> Result<Duration, ConfigError> {
+            Ok(Duration::from_secs(settings.within(name, default, low, high)?))
+        };
+        const MIB: u64 = 1 << 20;
+        Ok(Self {
+            head: secs("KAGE_GATEWAY_HEAD_SECS", 10, 1, 300)?,
+            body: secs("KAGE_GATEWAY_BODY_SECS", 60, 1, 3600)?,
+            connect: secs("KAGE_GATEWAY_CONNECT_SECS", 10, 1, 300)?,
+            idle: secs("KAGE_GATEWAY_IDLE_SECS", 300, 1, 86_400)?,
+            call: secs("KAGE_GATEWAY_CALL_SECS", 1800, 1, 86_400)?,
+            drain: secs("KAGE_GATEWAY_DRAIN_SECS", 30, 0, 86_400)?,
+            orphan_secs: settings.within("KAGE_GATEWAY_ORPHAN_SECS", 900, 10, 86_400)?,
+            body_bytes: settings.within("KAGE_GATEWAY_BODY_BYTES", 32 * MIB, 1024, 256 * MIB)? as usize,
+            answer_bytes: settings.within("KAGE_GATEWAY_ANSWER_BYTES", 64 * MIB, 1024, 1024 * MIB)?,
+            connections: settings.within("KAGE_GATEWAY_CONNECTIONS", 64, 1, 10_000)? as usize,
+            calls: settings.within("KAGE_GATEWAY_CALLS", 8, 1, 1000)? as usize,
+            requests_per_minute: settings.within("KAGE_GATEWAY_REQUESTS_PER_MINUTE", 120, 1, 1_000_000)?
+                as u32,
+            output_tokens: settings.within("KAGE_GATEWAY_OUTPUT_TOKENS", 64_000, 256, 10_000_000)?,
+            sockets: sockets.unwrap_or_else(|| data_dir.join("model")),
+            providers: match file {
+                Some(path) => Providers::read(&path)?,
+                None => Providers::built_in(),
+            },
+            ca_file,
+            proxy,
+        })
+    }
+}

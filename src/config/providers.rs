@@ -1,0 +1,367 @@
+//! Providers and what each CLI may ask of them, from the TOML file that `KAGE_GATEWAY_PROVIDERS` names, else from
+//! the table that is built in. No credential is in it: only where one is to be found.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use url::{Host, Url};
+
+use crate::config::error::ConfigError;
+use crate::domain::model::Dialect;
+
+const BUILT_IN: &str = include_str!("providers.toml");
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Providers {
+    #[serde(default, rename = "provider")]
+    pub providers: Vec<Provider>,
+    /// By CLI name.
+    #[serde(default, rename = "cli")]
+    pub clis: BTreeMap<String, CliPolicy>,
+}
+
+/// One place that answers model calls in one dialect.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Provider {
+    pub name: String,
+    pub dialect: Dialect,
+    /// The dialect's own path is put after it.
+    pub base_url: Url,
+    /// None: it wants none.
+    #[serde(default)]
+    pub credential: Option<CredentialSource>,
+    /// How the credential is shown; by default as the dialect's vendor wants it.
+    #[serde(default)]
+    pub auth: Option<AuthHeader>,
+    /// Sent with every call. No secrets: `kage config` shows them.
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+    /// Names that CLIs may use, and the model that each stands for.
+    #[serde(default)]
+    pub aliases: BTreeMap<String, String>,
+    /// Models, with `*` for any run of characters; none: those that have a price.
+    #[serde(default)]
+    pub allow: Vec<String>,
+    /// Costs nothing.
+    #[serde(default)]
+    pub free: bool,
+    /// Lets `base_url` be `http://` on another machine: what is sent can then be read on the way.
+    #[serde(default)]
+    pub allow_plain_http: bool,
+    /// Instead of `KAGE_GATEWAY_PROXY`; `"none"`: straight.
+    #[serde(default)]
+    pub proxy: Option<String>,
+    /// Instead of `KAGE_GATEWAY_CONNECT_SECS`.
+    #[serde(default)]
+    pub connect_secs: Option<u64>,
+    /// Instead of `KAGE_GATEWAY_IDLE_SECS`.
+    #[serde(default)]
+    pub idle_secs: Option<u64>,
+    /// Instead of `KAGE_GATEWAY_CALL_SECS`.
+    #[serde(default)]
+    pub call_secs: Option<u64>,
+    #[serde(default, rename = "model")]
+    pub models: Vec<PricedModel>,
+}
+
+/// USD for a million tokens.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PricedModel {
+    /// With `*` for any run of characters.
+    pub name: String,
+    pub input_usd_per_mtok: f64,
+    pub output_usd_per_mtok: f64,
+    /// By default as other input.
+    #[serde(default)]
+    pub cached_input_usd_per_mtok: Option<f64>,
+    /// By default a quarter more than other input.
+    #[serde(default)]
+    pub cache_write_usd_per_mtok: Option<f64>,
+    /// The day of the price, `2026-01-31`.
+    pub as_of: String,
+}
+
+/// Where a credential is read, at use.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum CredentialSource {
+    Environment(String),
+    File(PathBuf),
+}
+
+impl TryFrom<String> for CredentialSource {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        // The text is not repeated: it may be the credential itself.
+        match text.split_once(':') {
+            Some(("env", name)) if !name.is_empty() && !name.contains('=') => {
+                Ok(Self::Environment(name.to_owned()))
+            }
+            Some(("file", path)) if path.starts_with('/') => Ok(Self::File(path.into())),
+            _ => Err("a credential is given as env:NAME or file:/path".to_owned()),
+        }
+    }
+}
+
+impl std::fmt::Display for CredentialSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Environment(name) => write!(f, "environment variable {name}"),
+            Self::File(path) => write!(f, "file {}", path.display()),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub enum AuthHeader {
+    /// `Authorization: Bearer …`
+    #[serde(rename = "bearer")]
+    Bearer,
+    #[serde(rename = "x-api-key")]
+    XApiKey,
+    #[serde(rename = "x-goog-api-key")]
+    XGoogApiKey,
+    #[serde(rename = "api-key")]
+    ApiKey,
+}
+
+impl AuthHeader {
+    pub const fn of_dialect(dialect: Dialect) -> Self {
+        match dialect {
+            Dialect::Anthropic => Self::XApiKey,
+            Dialect::Gemini => Self::XGoogApiKey,
+            Dialect::Responses | Dialect::Chat | Dialect::Ollama => Self::Bearer,
+        }
+    }
+}
+
+/// What a CLI may ask for. Everything that is not said is the gateway's default.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CliPolicy {
+    /// Else the first of the CLI's dialect.
+    #[serde(default)]
+    pub provider: Option<String>,
+    /// Of the provider's models, those that this CLI may use; with `*`.
+    #[serde(default)]
+    pub models: Vec<String>,
+    /// Where the task names none.
+    #[serde(default)]
+    pub default_model: Option<String>,
+    /// Kinds of server-side tools that are let through. They reach out from the vendor's machines.
+    #[serde(default)]
+    pub server_tools: Vec<String>,
+    /// Refuses a call with a tool that is not let through, instead of taking the tool out.
+    #[serde(default)]
+    pub refuse_server_tools: bool,
+    /// Lets URLs and ids of stored files stand in requests.
+    #[serde(default)]
+    pub remote_references: bool,
+    #[serde(default)]
+    pub requests_per_minute: Option<u32>,
+    #[serde(default)]
+    pub max_output_tokens: Option<u64>,
+    /// For each run.
+    #[serde(default)]
+    pub budget_usd: Option<f64>,
+    /// For each run; input and output together.
+    #[serde(default)]
+    pub budget_tokens: Option<u64>,
+}
+
+impl Providers {
+    /// The table that comes with the program.
+    ///
+    /// # Panics
+    /// Never: a test reads it.
+    pub fn built_in() -> Self {
+        Self::parse(BUILT_IN).expect("a test reads it")
+    }
+
+    /// # Errors
+    /// [`ConfigError`] with the place.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::File {
+            name: "KAGE_GATEWAY_PROVIDERS".to_owned(),
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::parse(&text).map_err(|problem| ConfigError::Toml { path: path.to_owned(), problem })
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        // The message alone: the source line beside it may hold a credential that was put in the wrong place.
+        let this: Self = toml::from_str(text).map_err(|error| {
+            let line = error.span().map_or(0, |span| text[..span.start].matches('\n').count() + 1);
+            format!("line {line}: {}", error.message())
+        })?;
+        let mut names = BTreeSet::new();
+        for provider in &this.providers {
+            provider.check().map_err(|problem| format!("provider {:?}: {problem}", provider.name))?;
+            if !names.insert(provider.name.as_str()) {
+                return Err(format!("provider {:?} is there twice", provider.name));
+            }
+        }
+        for (name, cli) in &this.clis {
+            if let Some(provider) = &cli.provider
+                && !names.contains(provider.as_str())
+            {
+                return Err(format!("cli {name:?}: there is no provider {provider:?}"));
+            }
+            if cli.budget_usd.is_some_and(|usd| !usd.is_finite() || !(0.0..=1e9).contains(&usd)) {
+                return Err(format!("cli {name:?}: budget_usd is a number from 0 to a billion"));
+            }
+        }
+        Ok(this)
+    }
+}
+
+impl Provider {
+    fn check(&self) -> Result<(), String> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if self.name.is_empty() || self.name.len() > 64 || !self.name.chars().all(plain) {
+            return Err("a name is 1 to 64 letters, digits, '-', '_' and '.'".to_owned());
+        }
+        self.check_url()?;
+        if self.free && !self.models.is_empty() {
+            return Err("it is free or has prices, not both".to_owned());
+        }
+        if !self.free && self.models.is_empty() {
+            return Err("it needs a [[provider.model]] with prices, or free = true".to_owned());
+        }
+        if self.free && self.allow.is_empty() {
+            return Err("a free provider says which models it has: allow = [\"*\"] for all".to_owned());
+        }
+        for model in &self.models {
+            let prices = [
+                Some(model.input_usd_per_mtok),
+                Some(model.output_usd_per_mtok),
+                model.cached_input_usd_per_mtok,
+                model.cache_write_usd_per_mtok,
+            ];
+            // Dearer than any: a price for one token that was put here by mistake would never show.
+            if prices.into_iter().flatten().any(|price| !(0.0..=1e6).contains(&price)) {
+                return Err(format!("model {:?}: a price is a number from 0 to a million", model.name));
+            }
+            if chrono::NaiveDate::parse_from_str(&model.as_of, "%Y-%m-%d").is_err() {
+                return Err(format!("model {:?}: as_of is a day such as 2026-01-31", model.name));
+            }
+        }
+        for (name, value) in &self.headers {
+            let token = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+            if name.is_empty() || !name.chars().all(token) || !value.chars().all(|c| (' '..='~').contains(&c))
+            {
+                return Err(format!(
+                    "header {name:?}: letters, digits and '-'; its value is printable ASCII"
+                ));
+            }
+            const OURS: [&str; 8] = [
+                "host",
+                "content-length",
+                "transfer-encoding",
+                "connection",
+                "content-type",
+                "accept-encoding",
+                "cookie",
+                "authorization",
+            ];
+            if OURS.contains(&name.to_ascii_lowercase().as_str()) {
+                return Err(format!("header {name:?} is set by the gateway alone"));
+            }
+        }
+        match self.proxy.as_deref() {
+            None | Some("none") => Ok(()),
+            Some(url) if Url::parse(url).is_ok_and(|url| matches!(url.scheme(), "http" | "https")) => Ok(()),
+            Some(_) => Err("proxy is an http:// or https:// URL, or \"none\"".to_owned()),
+        }
+    }
+
+    fn check_url(&self) -> Result<(), String> {
+        let url = &self.base_url;
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err("base_url holds no credential: use credential = \"env:…\"".to_owned());
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err("base_url has neither a query nor a fragment".to_owned());
+        }
+        let loopback = match url.host() {
+            Some(Host::Domain(name)) => name == "localhost",
+            Some(Host::Ipv4(address)) => address.is_loopback(),
+            Some(Host::Ipv6(address)) => address.is_loopback(),
+            None => return Err("base_url names no host".to_owned()),
+        };
+        match url.scheme() {
+            "https" => Ok(()),
+            "http" if loopback || self.allow_plain_http => Ok(()),
+            "http" => Err("base_url is https://, but on loopback or with allow_plain_http = true".to_owned()),
+            _ => Err("base_url is https:// or http://".to_owned()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+        [[provider]]
+        name = "near"
+        dialect = "chat"
+        base_url = "http://127.0.0.1:9/v"
+        credential = "file:/run/secrets/key"
+        free = true
+        allow = ["*"]
+        [cli.codex]
+        provider = "near"
+    "#;
+
+    fn refused(change: (&str, &str)) -> String {
+        assert!(GOOD.contains(change.0), "{change:?}");
+        Providers::parse(&GOOD.replace(change.0, change.1)).expect_err(change.1)
+    }
+
+    #[test]
+    fn the_built_in_table_is_sound() {
+        let table = Providers::parse(BUILT_IN).unwrap();
+        for dialect in Dialect::ALL {
+            assert!(table.providers.iter().any(|provider| provider.dialect == dialect), "{dialect}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_read() {
+        let table = Providers::parse(GOOD).unwrap();
+        let source = table.providers[0].credential.as_ref().unwrap();
+        assert_eq!(*source, CredentialSource::File("/run/secrets/key".into()));
+        assert_eq!(table.clis["codex"].provider.as_deref(), Some("near"));
+    }
+
+    #[test]
+    fn mistakes_are_refused() {
+        assert!(refused(("127.0.0.1", "models.example")).contains("https"));
+        assert!(refused(("http://", "http://u:p@")).contains("credential"));
+        assert!(refused(("/v\"", "/v?key=1\"")).contains("query"));
+        assert!(refused(("http:", "ftp:")).contains("https"));
+        assert!(refused(("free = true", "free = false")).contains("prices"));
+        assert!(refused(("allow = [\"*\"]", "")).contains("allow"));
+        assert!(refused(("provider = \"near\"", "provider = \"far\"")).contains("far"));
+        assert!(refused(("free = true", "free = true\nfree_of = 1")).contains("free_of"));
+        assert!(
+            refused(("free = true", "free = true\nheaders = { Host = \"x\" }")).contains("gateway alone")
+        );
+        assert!(refused(("free = true", "free = true\nproxy = \"socks5://x\"")).contains("proxy"));
+    }
+
+    #[test]
+    fn a_credential_in_the_wrong_place_is_not_repeated() {
+        let said = refused(("file:/run/secrets/key", "sk-planted-0123456789"));
+        assert!(said.contains("env:NAME") && !said.contains("sk-planted"), "{said}");
+        let said = refused(("free = true", "free = \"sk-planted-0123456789\""));
+        assert!(said.contains("line") && !said.contains("sk-planted"), "{said}");
+    }
+}

@@ -1,0 +1,123 @@
+//! A call that is booked: whatever becomes of it, it is settled, once.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::db::model_calls::{CallOutcome, EndedCall};
+use crate::dialect::usage::Reading;
+use crate::domain::model::ModelUsage;
+use crate::gateway::environment::Environment;
+use crate::gateway::ledger::{self, Held};
+use crate::gateway::price::Price;
+use crate::gateway::served::ServedRun;
+
+/// How long an answer's end waits for the books.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+pub(super) struct Booked {
+    pub environment: Arc<Environment>,
+    pub run: Arc<ServedRun>,
+    held: Held,
+    price: Price,
+    started: Instant,
+    first_byte: Option<Duration>,
+    /// What the CLI gets.
+    pub status: Option<u16>,
+    /// The provider may have begun to work on it.
+    pub sent: bool,
+    settled: bool,
+    _call: OwnedSemaphorePermit,
+}
+
+impl Booked {
+    pub fn new(
+        environment: &Arc<Environment>,
+        run: &Arc<ServedRun>,
+        held: Held,
+        price: Price,
+        started: Instant,
+        call: OwnedSemaphorePermit,
+    ) -> Self {
+        Self {
+            environment: Arc::clone(environment),
+            run: Arc::clone(run),
+            held,
+            price,
+            started,
+            first_byte: None,
+            status: None,
+            sent: false,
+            settled: false,
+            _call: call,
+        }
+    }
+
+    /// Bytes of the answer have come.
+    pub fn note_first_byte(&mut self) {
+        self.first_byte.get_or_insert(self.started.elapsed());
+    }
+
+    /// Settles the call, before the end of its answer where the database is quick.
+    pub async fn end(mut self, outcome: CallOutcome, reading: Option<&Reading>, error: Option<String>) {
+        self.settled = true;
+        let ended = self.ended(outcome, reading, error);
+        ledger::settle(&self.environment, &self.run, self.held, ended, PATIENCE).await;
+    }
+
+    fn ended(&self, outcome: CallOutcome, reading: Option<&Reading>, error: Option<String>) -> EndedCall {
+        let free = matches!(
+            outcome,
+            CallOutcome::UpstreamError | CallOutcome::UpstreamAuth | CallOutcome::Unreachable
+        ) && self.status.is_none_or(|status| status >= 300);
+        let told = reading.filter(|reading| reading.complete && reading.error.is_none());
+        let (usage, cost, estimated) = match told.and_then(|reading| reading.usage) {
+            Some(usage) => (usage, self.price.cost(usage), false),
+            None if free || !self.sent => (ModelUsage::default(), 0, false),
+            // Cut off, or the provider did not say: else a CLI could hang up early and pay nothing.
+            None => {
+                let usage =
+                    ModelUsage { input: self.held.input, output: self.held.output, ..Default::default() };
+                (usage, self.held.amount.micros, true)
+            }
+        };
+        let millis = |time: Duration| i32::try_from(time.as_millis()).unwrap_or(i32::MAX);
+        EndedCall {
+            outcome,
+            status: self.status,
+            input_tokens: tokens(usage.input),
+            output_tokens: tokens(usage.output),
+            cached_input_tokens: tokens(usage.cached_input),
+            cache_write_tokens: tokens(usage.cache_write),
+            cost_micros: cost,
+            estimated,
+            error,
+            first_byte_ms: self.first_byte.map(millis),
+            duration_ms: millis(self.started.elapsed()),
+        }
+    }
+}
+
+/// What the table's sums can hold, whatever a provider says it has counted.
+fn tokens(count: u64) -> i64 {
+    i64::try_from(count.min(1 << 40)).unwrap_or(1 << 40)
+}
+
+impl Drop for Booked {
+    /// Nobody waits for it any more: the CLI hung up, or the run has ended.
+    fn drop(&mut self) {
+        if self.settled {
+            return;
+        }
+        let outcome =
+            if self.run.end.is_cancelled() { CallOutcome::Aborted } else { CallOutcome::ClientGone };
+        let ended = self.ended(outcome, None, None);
+        let (environment, run, held) = (Arc::clone(&self.environment), Arc::clone(&self.run), self.held);
+        let tracked = self.run.connections.clone();
+        // Tracked by the run, so that its grant is closed after it.
+        self.environment.lifecycle.spawn(tracked.track_future(async move {
+            ledger::settle(&environment, &run, held, ended, PATIENCE).await;
+        }));
+    }
+}

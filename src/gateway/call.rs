@@ -1,0 +1,374 @@
+//! ONE call, told from top to bottom: what it is, whether it may be, what it may cost, the provider's answer.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::{Body as _, Incoming};
+use secrecy::SecretString;
+
+use crate::db::model_calls::CallOutcome;
+use crate::dialect::answer::{self, Refusal, RefusalKind};
+use crate::dialect::request::{self, Checked, Rules};
+use crate::dialect::route::{self, Call};
+use crate::domain::model::Dialect;
+use crate::gateway::booked::Booked;
+use crate::gateway::catalog::{self, Resolved};
+use crate::gateway::environment::Environment;
+use crate::gateway::ledger::{self, Ask, Held, Reservation};
+use crate::gateway::relay::{self, Body};
+use crate::gateway::served::ServedRun;
+use crate::gateway::upstream::{self, SendError};
+use crate::gateway::{credential, headers, local, notices};
+
+/// Bodies above it are checked away from the threads that pass answers on.
+const LARGE_BODY: usize = 256 * 1024;
+/// A call that has to wait for others of its run is to come again after so many seconds.
+const BUSY_SECS: u64 = 3;
+
+/// Answers a request, whatever it is.
+pub(super) async fn answer(
+    environment: Arc<Environment>,
+    run: Arc<ServedRun>,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let head_only = request.method() == Method::HEAD;
+    match serve(&environment, &run, request).await {
+        Ok(response) if head_only => response.map(|_| relay::full(Bytes::new())),
+        Ok(response) => response,
+        Err(refusal) => {
+            notices::refused(&environment, &run, &refusal);
+            refuse(run.dialect, &refusal)
+        }
+    }
+}
+
+/// A refusal in the dialect's own words.
+pub(super) fn refuse(dialect: Dialect, refusal: &Refusal) -> Response<Body> {
+    let answer = answer::answer(dialect, refusal);
+    let mut response = Response::new(relay::full(answer.body));
+    *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::BAD_GATEWAY);
+    for (name, value) in answer.headers {
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            response.headers_mut().insert(HeaderName::from_static(name), value);
+        }
+    }
+    response
+}
+
+async fn serve(
+    environment: &Arc<Environment>,
+    run: &Arc<ServedRun>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Refusal> {
+    let started = Instant::now();
+    let uri = request.uri();
+    let call = route::route(run.dialect, request.method().as_str(), uri.path(), uri.query())?;
+    if run.is_stopped() {
+        return Err(Refusal::new(RefusalKind::BudgetExhausted, "the run's budget is exhausted"));
+    }
+    run.admit().map_err(|retry_after_secs| {
+        Refusal::new(RefusalKind::RateLimited { retry_after_secs }, "too many requests in one minute")
+    })?;
+    if !matches!(call, Call::Generate { .. } | Call::CountTokens { .. }) {
+        let models = catalog::listed(&run.provider, &run.policy, &run.model);
+        let text = local::answer(run.dialect, &call, &models).to_string();
+        let mut response = Response::new(relay::full(text));
+        response
+            .headers_mut()
+            .insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        return Ok(response);
+    }
+    let busy = || {
+        let kind = RefusalKind::RateLimited { retry_after_secs: BUSY_SECS };
+        Refusal::new(kind, "too many calls of this run at once")
+    };
+    let permit = Arc::clone(&run.calls).try_acquire_owned().map_err(|_| busy())?;
+    let (parts, body) = request.into_parts();
+    let (body, _memory) = read_body(environment, run, body).await?;
+    let checked = check(environment, run, &call, &body, run.rules.clone()).await?;
+    let resolved = catalog::resolve(&run.provider, &run.policy, &checked.model).ok_or_else(|| {
+        let shown: String = checked.model.chars().take(100).flat_map(char::escape_debug).collect();
+        Refusal::new(RefusalKind::ModelNotAllowed, format!("the model {shown} is not allowed"))
+    })?;
+    for removed in &checked.removed {
+        notices::remark(environment, run, "model.scrub", &format!("taken out of requests: {removed}"));
+    }
+    let prepared = Prepared { call, client: parts.headers, resolved };
+    if matches!(prepared.call, Call::CountTokens { .. }) {
+        return count_tokens(environment, run, &prepared, checked).await;
+    }
+    generate(environment, run, &prepared, checked, &body, started, permit).await
+}
+
+/// What is known of a call that may be made.
+struct Prepared {
+    call: Call,
+    client: HeaderMap,
+    resolved: Resolved,
+}
+
+/// The whole body, bounded in size and time, and in what bodies of this run are in memory.
+async fn read_body(
+    environment: &Environment,
+    run: &ServedRun,
+    mut body: Incoming,
+) -> Result<(Bytes, tokio::sync::OwnedSemaphorePermit), Refusal> {
+    let config = &environment.config;
+    let too_large = || Refusal::new(RefusalKind::TooLarge, "the request's body is too large");
+    let read = async {
+        // Without a length it may become as large as any.
+        let most = body.size_hint().exact().map_or(config.body_bytes, |exact| exact as usize);
+        if most > config.body_bytes {
+            return Err(too_large());
+        }
+        let permits = u32::try_from(most.div_ceil(1024).max(1)).unwrap_or(u32::MAX);
+        let memory = Arc::clone(&run.bodies).acquire_many_owned(permits).await;
+        let memory = memory.map_err(|_| Refusal::new(RefusalKind::Overloaded, "the gateway is closing"))?;
+        let mut bytes = BytesMut::new();
+        while let Some(frame) = body.frame().await {
+            let frame =
+                frame.map_err(|_| Refusal::new(RefusalKind::BadRequest, "the request's body broke off"))?;
+            if let Ok(data) = frame.into_data() {
+                if bytes.len() + data.len() > config.body_bytes {
+                    return Err(too_large());
+                }
+                bytes.extend_from_slice(&data);
+            }
+        }
+        Ok((bytes.freeze(), memory))
+    };
+    let late = || Refusal::new(RefusalKind::BadRequest, "the request's body did not come in time");
+    tokio::time::timeout(config.body, read).await.map_err(|_| late())?
+}
+
+async fn check(
+    environment: &Environment,
+    run: &ServedRun,
+    call: &Call,
+    body: &Bytes,
+    rules: Rules,
+) -> Result<Checked, Refusal> {
+    if body.len() <= LARGE_BODY {
+        return request::check(run.dialect, call, body, &rules);
+    }
+    let overloaded = || Refusal::new(RefusalKind::Overloaded, "the gateway is closing");
+    let _turn = environment.parsing.acquire().await.map_err(|_| overloaded())?;
+    let (dialect, call, body) = (run.dialect, call.clone(), body.clone());
+    let checked = tokio::task::spawn_blocking(move || request::check(dialect, &call, &body, &rules)).await;
+    checked.map_err(|_| overloaded())?
+}
+
+/// Books, sends and relays a call that costs something.
+async fn generate(
+    environment: &Arc<Environment>,
+    run: &Arc<ServedRun>,
+    prepared: &Prepared,
+    mut checked: Checked,
+    body: &Bytes,
+    started: Instant,
+    permit: tokio::sync::OwnedSemaphorePermit,
+) -> Result<Response<Body>, Refusal> {
+    let held = hold(environment, run, prepared, &checked).await?;
+    let price = prepared.resolved.price;
+    let mut booked = Booked::new(environment, run, held, price, started, permit);
+    if held.output < checked.output_limit {
+        // A smaller answer can be paid: the request is written anew with that limit.
+        let rules =
+            Rules { max_output_tokens: held.output, default_output_tokens: held.output, ..run.rules.clone() };
+        checked = check(environment, run, &prepared.call, body, rules).await?;
+    }
+    if let Some(note) = &prepared.resolved.price_note {
+        notices::remark(environment, run, "model.price", note);
+    }
+    let secret = match secret(environment, run) {
+        Ok(secret) => secret,
+        Err(refusal) => {
+            booked.end(CallOutcome::UpstreamAuth, None, Some(refusal.message.clone())).await;
+            return Err(refusal);
+        }
+    };
+    let call_secs = run.provider.call_secs.map_or(environment.config.call, Duration::from_secs);
+    let deadline = tokio::time::Instant::now() + call_secs;
+    booked.sent = true;
+    match send(environment, run, prepared, checked, secret.as_ref(), deadline).await {
+        Ok(answer) if answer.status().is_success() => relay::success(booked, answer, deadline).await,
+        Ok(answer) => upstream_error(booked, answer, secret.as_ref()).await,
+        Err(Unsent { outcome, refusal, detail }) => {
+            booked.sent = outcome != CallOutcome::Unreachable;
+            tracing::warn!(run = %run.run, provider = run.provider.name, detail, "gateway.upstream_failed");
+            booked.end(outcome, None, Some(refusal.message.clone())).await;
+            Err(refusal)
+        }
+    }
+}
+
+/// Holds what the call can cost; a budget that is spent ends the run.
+async fn hold(
+    environment: &Arc<Environment>,
+    run: &Arc<ServedRun>,
+    prepared: &Prepared,
+    checked: &Checked,
+) -> Result<Held, Refusal> {
+    let ask = Ask {
+        model_asked: &checked.model,
+        resolved: &prepared.resolved,
+        input: checked.input_estimate,
+        output: checked.output_limit,
+        streamed: checked.stream,
+    };
+    let unbooked = |error| {
+        tracing::error!(run = %run.run, %error, "gateway.cannot_book");
+        Refusal::new(RefusalKind::Overloaded, "the call cannot be booked now")
+    };
+    match ledger::reserve(environment, run, &ask).await.map_err(unbooked)? {
+        Reservation::Held(held) => Ok(held),
+        Reservation::Later => {
+            let kind = RefusalKind::RateLimited { retry_after_secs: BUSY_SECS };
+            Err(Refusal::new(kind, "what is left of the budget is held by calls under way"))
+        }
+        Reservation::Exhausted(why) => {
+            // Before the answer: the CLI may end at once, and its run is judged by this.
+            notices::stop(environment, run, &why).await.map_err(unbooked)?;
+            Err(Refusal::new(RefusalKind::BudgetExhausted, why))
+        }
+    }
+}
+
+fn secret(environment: &Environment, run: &ServedRun) -> Result<Option<SecretString>, Refusal> {
+    let Some(source) = &run.provider.credential else { return Ok(None) };
+    environment.credentials.read(source).map(Some).map_err(|error| {
+        tracing::error!(provider = run.provider.name, %error, "gateway.credential_missing");
+        let text = format!("the operator's credential for provider {} is missing", run.provider.name);
+        Refusal::new(RefusalKind::UpstreamAuth, text)
+    })
+}
+
+/// A call that got no answer.
+struct Unsent {
+    outcome: CallOutcome,
+    refusal: Refusal,
+    /// For the operator's log alone.
+    detail: String,
+}
+
+async fn send(
+    environment: &Environment,
+    run: &ServedRun,
+    prepared: &Prepared,
+    mut checked: Checked,
+    secret: Option<&SecretString>,
+    deadline: tokio::time::Instant,
+) -> Result<reqwest::Response, Unsent> {
+    let model = &prepared.resolved.model;
+    checked.set_model(run.dialect, model);
+    let path = route::upstream_path(run.dialect, &prepared.call, model, checked.stream);
+    let mut out = upstream::provider_headers(&run.provider, secret);
+    headers::to_provider(run.dialect, &prepared.client, checked.stream, &mut out);
+    // A `Value` has no keys but text.
+    let body = serde_json::to_vec(&checked.body).unwrap_or_default();
+    drop(checked);
+    let idle = run.provider.idle_secs.map_or(environment.config.idle, Duration::from_secs);
+    let until = deadline.min(tokio::time::Instant::now() + idle);
+    let sending = environment.upstream.send(&run.provider, Method::POST, &path, out, body.into());
+    let unsent = |outcome, kind, text: &str, detail: String| Unsent {
+        outcome,
+        refusal: Refusal::new(kind, format!("provider {}: {text}", run.provider.name)),
+        detail,
+    };
+    tokio::select! {
+        () = run.end.cancelled() => {
+            Err(unsent(CallOutcome::Aborted, RefusalKind::Revoked, "the run has ended", String::new()))
+        }
+        answer = tokio::time::timeout_at(until, sending) => match answer {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error @ (SendError::Connect(_) | SendError::Setup(_)))) => {
+                let kind = RefusalKind::UpstreamUnavailable;
+                Err(unsent(CallOutcome::Unreachable, kind, "it cannot be reached", error.to_string()))
+            }
+            Ok(Err(error @ SendError::Broken(_))) => {
+                let kind = RefusalKind::UpstreamBroken;
+                Err(unsent(CallOutcome::Broken, kind, "its answer broke off", error.to_string()))
+            }
+            Err(_) => {
+                let kind = RefusalKind::UpstreamTimeout;
+                Err(unsent(CallOutcome::Timeout, kind, "it does not answer", String::new()))
+            }
+        },
+    }
+}
+
+/// An answer with another status than 2xx. What concerns the operator's account stays here; what concerns the
+/// request is passed on in the provider's words.
+async fn upstream_error(
+    mut booked: Booked,
+    answer: reqwest::Response,
+    secret: Option<&SecretString>,
+) -> Result<Response<Body>, Refusal> {
+    let status = answer.status();
+    let name = booked.run.provider.name.clone();
+    let refusal =
+        |kind, text: &str| Refusal::new(kind, format!("provider {name}: {text} (HTTP {})", status.as_u16()));
+    if matches!(status.as_u16(), 401 | 402 | 403 | 407) {
+        let refusal = refusal(RefusalKind::UpstreamAuth, "it refuses the operator's credential or account");
+        tracing::error!(provider = name, status = status.as_u16(), "gateway.credential_refused");
+        booked.end(CallOutcome::UpstreamAuth, None, Some(refusal.message.clone())).await;
+        return Err(refusal);
+    }
+    let retry_after = answer.headers().get(http::header::RETRY_AFTER).and_then(|value| value.to_str().ok());
+    let fallback = match status.as_u16() {
+        429 => {
+            let retry_after_secs = retry_after.and_then(|text| text.parse().ok()).unwrap_or(5).min(3600);
+            refusal(RefusalKind::RateLimited { retry_after_secs }, "it asks to slow down")
+        }
+        413 => refusal(RefusalKind::TooLarge, "the request is too large for it"),
+        400..500 => refusal(RefusalKind::BadRequest, "it refuses the request"),
+        300..400 => refusal(RefusalKind::UpstreamBroken, "it redirects, which is not followed"),
+        _ => refusal(RefusalKind::UpstreamUnavailable, "it reports a failure"),
+    };
+    let passed = if status.as_u16() >= 400 {
+        let head = headers::to_client(answer.headers(), headers::BodyKind::Json);
+        let document = relay::short_document(answer).await;
+        let clean = |text: &Bytes| !secret.is_some_and(|secret| credential::appears_in(secret, text));
+        document.filter(clean).map(|document| (head, document))
+    } else {
+        None
+    };
+    booked.status = passed.as_ref().map(|_| status.as_u16());
+    let (environment, run) = (Arc::clone(&booked.environment), Arc::clone(&booked.run));
+    booked.end(CallOutcome::UpstreamError, None, Some(fallback.message.clone())).await;
+    let Some((head, document)) = passed else { return Err(fallback) };
+    notices::refused(&environment, &run, &fallback);
+    let mut response = Response::new(relay::full(document));
+    *response.status_mut() = status;
+    *response.headers_mut() = head;
+    Ok(response)
+}
+
+/// How long a request is: asked of the provider, costs nothing, is not booked.
+async fn count_tokens(
+    environment: &Arc<Environment>,
+    run: &Arc<ServedRun>,
+    prepared: &Prepared,
+    checked: Checked,
+) -> Result<Response<Body>, Refusal> {
+    let secret = secret(environment, run)?;
+    let deadline = tokio::time::Instant::now() + environment.config.idle;
+    let sent = send(environment, run, prepared, checked, secret.as_ref(), deadline).await;
+    let answer = sent.map_err(|unsent| unsent.refusal)?;
+    let status = answer.status();
+    let broken = || {
+        let text = format!("provider {}: it cannot count (HTTP {})", run.provider.name, status.as_u16());
+        Refusal::new(RefusalKind::UpstreamBroken, text)
+    };
+    let head = headers::to_client(answer.headers(), headers::BodyKind::Json);
+    if !status.is_success() {
+        return Err(broken());
+    }
+    let document = relay::short_document(answer).await.ok_or_else(broken)?;
+    let mut response = Response::new(relay::full(document));
+    *response.headers_mut() = head;
+    Ok(response)
+}

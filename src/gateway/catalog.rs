@@ -1,0 +1,207 @@
+//! Which provider serves a CLI, and which of its models the CLI may use, at what price.
+
+use std::sync::Arc;
+
+use crate::config::providers::{CliPolicy, Provider, Providers};
+use crate::domain::model::Dialect;
+use crate::gateway::price::Price;
+
+/// A model as it is sent on, and what it costs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Resolved {
+    pub model: String,
+    pub price: Price,
+    /// Where the price is not the model's own.
+    pub price_note: Option<String>,
+}
+
+pub(super) struct Catalog {
+    providers: Vec<Arc<Provider>>,
+    clis: std::collections::BTreeMap<String, CliPolicy>,
+}
+
+impl Catalog {
+    pub fn new(configured: &Providers) -> Self {
+        Self {
+            providers: configured.providers.iter().cloned().map(Arc::new).collect(),
+            clis: configured.clis.clone(),
+        }
+    }
+
+    pub fn policy(&self, cli: &str) -> CliPolicy {
+        self.clis.get(cli).cloned().unwrap_or_default()
+    }
+
+    /// The provider that serves a CLI, or why there is none.
+    pub fn provider(&self, cli: &str, dialect: Dialect) -> Result<Arc<Provider>, String> {
+        match self.clis.get(cli).and_then(|policy| policy.provider.as_deref()) {
+            Some(name) => {
+                let found = self.providers.iter().find(|provider| provider.name == name);
+                let found = found.filter(|provider| provider.dialect == dialect).cloned();
+                found.ok_or_else(|| format!("provider {name}, which serves {cli}, does not speak {dialect}"))
+            }
+            None => {
+                let found = self.providers.iter().find(|provider| provider.dialect == dialect).cloned();
+                found.ok_or_else(|| format!("no provider that speaks {dialect} is configured"))
+            }
+        }
+    }
+}
+
+/// The model that a name stands for, if the CLI may use it. Aliases are resolved first: what they stand for
+/// has to be allowed. Names are compared as they are spelled.
+pub(super) fn resolve(provider: &Provider, policy: &CliPolicy, asked: &str) -> Option<Resolved> {
+    let model = provider.aliases.get(asked).map_or(asked, String::as_str);
+    // What stands in paths and rows is short and plain, whatever the patterns are.
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:/@+".contains(c);
+    if model.is_empty() || model.len() > 200 || !model.chars().all(plain) || model.contains("..") {
+        return None;
+    }
+    let offered = if provider.allow.is_empty() {
+        provider.models.iter().any(|known| matches(&known.name, model))
+    } else {
+        provider.allow.iter().any(|pattern| matches(pattern, model))
+    };
+    let allowed = policy.models.is_empty() || policy.models.iter().any(|pattern| matches(pattern, model));
+    (offered && allowed).then(|| {
+        let (price, price_note) = price_of(provider, model);
+        Resolved { model: model.to_owned(), price, price_note }
+    })
+}
+
+/// Names to show to a CLI that asks which models there are: aliases, and models that stand without a `*`.
+pub(super) fn listed(provider: &Provider, policy: &CliPolicy, also: &str) -> Vec<String> {
+    let named =
+        provider.allow.iter().chain(&policy.models).chain(provider.models.iter().map(|model| &model.name));
+    let named = named.filter(|name| !name.contains('*')).chain(provider.aliases.keys());
+    let mut names: Vec<String> = std::iter::once(also)
+        .chain(named.map(String::as_str))
+        .filter(|name| resolve(provider, policy, name).is_some())
+        .map(str::to_owned)
+        .collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// The price under the longest name that fits; else the dearest of the provider, and a note that says so.
+fn price_of(provider: &Provider, model: &str) -> (Price, Option<String>) {
+    if provider.free {
+        return (Price::FREE, None);
+    }
+    let known = provider.models.iter().filter(|known| matches(&known.name, model));
+    if let Some(known) = known.max_by_key(|known| (!known.name.contains('*'), known.name.len())) {
+        return (Price::of(known), None);
+    }
+    let dearest = provider.models.iter().map(Price::of).fold(Price::FREE, Price::dearer);
+    let note = format!("{model} has no price: charged as the dearest model of {}", provider.name);
+    (dearest, Some(note))
+}
+
+/// Whether a name fits a pattern, in which `*` stands for any run of characters.
+fn matches(pattern: &str, name: &str) -> bool {
+    let Some((first, mut rest)) = pattern.split_once('*') else { return pattern == name };
+    let Some(mut left) = name.strip_prefix(first) else { return false };
+    while let Some((middle, after)) = rest.split_once('*') {
+        let Some(at) = left.find(middle) else { return false };
+        left = &left[at + middle.len()..];
+        rest = after;
+    }
+    left.ends_with(rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn catalog() -> Catalog {
+        let providers = toml::from_str(
+            r#"
+            [[provider]]
+            name = "vendor"
+            dialect = "anthropic"
+            base_url = "https://models.example"
+            aliases = { sonnet = "claude-sonnet-4-5", out = "gpt-5" }
+            allow = ["claude-*"]
+            [[provider.model]]
+            name = "claude-*"
+            input_usd_per_mtok = 9
+            output_usd_per_mtok = 9
+            as_of = "2026-01-01"
+            [[provider.model]]
+            name = "claude-sonnet-4*"
+            input_usd_per_mtok = 3
+            output_usd_per_mtok = 15
+            as_of = "2026-01-01"
+            [[provider]]
+            name = "near"
+            dialect = "chat"
+            base_url = "http://localhost:1"
+            free = true
+            allow = ["*"]
+            [cli.narrow]
+            models = ["claude-haiku-*"]
+            [cli.wrong]
+            provider = "near"
+            "#,
+        );
+        Catalog::new(&providers.unwrap())
+    }
+
+    #[test]
+    fn patterns_fit() {
+        for (pattern, name, fits) in [
+            ("a", "a", true),
+            ("a", "ab", false),
+            ("a*", "a", true),
+            ("a*c", "abc", true),
+            ("a*c", "ac", true),
+            ("ab*ba", "aba", false),
+            ("*", "", true),
+            ("*b*", "abc", true),
+            ("a*b*c", "axxbyyc", true),
+            ("a*b*c", "acb", false),
+            ("A*", "ab", false),
+        ] {
+            assert_eq!(matches(pattern, name), fits, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn aliases_are_resolved_before_the_model_is_judged() {
+        let catalog = catalog();
+        let vendor = catalog.provider("any", Dialect::Anthropic).unwrap();
+        let all = CliPolicy::default();
+        let sonnet = resolve(&vendor, &all, "sonnet").unwrap();
+        assert_eq!(sonnet.model, "claude-sonnet-4-5");
+        assert_eq!(sonnet.price, Price::of(&vendor.models[1]));
+        assert_eq!(sonnet.price_note, None);
+        for refused in
+            ["out", "Claude-x", "gpt-5", "", "claude-/../x", "claude-x?key=1", "claude-x y", " claude-x"]
+        {
+            assert_eq!(resolve(&vendor, &all, refused), None, "{refused}");
+        }
+        let narrow = catalog.policy("narrow");
+        assert_eq!(resolve(&vendor, &narrow, "sonnet"), None);
+        assert!(resolve(&vendor, &narrow, "claude-haiku-4-5").is_some());
+        assert_eq!(listed(&vendor, &all, "claude-x"), ["claude-x", "sonnet"]);
+    }
+
+    #[test]
+    fn a_model_without_a_price_costs_as_the_dearest() {
+        let catalog = catalog();
+        let mut vendor = (*catalog.provider("any", Dialect::Anthropic).unwrap()).clone();
+        vendor.models.remove(0);
+        let resolved = resolve(&vendor, &CliPolicy::default(), "claude-unheard-of").unwrap();
+        assert_eq!(resolved.price, Price::of(&vendor.models[0]));
+        assert!(resolved.price_note.unwrap().contains("dearest"));
+    }
+
+    #[test]
+    fn a_cli_is_served_in_its_own_dialect_alone() {
+        let catalog = catalog();
+        assert!(catalog.provider("wrong", Dialect::Anthropic).unwrap_err().contains("near"));
+        assert!(catalog.provider("any", Dialect::Gemini).unwrap_err().contains("gemini"));
+        assert_eq!(catalog.provider("wrong", Dialect::Chat).unwrap().name, "near");
+    }
+}

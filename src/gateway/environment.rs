@@ -1,0 +1,72 @@
+//! What the gateway's loops and calls share.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use sqlx::PgPool;
+use tokio::sync::{Notify, Semaphore};
+use uuid::Uuid;
+
+use crate::config::gateway::GatewayConfig;
+use crate::gateway::catalog::Catalog;
+use crate::gateway::credential::Credentials;
+use crate::gateway::served::ServedRun;
+use crate::gateway::upstream::{SetupError, Upstream};
+use crate::lifecycle::Lifecycle;
+
+/// Large bodies that are parsed at once: JSON takes many times its text's size in memory.
+const PARSED_AT_ONCE: usize = 4;
+
+pub(super) struct Environment {
+    pub pool: PgPool,
+    pub config: GatewayConfig,
+    pub lifecycle: Lifecycle,
+    pub catalog: Catalog,
+    pub credentials: Credentials,
+    pub upstream: Upstream,
+    pub parsing: Semaphore,
+    /// The grants are to be looked at.
+    pub wake: Notify,
+    served: Mutex<HashMap<Uuid, Arc<ServedRun>>>,
+}
+
+impl Environment {
+    pub fn open(pool: PgPool, config: GatewayConfig, lifecycle: &Lifecycle) -> Result<Arc<Self>, SetupError> {
+        let catalog = Catalog::new(&config.providers);
+        Ok(Arc::new(Self {
+            upstream: Upstream::new(&config)?,
+            catalog,
+            credentials: Credentials::default(),
+            parsing: Semaphore::new(PARSED_AT_ONCE),
+            wake: Notify::new(),
+            served: Mutex::default(),
+            lifecycle: lifecycle.clone(),
+            pool,
+            config,
+        }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, Arc<ServedRun>>> {
+        self.served.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn served(&self, run: Uuid) -> Option<Arc<ServedRun>> {
+        self.lock().get(&run).cloned()
+    }
+
+    pub fn all_served(&self) -> Vec<Arc<ServedRun>> {
+        self.lock().values().cloned().collect()
+    }
+
+    pub fn serve(&self, run: Arc<ServedRun>) {
+        self.lock().insert(run.run, run);
+    }
+
+    /// Its socket is closed and its calls are settled.
+    pub fn forget(&self, run: &ServedRun) {
+        let mut served = self.lock();
+        if served.get(&run.run).is_some_and(|current| current.attempt == run.attempt) {
+            served.remove(&run.run);
+        }
+    }
+}

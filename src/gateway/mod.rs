@@ -1,0 +1,53 @@
+//! `kage gateway`: the egress-facing role. It holds the model credentials and the way to the providers, and
+//! neither a TCP port, the engine's socket nor a repository.
+//!
+//! ```text
+//! grants      opens a socket for each run that wants one, closes it with the run     door   the socket itself
+//! connection  one connection, one request: its head vetted (head) before HTTP reads it
+//! call        ONE call, told top to bottom: route, check, model (catalog), budget (ledger), provider (upstream), relay
+//! ledger      reserve before, settle after       booked   a call that is settled whatever becomes of it
+//! notices     events and audit entries           probe    what `kage doctor` asks
+//! ```
+
+mod booked;
+mod call;
+mod catalog;
+mod connection;
+mod credential;
+mod door;
+mod environment;
+mod grants;
+mod head;
+mod headers;
+mod ledger;
+mod local;
+mod notices;
+mod price;
+pub mod probe;
+mod rate;
+mod relay;
+mod served;
+mod upstream;
+
+use sqlx::PgPool;
+
+use crate::config::gateway::GatewayConfig;
+use crate::gateway::environment::Environment;
+pub use crate::gateway::upstream::SetupError;
+use crate::lifecycle::Lifecycle;
+
+/// Starts the gateway; it ends with the lifecycle's tokens. With `to_the_last`, only when no run of this machine
+/// needs it any more.
+///
+/// # Errors
+/// [`SetupError`] says what keeps it from starting.
+pub fn start(
+    pool: PgPool,
+    config: GatewayConfig,
+    lifecycle: &Lifecycle,
+    to_the_last: bool,
+) -> Result<(), SetupError> {
+    let environment = Environment::open(pool, config, lifecycle)?;
+    lifecycle.spawn_essential("gateway", grants::run(environment, to_the_last));
+    Ok(())
+}

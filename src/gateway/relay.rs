@@ -1,0 +1,226 @@
+//! Passes a provider's answer on: a stream chunk by chunk, as fast as the CLI reads and no faster; a single
+//! document whole, once it is known to be one.
+
+use std::convert::Infallible;
+
+use bytes::{Bytes, BytesMut};
+use http::{Response, StatusCode};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::Frame;
+use tokio::time::{Instant, timeout};
+
+use crate::db::model_calls::CallOutcome;
+use crate::dialect::answer::{self, Refusal, RefusalKind};
+use crate::dialect::usage::{Reading, UsageReader};
+use crate::domain::model::Dialect;
+use crate::gateway::booked::Booked;
+use crate::gateway::headers::{self, BodyKind};
+use crate::gateway::notices;
+
+pub(super) type Body = BoxBody<Bytes, Infallible>;
+
+/// A document that is not a stream.
+const DOCUMENT_BYTES: u64 = 16 << 20;
+/// A short document: an error, a count.
+const SHORT_BYTES: u64 = 64 << 10;
+
+pub(super) fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).boxed()
+}
+
+/// How a provider's body went on.
+enum Next {
+    Chunk(Bytes),
+    End,
+    Failed(CallOutcome, RefusalKind, String),
+}
+
+/// A provider's body, with its limits.
+struct Source {
+    answer: reqwest::Response,
+    idle: std::time::Duration,
+    deadline: Instant,
+    left: u64,
+}
+
+impl Source {
+    async fn next(&mut self, booked: &Booked) -> Next {
+        let slow =
+            |what: &str| Next::Failed(CallOutcome::Timeout, RefusalKind::UpstreamTimeout, what.to_owned());
+        let chunk = tokio::select! {
+            () = booked.run.end.cancelled() => {
+                let why = "the run has ended".to_owned();
+                return Next::Failed(CallOutcome::Aborted, RefusalKind::Revoked, why);
+            }
+            () = tokio::time::sleep_until(self.deadline) => return slow("the provider took too long"),
+            chunk = timeout(self.idle, self.answer.chunk()) => chunk,
+        };
+        match chunk {
+            Err(_) => slow("the provider fell silent"),
+            Ok(Err(_)) => {
+                let why = "the provider's answer broke off".to_owned();
+                Next::Failed(CallOutcome::Broken, RefusalKind::UpstreamBroken, why)
+            }
+            Ok(Ok(None)) => Next::End,
+            Ok(Ok(Some(chunk))) => match self.left.checked_sub(chunk.len() as u64) {
+                Some(left) => {
+                    self.left = left;
+                    Next::Chunk(chunk)
+                }
+                None => {
+                    let why = "the provider's answer is too large".to_owned();
+                    Next::Failed(CallOutcome::Broken, RefusalKind::UpstreamBroken, why)
+                }
+            },
+        }
+    }
+}
+
+fn source(booked: &Booked, answer: reqwest::Response, limit: u64, deadline: Instant) -> Source {
+    let config = &booked.environment.config;
+    let idle = booked.run.provider.idle_secs.map_or(config.idle, std::time::Duration::from_secs);
+    Source { answer, idle, deadline, left: limit.min(config.answer_bytes) }
+}
+
+/// A good answer (2xx).
+pub(super) async fn success(
+    mut booked: Booked,
+    answer: reqwest::Response,
+    deadline: Instant,
+) -> Result<Response<Body>, Refusal> {
+    let status = answer.status();
+    let Some(kind) = headers::body_kind(answer.headers()) else {
+        let why = "the provider's answer is neither JSON nor a stream of it";
+        booked.end(CallOutcome::Broken, None, Some(why.to_owned())).await;
+        return Err(Refusal::new(RefusalKind::UpstreamBroken, why));
+    };
+    let out = headers::to_client(answer.headers(), kind);
+    booked.status = Some(status.as_u16());
+    let body = if kind.is_stream() {
+        stream(booked, answer, deadline, kind)
+    } else {
+        document(booked, answer, deadline).await?
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::OK;
+    *response.headers_mut() = out;
+    Ok(response)
+}
+
+/// The stream as it comes. The last bytes wait until the call is settled: whoever has seen the end finds it
+/// in the books.
+fn stream(mut booked: Booked, answer: reqwest::Response, deadline: Instant, kind: BodyKind) -> Body {
+    let dialect = booked.run.dialect;
+    let mut reader = UsageReader::new(dialect, kind.is_stream());
+    let mut source = source(&booked, answer, u64::MAX, deadline);
+    let frames = async_stream::stream! {
+        let failure = loop {
+            match source.next(&booked).await {
+                Next::Chunk(chunk) => {
+                    booked.note_first_byte();
+                    reader.feed(&chunk);
+                    yield Ok::<_, Infallible>(Frame::data(chunk));
+                }
+                Next::End => break None,
+                Next::Failed(outcome, kind, why) => break Some((outcome, Refusal::new(kind, why))),
+            }
+        };
+        // The provider's connection is free, or closed, before the books are written.
+        drop(source);
+        let boundary = reader.at_boundary();
+        let reading = reader.finish();
+        let (outcome, refusal) = judge(failure, &reading);
+        if let Some(refusal) = &refusal
+            && outcome != CallOutcome::Aborted
+        {
+            notices::refused(&booked.environment, &booked.run, refusal);
+        }
+        let error = refusal.as_ref().map(|refusal| refusal.message.clone()).or_else(|| error_words(&reading));
+        booked.end(outcome, Some(&reading), error).await;
+        if let Some(refusal) = refusal {
+            yield Ok(Frame::data(last_words(dialect, &refusal, boundary)));
+        }
+    };
+    StreamBody::new(frames).boxed()
+}
+
+/// What a stream's end means: its outcome, and what the CLI is still to be told.
+fn judge(failure: Option<(CallOutcome, Refusal)>, reading: &Reading) -> (CallOutcome, Option<Refusal>) {
+    match failure {
+        // What comes after the end of an answer that is complete is of no account.
+        Some((outcome, _)) if reading.complete && outcome != CallOutcome::Aborted => (CallOutcome::Ok, None),
+        Some((outcome, refusal)) => (outcome, Some(refusal)),
+        // It told the CLI itself.
+        None if reading.error.is_some() => (CallOutcome::UpstreamError, None),
+        None if reading.complete => (CallOutcome::Ok, None),
+        None => {
+            let refusal = Refusal::new(RefusalKind::UpstreamBroken, "the provider's answer broke off");
+            (CallOutcome::Broken, Some(refusal))
+        }
+    }
+}
+
+fn error_words(reading: &Reading) -> Option<String> {
+    reading.error.as_ref().map(|error| error.chars().take(500).collect())
+}
+
+fn last_words(dialect: Dialect, refusal: &Refusal, at_boundary: bool) -> Bytes {
+    let mut bytes = BytesMut::new();
+    if !at_boundary {
+        // Ends the line, and the event, in which the provider broke off.
+        bytes.extend_from_slice(if dialect == Dialect::Ollama { b"\n" } else { b"\n\n" });
+    }
+    bytes.extend_from_slice(&answer::stream_error(dialect, refusal));
+    bytes.freeze()
+}
+
+/// One JSON document, whole.
+async fn document(mut booked: Booked, answer: reqwest::Response, deadline: Instant) -> Result<Body, Refusal> {
+    let mut reader = UsageReader::new(booked.run.dialect, false);
+    let mut source = source(&booked, answer, DOCUMENT_BYTES, deadline);
+    let mut bytes = BytesMut::new();
+    let failure = loop {
+        match source.next(&booked).await {
+            Next::Chunk(chunk) => {
+                booked.note_first_byte();
+                reader.feed(&chunk);
+                bytes.extend_from_slice(&chunk);
+            }
+            Next::End if serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).is_ok() => break None,
+            Next::End => {
+                let refusal = Refusal::new(RefusalKind::UpstreamBroken, "the provider's answer is not JSON");
+                break Some((CallOutcome::Broken, refusal));
+            }
+            Next::Failed(outcome, kind, why) => break Some((outcome, Refusal::new(kind, why))),
+        }
+    };
+    let reading = reader.finish();
+    if let Some((outcome, refusal)) = failure {
+        booked.status = None;
+        booked.end(outcome, None, Some(refusal.message.clone())).await;
+        return Err(refusal);
+    }
+    let outcome = if reading.error.is_some() { CallOutcome::UpstreamError } else { CallOutcome::Ok };
+    booked.end(outcome, Some(&reading), error_words(&reading)).await;
+    Ok(full(bytes.freeze()))
+}
+
+/// What a provider says, if it says it in a JSON object and in short; else nothing.
+pub(super) async fn short_document(mut answer: reqwest::Response) -> Option<Bytes> {
+    if headers::body_kind(answer.headers()) != Some(BodyKind::Json) {
+        return None;
+    }
+    let read = async {
+        let mut bytes = BytesMut::new();
+        while let Some(chunk) = answer.chunk().await.ok()? {
+            bytes.extend_from_slice(&chunk);
+            if bytes.len() as u64 > SHORT_BYTES {
+                return None;
+            }
+        }
+        Some(bytes.freeze())
+    };
+    let bytes = timeout(std::time::Duration::from_secs(10), read).await.ok()??;
+    serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&bytes).is_ok().then_some(bytes)
+}

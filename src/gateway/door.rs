@@ -76,7 +76,7 @@ impl Folder {
     }
 }
 
-/// Takes connections until the run's end.
+/// Takes connections until the run's end, or the gateway's.
 pub(super) async fn keep(
     environment: Arc<Environment>,
     run: Arc<ServedRun>,
@@ -87,6 +87,7 @@ pub(super) async fn keep(
     loop {
         let accepted = tokio::select! {
             () = run.end.cancelled() => break,
+            () = environment.shut.cancelled() => break,
             // The place first: who finds none waits in the socket's queue.
             accepted = async {
                 let place = Arc::clone(&places).acquire_owned().await;

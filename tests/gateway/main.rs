@@ -6,6 +6,7 @@ mod credentials;
 mod faults;
 mod grants;
 mod limits;
+mod network;
 mod policy;
 mod rights;
 mod road;

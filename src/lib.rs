@@ -3,6 +3,7 @@
 //! ```text
 //! cli                                one file per command; only `cli` knows every role
 //! api  runner  client                roles: they never import one another; they meet in Postgres (or over HTTP)
+//! kit                                the conformance kit for CLI images
 //! db  sandbox  git  image  config    adapters
 //! dialect                            what the model protocols say: pure, bytes in, bytes out
 //! wire                               the public JSON, shared by api, client and the stored events
@@ -19,6 +20,7 @@ pub mod domain;
 pub mod gateway;
 pub mod git;
 pub mod image;
+pub mod kit;
 pub mod lifecycle;
 pub mod runner;
 pub mod sandbox;

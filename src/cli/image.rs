@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::cli::escape;
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::host::Configuration;
+use crate::cli::image_check::{self, CheckArgs, NewArgs};
 use crate::cli::output::{self, Globals};
 use crate::db;
 use crate::db::Zone;
@@ -45,6 +46,10 @@ enum Command {
     },
     /// List registered images
     List,
+    /// Make a folder to begin a CLI image with
+    New(NewArgs),
+    /// Run a CLI in the real sandbox against a scripted model, and report what holds
+    Check(CheckArgs),
     /// Show a registered image: manifest, digest, and whether the engine has it
     Inspect { name: String },
 }
@@ -52,13 +57,15 @@ enum Command {
 /// # Errors
 /// [`CliError::Host`].
 pub async fn run(args: Args, globals: &Globals) -> Result<Exit, CliError> {
-    let configuration = Configuration::load_with_database()?;
+    let configuration = Configuration::load_with_database;
     let done = match args.command {
+        Command::New(args) => return image_check::new(&args, globals),
+        Command::Check(args) => return image_check::run(&args, globals).await,
         Command::Build { folder, base, existing } => {
-            build_and_register(&configuration, globals, folder, base, existing).await
+            build_and_register(&configuration()?, globals, folder, base, existing).await
         }
-        Command::List => list(&configuration, globals).await,
-        Command::Inspect { name } => inspect(&configuration, globals, &name).await,
+        Command::List => list(&configuration()?, globals).await,
+        Command::Inspect { name } => inspect(&configuration()?, globals, &name).await,
     };
     done.map_err(CliError::Host)?;
     Ok(Exit::Success)
@@ -106,7 +113,16 @@ async fn build_and_register(
     Ok(())
 }
 
-async fn build_image(
+/// What a built image is called in the engine's list.
+pub fn tag(manifest: &Manifest) -> String {
+    format!("kage-cli-{}:dev", manifest.name)
+}
+
+/// Builds a folder's image under its tag.
+///
+/// # Errors
+/// Those of the build and of the engine.
+pub async fn build_image(
     engine: &Engine,
     folder: &std::path::Path,
     manifest: &Manifest,
@@ -117,7 +133,7 @@ async fn build_image(
         None => inspect_image(engine, LOCAL_BASE).await?.map(|_| LOCAL_BASE.to_owned()),
     };
     let args: Vec<(&str, &str)> = base.iter().map(|base| ("BASE", base.as_str())).collect();
-    let tag = format!("kage-cli-{}:dev", manifest.name);
+    let tag = tag(manifest);
     let labels = [("kage.image", manifest.name.as_str())];
     let request = BuildRequest {
         folder,

@@ -9,6 +9,7 @@ pub mod escape;
 pub mod exit;
 pub mod host;
 pub mod image;
+pub mod image_check;
 pub mod key;
 pub mod lines;
 pub mod logs;

@@ -42,7 +42,7 @@ fn belongs(pid: i32, container_id: &str) -> bool {
 
 /// Whether a `/proc/PID/cgroup` file names the container, as a whole part of a path: `/docker/ID` (cgroupfs)
 /// or `docker-ID.scope`, `libpod-ID.scope` (systemd).
-fn names_container(cgroup: &str, container_id: &str) -> bool {
+pub fn names_container(cgroup: &str, container_id: &str) -> bool {
     let is_id = container_id.len() == 64 && container_id.bytes().all(|b| b.is_ascii_hexdigit());
     is_id
         && cgroup.lines().filter_map(|line| line.splitn(3, ':').nth(2)).any(|path| {

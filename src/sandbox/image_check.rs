@@ -89,3 +89,13 @@ pub async fn inspect_image(engine: &Engine, reference: &str) -> Result<Option<Im
         refusals,
     }))
 }
+
+/// The image's own ENV, as `NAME=value`. It never reaches a CLI.
+///
+/// # Errors
+/// [`SandboxError::ImageMissing`], or those of the engine.
+pub async fn image_environment(engine: &Engine, digest: &ImageDigest) -> Result<Vec<String>, SandboxError> {
+    let question = engine.api().inspect_image(digest.as_str());
+    let image = engine.call("image inspect", engine.deadlines().ask, question).await?;
+    Ok(image.config.and_then(|config| config.env).unwrap_or_default())
+}

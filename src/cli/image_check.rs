@@ -1,0 +1,189 @@
+//! `kage image check` and `kage image new`: the conformance kit on the command line.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, anyhow, bail};
+
+use crate::cli::escape;
+use crate::cli::exit::{CliError, Exit};
+use crate::cli::host::{self, Configuration};
+use crate::cli::image;
+use crate::cli::output::{self, Globals};
+use crate::db;
+use crate::db::Zone;
+use crate::domain::model::Dialect;
+use crate::domain::name::Name;
+use crate::image::manifest::{FILE_NAME, Manifest};
+use crate::kit::check::{Extent, Surroundings, check};
+use crate::kit::error::KitError;
+use crate::kit::report::{Item, Report};
+use crate::kit::scaffold;
+use crate::kit::secrets;
+use crate::kit::stage::{Props, Stage};
+use crate::sandbox::engine::Engine;
+use crate::sandbox::image_check::{ImageFacts, image_environment, inspect_image};
+use crate::sandbox::spec::SandboxUser;
+
+#[derive(Debug, clap::Args)]
+pub struct CheckArgs {
+    /// Folder with `cli.toml`, name of a folder in `images/`, or name of a registered image
+    image: String,
+    /// Check this image of the engine's (tag or digest) with the folder's manifest [default: kage-cli-NAME:dev]
+    #[arg(long, value_name = "REF")]
+    existing: Option<String>,
+    /// Build the folder's image first (it is not registered)
+    #[arg(long, conflicts_with = "existing")]
+    build: bool,
+    /// Leave out the faults of the model API, which take minutes
+    #[arg(long)]
+    quick: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct NewArgs {
+    /// Name of the CLI
+    name: Name,
+    /// Protocol that it speaks: anthropic, responses, chat, gemini or ollama
+    #[arg(long, default_value = "chat")]
+    dialect: Dialect,
+    /// Folder to make [default: images/NAME]
+    #[arg(long)]
+    folder: Option<PathBuf>,
+}
+
+/// # Errors
+/// [`CliError::Host`].
+pub fn new(args: &NewArgs, globals: &Globals) -> Result<Exit, CliError> {
+    let folder = args.folder.clone().unwrap_or_else(|| Path::new("images").join(args.name.as_str()));
+    scaffold::make(&folder, &args.name, args.dialect)
+        .map_err(|error| CliError::Host(anyhow::Error::new(error)))?;
+    if globals.json {
+        output::json(&serde_json::json!({ "folder": folder }))?;
+    } else {
+        let folder = escape::line(&folder.display().to_string());
+        output::line(&format!("made {folder}"))?;
+        output::note(&format!(
+            "fill in the TODOs in {folder}/Dockerfile and {folder}/{FILE_NAME}, then: kage image check --build {folder}"
+        ));
+    }
+    Ok(Exit::Success)
+}
+
+/// # Errors
+/// [`CliError::Host`], for what is not the image's doing.
+pub async fn run(args: &CheckArgs, globals: &Globals) -> Result<Exit, CliError> {
+    let configuration = host::load()?;
+    match report(&configuration, args, globals).await {
+        Ok(report) => {
+            if globals.json {
+                output::json(&serde_json::json!({ "passed": report.passed(), "report": report }))?;
+            } else {
+                print_end(&report)?;
+            }
+            Ok(if report.passed() { Exit::Success } else { Exit::Failed })
+        }
+        Err(error) if matches!(error.downcast_ref(), Some(KitError::Interrupted)) => Ok(Exit::Interrupted),
+        Err(error) => Err(CliError::Host(error)),
+    }
+}
+
+fn print_end(report: &Report) -> Result<(), CliError> {
+    if !report.paths_written.is_empty() {
+        output::line(&escape::line(&format!("writes {}", report.paths_written.join(" "))))?;
+    }
+    for line in report.summary() {
+        output::line(&escape::line(&line))?;
+    }
+    Ok(())
+}
+
+async fn report(
+    configuration: &Configuration,
+    args: &CheckArgs,
+    globals: &Globals,
+) -> anyhow::Result<Report> {
+    let engine = Engine::connect(&configuration.runner.docker).await?;
+    let (manifest, image) = subject(&engine, args).await?;
+    let surroundings = Surroundings {
+        image_environment: image_environment(&engine, &image.digest).await?,
+        known: secrets::known(
+            std::env::vars_os()
+                .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
+        ),
+    };
+    if !globals.json {
+        output::line(&escape::line(&format!("{} {}", manifest.name, image.digest)))?;
+    }
+    let stage = Stage::set(props(configuration, engine, manifest, image)?)?;
+    let quiet = globals.json;
+    let tell = |item: &Item| {
+        if !quiet {
+            // A closed pipe is noticed by what is printed at the end.
+            let _ = output::line(&escape::line(&item.line()));
+        }
+    };
+    Ok(check(&stage, Extent { quick: args.quick }, &surroundings, tell).await?)
+}
+
+/// What is to be checked: from a folder, else from the registry.
+async fn subject(engine: &Engine, args: &CheckArgs) -> anyhow::Result<(Manifest, ImageFacts)> {
+    let given = Path::new(&args.image);
+    let named = Path::new("images").join(&args.image);
+    let folder = [given, &named].into_iter().find(|folder| folder.join(FILE_NAME).is_file());
+    if let Some(folder) = folder {
+        let manifest = Manifest::read(folder)?;
+        if args.build {
+            let facts = image::build_image(engine, folder, &manifest, None).await?;
+            return Ok((manifest, facts));
+        }
+        let reference = args.existing.clone().unwrap_or_else(|| image::tag(&manifest));
+        let facts = inspect_image(engine, &reference).await?;
+        let missing = || {
+            anyhow!(
+                "the engine has no image {reference}; build it: kage image check --build {}",
+                folder.display()
+            )
+        };
+        return Ok((manifest, facts.ok_or_else(missing)?));
+    }
+    if args.build || args.existing.is_some() {
+        bail!("there is no {FILE_NAME} in {} or {}", given.display(), named.display());
+    }
+    let configuration = Configuration::load_with_database().with_context(|| {
+        format!("there is no {FILE_NAME} in {} or {}, and no database", given.display(), named.display())
+    })?;
+    let pool = configuration.pool(Zone::Runner).await?;
+    let mut connection = pool.acquire().await?;
+    let row = db::images::find(&mut connection, &args.image).await.context("database")?;
+    let row = row.ok_or_else(|| anyhow!("no CLI image {:?} is registered", args.image))?;
+    let manifest: Manifest = serde_json::from_value(row.manifest).context("the registered manifest")?;
+    let facts = inspect_image(engine, &row.digest).await?;
+    Ok((manifest, facts.ok_or_else(|| anyhow!("the engine has no image {} any more", row.digest))?))
+}
+
+fn props(
+    configuration: &Configuration,
+    engine: Engine,
+    manifest: Manifest,
+    image: ImageFacts,
+) -> anyhow::Result<Props> {
+    let runner = &configuration.runner;
+    let own = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let (uid, gid) = if own.0 == 0 { (runner.uid, runner.uid) } else { own };
+    let shim = match &runner.shim {
+        Some(path) => path.clone(),
+        None => std::env::current_exe().context("where this program is")?.with_file_name("kage-shim"),
+    };
+    // The runner's folder is where the engine sees what we see, also from within a container.
+    let folder = if runner.data_dir.is_dir() { runner.data_dir.clone() } else { std::env::temp_dir() };
+    Ok(Props {
+        engine,
+        manifest,
+        image,
+        limits: runner.limits.clone(),
+        runtime: runner.runtime.clone(),
+        user: SandboxUser::new(uid, gid).ok_or_else(|| anyhow!("KAGE_RUNNER_UID cannot be {uid}"))?,
+        shim,
+        folder,
+    })
+}

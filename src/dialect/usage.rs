@@ -183,7 +183,7 @@ impl UsageReader {
             }
             Line::Bare => {
                 let is_end = |b: &u8| matches!(b, b'\r' | b'\n');
-                let end = bytes.iter().position(|b| is_end(b)).unwrap_or(bytes.len() - 1) + 1;
+                let end = bytes.iter().position(is_end).unwrap_or(bytes.len() - 1) + 1;
                 let (text, rest) = bytes.split_at(end);
                 self.scan(text);
                 if self.scanner.is_over() {

@@ -127,9 +127,9 @@ pub fn answer(dialect: Dialect, refusal: &Refusal) -> Answer {
     Answer { status, headers, body: error_body(dialect, refusal, status).to_string().into_bytes() }
 }
 
-/// The refusal as the last event of a stream that has begun. It begins at the start of a line: where the
-/// provider's stream broke off within one, the caller ends that line and, but for Ollama, the event first
-/// (`usage::UsageReader::at_boundary` tells).
+/// The refusal as the last event of a stream that has begun, to be sent in a piece of its own. It begins at the
+/// start of a line: where the provider's stream broke off within one, the caller ends that line and, but for
+/// Ollama, the event first (`usage::UsageReader::at_boundary` tells).
 pub fn stream_error(dialect: Dialect, refusal: &Refusal) -> Vec<u8> {
     let body = error_body(dialect, refusal, status(dialect, refusal.kind));
     let text = match dialect {
@@ -138,7 +138,8 @@ pub fn stream_error(dialect: Dialect, refusal: &Refusal) -> Vec<u8> {
             format!("event: response.failed\ndata: {}\n\n", failed_response(refusal))
         }
         Dialect::Chat => format!("data: {body}\n\n"),
-        Dialect::Gemini => format!("data: {body}\r\n\r\n"),
+        // Bare, as Google's own servers send it; its client library takes `data:` for one more piece.
+        Dialect::Gemini => format!("{body}\n"),
         Dialect::Ollama => format!("{body}\n"),
     };
     text.into_bytes()

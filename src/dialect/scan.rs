@@ -88,6 +88,11 @@ impl<S: Copy> Scanner<S> {
         self.state == State::Ended
     }
 
+    /// Whether nothing more is read: the value is whole, or was none.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self.state, State::Ended | State::Broken)
+    }
+
     pub(crate) fn feed(&mut self, mut bytes: &[u8], found: &mut impl FnMut(S, Scalar)) {
         while !bytes.is_empty() {
             bytes = match self.state {

@@ -55,6 +55,8 @@ enum Line {
     /// Right after the colon.
     Space,
     Data,
+    /// JSON without `data:` before it, over as many lines as it has: so Google's servers send an error.
+    Bare,
     /// Another field, or a comment.
     Other,
 }
@@ -157,7 +159,7 @@ impl UsageReader {
                 }
                 sse.bom = BOM.len();
             }
-            if matches!(first, b'\r' | b'\n') {
+            if matches!(first, b'\r' | b'\n') && sse.line != Line::Bare {
                 let empty = sse.line == Line::Field(0);
                 sse.line = Line::default();
                 sse.after_cr = first == b'\r';
@@ -171,10 +173,29 @@ impl UsageReader {
         }
     }
 
-    /// Takes bytes of one line; none of the first ones ends it.
+    /// Takes bytes of one line.
     fn sse_text<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {
         let Framing::Sse(sse) = &mut self.framing else { return &[] };
         match sse.line {
+            Line::Field(0) if bytes[0] == b'{' && sse.data_lines == 0 => {
+                sse.line = Line::Bare;
+                bytes
+            }
+            Line::Bare => {
+                let is_end = |b: &u8| matches!(b, b'\r' | b'\n');
+                let end = bytes.iter().position(is_end).unwrap_or(bytes.len() - 1) + 1;
+                let (text, rest) = bytes.split_at(end);
+                self.scan(text);
+                if self.scanner.is_over() {
+                    self.end_event();
+                    if let Framing::Sse(sse) = &mut self.framing {
+                        sse.line =
+                            if text.last().is_some_and(is_end) { Line::default() } else { Line::Other };
+                        sse.after_cr = text.ends_with(b"\r");
+                    }
+                }
+                rest
+            }
             Line::Field(read) => {
                 sse.line = match FIELD.get(read) {
                     Some(&expected) if expected == bytes[0] && read + 1 == FIELD.len() => Line::Space,

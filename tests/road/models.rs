@@ -70,23 +70,35 @@ touch /run/model/mine && echo wrote
 true";
     let ended = kage.run(&task(script)).await;
     let run = run_of(&ended);
-    assert_eq!((&run["state"], &run["decided_by"]), (&json!("succeeded"), &json!("exit status 0, change")), "{run}");
+    assert_eq!(
+        (&run["state"], &run["decided_by"]),
+        (&json!("succeeded"), &json!("exit status 0, change")),
+        "{run}"
+    );
     let output = kage.output(&ended, "asker").await;
     assert!(!output.contains("reached") && !output.contains("wrote"), "{output}");
     let branch = string(&run["branch"]);
     assert_eq!(git(&kage.mirror("demo"), ["show", &format!("{branch}:answer.txt")]), "the answer");
     let environment = git(&kage.mirror("demo"), ["show", &format!("{branch}:env.txt")]);
-    assert!(environment.contains("KEY=kage-placeholder") && environment.contains("URL=http://127.0.0.1:8080"));
+    assert!(
+        environment.contains("KEY=kage-placeholder") && environment.contains("URL=http://127.0.0.1:8080")
+    );
 
     let usage = &run["usage"];
-    assert_eq!((&usage["model"], &usage["provider"], &usage["calls"]), (&json!("good"), &json!("near"), &json!(1)));
+    assert_eq!(
+        (&usage["model"], &usage["provider"], &usage["calls"]),
+        (&json!("good"), &json!("near"), &json!(1))
+    );
     assert_eq!(usage["input_tokens"], INPUT_TOKENS);
     assert_eq!(usage["output_tokens"], OUTPUT_TOKENS);
     assert_eq!((run["cost"].as_f64(), ended["total_cost"].as_f64()), (Some(1.0), Some(1.0)), "{run}");
     let listed = kage.client(&["tasks"]).await;
     assert!(String::from_utf8_lossy(&listed.stdout).contains("1.0000 USD"), "{listed:?}");
     let shown = kage.client(&["task", string(&ended["id"])]).await;
-    assert!(String::from_utf8_lossy(&shown.stdout).contains("good by near: 1 call, 100 tokens in"), "{shown:?}");
+    assert!(
+        String::from_utf8_lossy(&shown.stdout).contains("good by near: 1 call, 100 tokens in"),
+        "{shown:?}"
+    );
 
     // What the client said of itself is dropped; the credential is where it belongs, and nowhere else.
     let (headers, _) = &provider.seen()[0];
@@ -101,7 +113,9 @@ true";
 #[tokio::test]
 async fn a_socket_is_one_runs_alone() {
     let (kage, _provider) = world().await;
-    let mut both = task("ask >> $KAGE_RUN.txt; [ $KAGE_RUN = asker ] || ask >> $KAGE_RUN.txt; ls /run/model > ls.txt; true");
+    let mut both = task(
+        "ask >> $KAGE_RUN.txt; [ $KAGE_RUN = asker ] || ask >> $KAGE_RUN.txt; ls /run/model > ls.txt; true",
+    );
     both["cli_assignments"] = json!([{ "cli_name": "asker" }, { "cli_name": "asker" }]);
     let ended = kage.run(&both).await;
     for (index, calls) in [(0, 1), (1, 2)] {
@@ -120,7 +134,11 @@ async fn a_spent_budget_ends_the_run_and_keeps_its_work() {
     endless["budget"] = json!({ "tokens": 3500 });
     let ended = kage.run(&endless).await;
     let run = run_of(&ended);
-    assert_eq!((&run["state"], &run["decided_by"]), (&json!("budget_exhausted"), &json!("the gateway")), "{run}");
+    assert_eq!(
+        (&run["state"], &run["decided_by"]),
+        (&json!("budget_exhausted"), &json!("the gateway")),
+        "{run}"
+    );
     assert_eq!(ended["cli_results"][0]["status"], "blocked");
     assert_eq!(ended["budget"], json!({ "tokens": 3500 }));
     let part = git(&kage.mirror("demo"), ["show", &format!("{}:part", string(&run["branch"]))]);
@@ -161,7 +179,8 @@ echo '{"kind":"final","ok":true,"message":"all done"}'; sleep 600"#;
     }
     assert_eq!(run_of(&half)["files_changed"], 1, "what it did is kept");
     let events = kage.events(string(&hangs["id"]), "").await;
-    let events: Vec<Value> = events.iter().filter(|event| event.name == "progress").map(|event| event.data.clone()).collect();
+    let events: Vec<Value> =
+        events.iter().filter(|event| event.name == "progress").map(|event| event.data.clone()).collect();
     let activity = |kind: &str| events.iter().find(|event| event["activity"]["kind"] == kind).cloned();
     let call = activity("tool_call").expect("told");
     assert_eq!((&call["message"], &call["activity"]["tool"]), (&json!("→ Write: a.txt"), &json!("Write")));
@@ -257,7 +276,10 @@ async fn a_cancelled_run_loses_its_socket() {
     let cancelled = kage.client(&["cancel", &id]).await;
     assert!(cancelled.status.success(), "{cancelled:?}");
     let ended = kage.ended(&id).await;
-    assert_eq!((&run_of(&ended)["state"], &run_of(&ended)["usage"]["calls"]), (&json!("cancelled"), &json!(1)));
+    assert_eq!(
+        (&run_of(&ended)["state"], &run_of(&ended)["usage"]["calls"]),
+        (&json!("cancelled"), &json!(1))
+    );
     eventually("the folder is gone", async || (!folder.exists()).then_some(())).await;
     let open: i64 = sqlx::query_scalar("SELECT count(*) FROM model_grants WHERE state <> 'closed'")
         .fetch_one(kage.pool())

@@ -71,7 +71,10 @@ impl Provider {
             "asker",
             &format!("command = [\"/bin/bash\", \"-s\"]\nprompt = \"stdin\"\nafter_final_secs = 1\n{EVENTS}{common}"),
         );
-        kage.image("reader", &format!("command = [\"/bin/cat\", \"{{{{prompt_file}}}}\"]\nprompt = \"file\"\n{common}"));
+        kage.image(
+            "reader",
+            &format!("command = [\"/bin/cat\", \"{{{{prompt_file}}}}\"]\nprompt = \"file\"\n{common}"),
+        );
     }
 }
 
@@ -89,7 +92,11 @@ impl TestKage {
     }
 }
 
-async fn answer(State(seen): State<Seen>, headers: HeaderMap, Json(body): Json<Value>) -> (StatusCode, Json<Value>) {
+async fn answer(
+    State(seen): State<Seen>,
+    headers: HeaderMap,
+    Json(body): Json<Value>,
+) -> (StatusCode, Json<Value>) {
     let model = body["model"].as_str().unwrap_or_default().to_owned();
     seen.lock().expect("no panic").push((headers, body));
     if let Some(status) = model.strip_prefix("status-").and_then(|status| status.parse().ok()) {

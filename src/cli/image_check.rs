@@ -37,6 +37,9 @@ pub struct CheckArgs {
     /// Leave out the faults of the model API, which take minutes
     #[arg(long)]
     quick: bool,
+    /// Keep in this folder what each attempt printed, its events, and its requests to the model
+    #[arg(long, value_name = "FOLDER")]
+    keep: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -114,7 +117,7 @@ async fn report(
     if !globals.json {
         output::line(&escape::line(&format!("{} {}", manifest.name, image.digest)))?;
     }
-    let stage = Stage::set(props(configuration, engine, manifest, image)?)?;
+    let stage = Stage::set(props(configuration, engine, manifest, image, args.keep.clone())?)?;
     let quiet = globals.json;
     let tell = |item: &Item| {
         if !quiet {
@@ -166,6 +169,7 @@ fn props(
     engine: Engine,
     manifest: Manifest,
     image: ImageFacts,
+    keep: Option<PathBuf>,
 ) -> anyhow::Result<Props> {
     let runner = &configuration.runner;
     let own = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
@@ -185,5 +189,6 @@ fn props(
         user: SandboxUser::new(uid, gid).ok_or_else(|| anyhow!("KAGE_RUNNER_UID cannot be {uid}"))?,
         shim,
         folder,
+        keep,
     })
 }

@@ -60,7 +60,8 @@ pub async fn check(
         add(&mut report, vec![without_model(stage).await?]);
         return Ok(report);
     };
-    let plan = |prompt: &str, script: Script, within: Duration| Plan {
+    let plan = |id: &'static str, prompt: &str, script: Script, within: Duration| Plan {
+        id,
         prompt: prompt.to_owned(),
         script,
         faults: Vec::new(),
@@ -69,7 +70,7 @@ pub async fn check(
         within,
         terminate_when_asked: false,
     };
-    let observed = attempt(stage, &plan(task::PROMPT, task::script(), TASK_WITHIN)).await?;
+    let observed = attempt(stage, &plan("task", task::PROMPT, task::script(), TASK_WITHIN)).await?;
     add(&mut report, task::items(&observed, &stage.manifest));
     add(&mut report, gateway::items(access.dialect, &observed));
     add(&mut report, secrecy::items(&observed, &surroundings.image_environment, &surroundings.known));
@@ -79,10 +80,13 @@ pub async fn check(
     if observed.model_calls() == 0 {
         return Ok(report);
     }
-    add(&mut report, vec![as_foreign_user(stage, plan(task::PROMPT, task::script(), TASK_WITHIN)).await?]);
+    add(
+        &mut report,
+        vec![as_foreign_user(stage, plan("foreign-user", task::PROMPT, task::script(), TASK_WITHIN)).await?],
+    );
     let talk = || scenario::find("talk").unwrap_or_else(task::script);
     for trial in prompts::trials() {
-        let item = match attempt(stage, &plan(&trial.prompt, talk(), TASK_WITHIN)).await {
+        let item = match attempt(stage, &plan(trial.id, &trial.prompt, talk(), TASK_WITHIN)).await {
             Ok(observed) => prompts::item(&trial, &observed, &stage.manifest),
             Err(KitError::Launch(error)) => prompts::refused(&trial, error.to_string()),
             Err(error) => return Err(error),
@@ -99,13 +103,13 @@ pub async fn check(
 async fn with_faults(
     stage: &Stage,
     dialect: Dialect,
-    plan: &impl Fn(&str, Script, Duration) -> Plan,
+    plan: &impl Fn(&'static str, &str, Script, Duration) -> Plan,
 ) -> Result<Vec<Item>, KitError> {
     let mut items = Vec::new();
     let silent = Plan {
         faults: vec!["silent".parse().unwrap_or_else(|_| unreachable!("a fault"))],
         terminate_when_asked: true,
-        ..plan(task::PROMPT, task::script(), TASK_WITHIN)
+        ..plan("sigterm", task::PROMPT, task::script(), TASK_WITHIN)
     };
     items.push(faults::sigterm_item(&attempt(stage, &silent).await?));
     let mut stopped = Vec::new();
@@ -113,7 +117,7 @@ async fn with_faults(
         let plan = Plan {
             faults: trial.faults(),
             fixed: trial.fixed(dialect),
-            ..plan(task::PROMPT, task::script(), Duration::from_secs(trial.within_secs()))
+            ..plan(trial.id, task::PROMPT, task::script(), Duration::from_secs(trial.within_secs()))
         };
         let observed = attempt(stage, &plan).await?;
         if trial.expected == Expected::Stops {
@@ -137,6 +141,7 @@ async fn as_foreign_user(stage: &Stage, plan: Plan) -> Result<Item, KitError> {
 /// What its prompt means to a CLI without a model nobody can know here.
 async fn without_model(stage: &Stage) -> Result<Item, KitError> {
     let plan = Plan {
+        id: "starts",
         prompt: String::new(),
         script: task::script(),
         faults: Vec::new(),

@@ -1,0 +1,140 @@
+//! Each CLI does a task.
+
+use serde_json::{Value, json};
+use sqlx::Row as _;
+
+use crate::models::{AGENTS, CREDENTIAL, world};
+use crate::support::TestKage;
+use crate::support::git::git;
+use crate::support::sse::assert_contiguous;
+use crate::support::tasks::string;
+
+/// What the model server's scenario writes.
+const HELLO: &str = "Hello from the shadow clone.";
+
+fn task(agents: &[&str]) -> Value {
+    let assignments: Vec<Value> =
+        agents.iter().map(|agent| json!({ "cli_name": agent, "timeout": 300 })).collect();
+    json!({
+        "description": "Write a greeting into hello.txt and show it.",
+        "repository": "demo",
+        "max_retries": 0,
+        "cli_assignments": assignments,
+    })
+}
+
+/// From the request to the branch, with one CLI.
+async fn road(agent: &str) {
+    let dialect = AGENTS.iter().find(|(name, _)| *name == agent).expect("a CLI of ours").1;
+    let (kage, models) = world(&[agent]).await;
+    let ended = kage.run(&task(&[agent])).await;
+    let (id, run) = (string(&ended["id"]), &ended["runs"][0]);
+    let log = kage.get(&format!("/api/v1/tasks/{id}/runs/{agent}/log")).await.text();
+    assert_eq!(run["state"], "succeeded", "{run}\n{log}");
+    assert_eq!(ended["status"], "completed");
+
+    // The right change and no other.
+    let (mirror, branch) = (kage.mirror("demo"), string(&run["branch"]));
+    let changed = git(&mirror, ["diff", "--name-status", &format!("{branch}^"), branch]);
+    assert_eq!(changed, "A\thello.txt", "{log}");
+    assert_eq!(git(&mirror, ["show", &format!("{branch}:hello.txt")]), HELLO);
+
+    // What it did is told as it happens, in our words.
+    let events = kage.events(id, "").await;
+    assert_contiguous(&events, 1);
+    let activity = |kind: &str| {
+        let mut progress = events.iter().filter(|event| event.name == "progress");
+        progress.any(|event| event.data["activity"]["kind"] == kind)
+    };
+    assert!(activity("tool_call") && activity("tool_result"), "{events:#?}");
+    assert!(agent == "aider" || activity("assistant"), "{events:#?}");
+
+    // The gateway counted it.
+    let usage = &run["usage"];
+    assert!(usage["calls"].as_u64() > Some(0) && usage["output_tokens"].as_u64() > Some(0), "{run}");
+    assert_eq!(usage["provider"], dialect);
+    assert!(run["cost"].as_f64() > Some(0.0) && ended["total_cost"] == run["cost"], "{ended}");
+
+    // The prompt went out, with the real credential and no other.
+    let requests = models.recorder.requests();
+    assert!(!requests.is_empty());
+    let sent: String = requests.iter().map(|request| format!("{request:?}")).collect();
+    assert!(sent.contains("Write a greeting into hello.txt"));
+    assert!(sent.contains(CREDENTIAL) && !sent.contains("kage-placeholder"));
+
+    assert!(!log.contains(CREDENTIAL) && !ended.to_string().contains(CREDENTIAL));
+    assert_eq!(planted(&kage).await, Vec::<String>::new());
+}
+
+/// Tables with a row that holds the credential.
+async fn planted(kage: &TestKage) -> Vec<String> {
+    let tables = "SELECT table_name::text FROM information_schema.tables
+                  WHERE table_schema = 'public' AND table_type = 'BASE TABLE'";
+    let mut found = Vec::new();
+    for row in sqlx::query(tables).fetch_all(kage.pool()).await.expect("tables") {
+        let table: String = row.get(0);
+        // A row as text shows bytes in hexadecimal.
+        let query = format!(
+            "SELECT count(*) FROM \"{table}\" AS row
+             WHERE position($1 IN row::text) > 0 OR position(encode(convert_to($1, 'UTF8'), 'hex') IN row::text) > 0"
+        );
+        let rows: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(query))
+            .bind(CREDENTIAL)
+            .fetch_one(kage.pool())
+            .await
+            .expect("a count");
+        if rows > 0 {
+            found.push(table);
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn claude_code() {
+    road("claude-code").await;
+}
+
+#[tokio::test]
+async fn codex() {
+    road("codex").await;
+}
+
+#[tokio::test]
+async fn gemini() {
+    road("gemini").await;
+}
+
+#[tokio::test]
+async fn qwen_code() {
+    road("qwen-code").await;
+}
+
+#[tokio::test]
+async fn opencode() {
+    road("opencode").await;
+}
+
+#[tokio::test]
+async fn aider() {
+    road("aider").await;
+}
+
+#[tokio::test]
+async fn ollama() {
+    road("ollama").await;
+}
+
+/// Two vendors' CLIs on one task: each has its own branch, and neither sees the other's work.
+#[tokio::test]
+async fn two_clis_do_the_same_task() {
+    let (kage, _models) = world(&["claude-code", "codex"]).await;
+    let ended = kage.run(&task(&["claude-code", "codex"])).await;
+    assert_eq!(ended["success_count"], 2, "{ended}");
+    let costs: f64 = ended["runs"].as_array().expect("runs").iter().filter_map(|run| run["cost"].as_f64()).sum();
+    assert!((ended["total_cost"].as_f64().expect("a sum") - costs).abs() < 1e-9, "{ended}");
+    for run in ended["runs"].as_array().expect("runs") {
+        let branch = string(&run["branch"]);
+        assert_eq!(git(&kage.mirror("demo"), ["show", &format!("{branch}:hello.txt")]), HELLO);
+    }
+}

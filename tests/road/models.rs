@@ -291,3 +291,37 @@ async fn a_cancelled_run_loses_its_socket() {
         .expect("a count");
     assert_eq!(open, 0);
 }
+
+/// Each role as a process of its own, as in Compose; the gateway dies while a run needs it.
+#[tokio::test]
+async fn a_gateway_that_is_killed_comes_back_for_its_runs() {
+    let (mut kage, provider) = (TestKage::new().await, Provider::start().await);
+    provider.of(&mut kage);
+    kage.start("api").await;
+    kage.start("runner").await;
+    let gateway = kage.spawn_with("gateway", &[]);
+    kage.demo().await;
+    let submitted = kage
+        .submit(&task("ask >> a.txt; echo ready; until ask >> a.txt; do sleep 1; done; ask >> a.txt"))
+        .await;
+    let id = string(&submitted["id"]).to_owned();
+    kage.says(&id, "asker", "ready").await;
+    kage.process(gateway).kill_9();
+    kage.spawn_with("gateway", &[]);
+    let ended = kage.ended(&id).await;
+    assert_eq!(run_of(&ended)["state"], "succeeded", "{ended}");
+    assert!(provider.seen().len() >= 2);
+}
+
+#[tokio::test]
+async fn without_a_gateway_a_run_says_so() {
+    let (mut kage, provider) = (TestKage::new().await, Provider::start().await);
+    provider.of(&mut kage);
+    kage.start("api").await;
+    kage.start("runner").await;
+    kage.demo().await;
+    let ended = kage.run(&task("ask")).await;
+    let run = run_of(&ended);
+    assert_eq!(run["state"], "sandbox_error", "{run}");
+    assert!(string(&run["error"]).contains("is `kage gateway` running"), "{run}");
+}

@@ -140,7 +140,14 @@ async fn doctor(world: &World, args: &[&str]) -> (Output, Value) {
 async fn the_doctor_finds_what_is_broken_and_spends_nothing() {
     let more = "[[provider]]\nname = \"away\"\ndialect = \"chat\"\nbase_url = \"http://127.0.0.1:1\"\nfree = true\nallow = [\"*\"]\n";
     let world = World::without_gateway(more, &[]).await;
-    let good = ["scripted-responses", "scripted-chat", "scripted-gemini", "scripted-ollama", "database"];
+    let good = [
+        "scripted-anthropic",
+        "scripted-responses",
+        "scripted-chat",
+        "scripted-gemini",
+        "scripted-ollama",
+        "database",
+    ];
     let (output, lines) = doctor(&world, &good).await;
     assert!(output.status.success(), "{output:?}");
     assert_eq!(lines.as_array().unwrap().len(), 6, "{lines}");

@@ -10,7 +10,7 @@ use crate::support::runs::NONE;
 use crate::support::{CREDENTIAL, World, eventually, fault, request};
 
 /// `kage` with this world's settings and nothing else of this machine's.
-fn command(world: &World, args: &[&str]) -> Command {
+pub fn command(world: &World, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kage"));
     command.args(args).env_clear().envs(&world.settings).current_dir(world.folder()).stdin(Stdio::null());
     std::fs::write(world.folder().join("kage.toml"), "").unwrap();
@@ -18,7 +18,7 @@ fn command(world: &World, args: &[&str]) -> Command {
     command
 }
 
-struct Ended(std::process::Child);
+pub struct Ended(pub std::process::Child);
 
 impl Drop for Ended {
     fn drop(&mut self) {

@@ -37,6 +37,9 @@ pub struct CheckArgs {
     /// Leave out the faults of the model API, which take minutes
     #[arg(long)]
     quick: bool,
+    /// Only the attempts whose id begins so: task, foreign-user, prompt-…, sigterm, budget-stop, error-…, cut
+    #[arg(long, value_name = "ID")]
+    only: Option<String>,
     /// Keep in this folder what each attempt printed, its events, and its requests to the model
     #[arg(long, value_name = "FOLDER")]
     keep: Option<PathBuf>,
@@ -125,7 +128,8 @@ async fn report(
             let _ = output::line(&escape::line(&item.line()));
         }
     };
-    Ok(check(&stage, Extent { quick: args.quick }, &surroundings, tell).await?)
+    let extent = Extent { quick: args.quick, only: args.only.clone() };
+    Ok(check(&stage, &extent, &surroundings, tell).await?)
 }
 
 /// What is to be checked: from a folder, else from the registry.

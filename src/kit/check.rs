@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use kage_model_server::fault::{Fault, Kind};
 use kage_model_server::scenario;
 use kage_model_server::script::Script;
 
@@ -16,13 +17,21 @@ use crate::kit::secrets::Known;
 use crate::kit::stage::Stage;
 
 /// For a task that nothing disturbs.
-const TASK_WITHIN: Duration = Duration::from_secs(120);
+const TASK_WITHIN: Duration = Duration::from_secs(180);
 
 /// What of a check is wanted.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Default)]
 pub struct Extent {
     /// Leave out the faults, which take minutes.
     pub quick: bool,
+    /// Only attempts whose id begins so (`task`, `foreign-user`, and the ids of prompts and faults).
+    pub only: Option<String>,
+}
+
+impl Extent {
+    fn wants(&self, id: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| id.starts_with(only))
+    }
 }
 
 /// What is known beside the stage.
@@ -39,7 +48,7 @@ pub struct Surroundings {
 /// [`KitError`], for what is not the image's doing.
 pub async fn check(
     stage: &Stage,
-    extent: Extent,
+    extent: &Extent,
     surroundings: &Surroundings,
     mut tell: impl FnMut(&Item),
 ) -> Result<Report, KitError> {
@@ -70,22 +79,24 @@ pub async fn check(
         within,
         terminate_when_asked: false,
     };
-    let observed = attempt(stage, &plan("task", task::PROMPT, task::script(), TASK_WITHIN)).await?;
-    add(&mut report, task::items(&observed, &stage.manifest));
-    add(&mut report, gateway::items(access.dialect, &observed));
-    add(&mut report, secrecy::items(&observed, &surroundings.image_environment, &surroundings.known));
-    add(&mut report, vec![syscalls_item()]);
-    note_figures(&mut report, &observed);
-    // What does not even start need not be tried in twenty ways.
-    if observed.model_calls() == 0 {
-        return Ok(report);
+    let on_task = |id| plan(id, task::PROMPT, task::script(), TASK_WITHIN);
+    if extent.wants("task") {
+        let observed = attempt(stage, &on_task("task")).await?;
+        add(&mut report, task::items(&observed, &stage.manifest));
+        add(&mut report, gateway::items(access.dialect, &observed));
+        add(&mut report, secrecy::items(&observed, &surroundings.image_environment, &surroundings.known));
+        add(&mut report, vec![syscalls_item()]);
+        note_figures(&mut report, &observed);
+        // What does not even start need not be tried in twenty ways.
+        if observed.model_calls() == 0 {
+            return Ok(report);
+        }
     }
-    add(
-        &mut report,
-        vec![as_foreign_user(stage, plan("foreign-user", task::PROMPT, task::script(), TASK_WITHIN)).await?],
-    );
+    if extent.wants("foreign-user") {
+        add(&mut report, vec![as_foreign_user(stage, on_task("foreign-user")).await?]);
+    }
     let talk = || scenario::find("talk").unwrap_or_else(task::script);
-    for trial in prompts::trials() {
+    for trial in prompts::trials().into_iter().filter(|trial| extent.wants(trial.id)) {
         let item = match attempt(stage, &plan(trial.id, &trial.prompt, talk(), TASK_WITHIN)).await {
             Ok(observed) => prompts::item(&trial, &observed, &stage.manifest),
             Err(KitError::Launch(error)) => prompts::refused(&trial, error.to_string()),
@@ -93,40 +104,30 @@ pub async fn check(
         };
         add(&mut report, vec![item]);
     }
-    if !extent.quick {
-        let items = with_faults(stage, access.dialect, &plan).await?;
-        add(&mut report, items);
+    if extent.quick {
+        return Ok(report);
     }
-    Ok(report)
-}
-
-async fn with_faults(
-    stage: &Stage,
-    dialect: Dialect,
-    plan: &impl Fn(&'static str, &str, Script, Duration) -> Plan,
-) -> Result<Vec<Item>, KitError> {
-    let mut items = Vec::new();
-    let silent = Plan {
-        faults: vec!["silent".parse().unwrap_or_else(|_| unreachable!("a fault"))],
-        terminate_when_asked: true,
-        ..plan("sigterm", task::PROMPT, task::script(), TASK_WITHIN)
-    };
-    items.push(faults::sigterm_item(&attempt(stage, &silent).await?));
+    if extent.wants("sigterm") {
+        let silent = Fault { kind: Kind::Silent, turn: None, times: None };
+        let plan = Plan { faults: vec![silent], terminate_when_asked: true, ..on_task("sigterm") };
+        add(&mut report, vec![faults::sigterm_item(&attempt(stage, &plan).await?)]);
+    }
     let mut stopped = Vec::new();
-    for trial in faults::trials() {
+    for trial in faults::trials().into_iter().filter(|trial| extent.wants(trial.id)) {
         let plan = Plan {
             faults: trial.faults(),
-            fixed: trial.fixed(dialect),
-            ..plan(trial.id, task::PROMPT, task::script(), Duration::from_secs(trial.within_secs()))
+            fixed: trial.fixed(access.dialect),
+            within: Duration::from_secs(trial.within_secs()),
+            ..on_task(trial.id)
         };
         let observed = attempt(stage, &plan).await?;
         if trial.expected == Expected::Stops {
             stopped.push((trial.id, observed.regarded(&stage.manifest)));
         }
-        items.push(trial.item(&observed, &stage.manifest));
+        add(&mut report, vec![trial.item(&observed, &stage.manifest)]);
     }
-    items.push(faults::told_item(&stopped));
-    Ok(items)
+    add(&mut report, vec![faults::told_item(&stopped)]);
+    Ok(report)
 }
 
 async fn as_foreign_user(stage: &Stage, plan: Plan) -> Result<Item, KitError> {

@@ -1,6 +1,6 @@
 # A small agent: asks the model over Chat Completions, does what it says, and
 # prints JSON lines. Its argument names a way in which it is bad.
-import json, os, subprocess, sys, time, urllib.error, urllib.request
+import http.client, json, os, subprocess, sys, time, urllib.error, urllib.request
 
 BAD = sys.argv[1]
 
@@ -32,7 +32,7 @@ def patiently(messages):
         except urllib.error.HTTPError as error:
             if error.code not in (429, 500, 502, 503, 504) or BAD == "impatient":
                 raise
-        except (OSError, ValueError):
+        except (OSError, ValueError, http.client.HTTPException):
             pass
         time.sleep(1)
     return ask(messages)

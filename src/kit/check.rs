@@ -6,7 +6,6 @@ use kage_model_server::fault::{Fault, Kind};
 use kage_model_server::scenario;
 use kage_model_server::script::Script;
 
-use crate::domain::model::Dialect;
 use crate::kit::attempt::{Plan, attempt};
 use crate::kit::error::KitError;
 use crate::kit::judge::faults::{self, Expected};

@@ -7,7 +7,7 @@ use anyhow::{Context as _, anyhow, bail};
 use crate::cli::escape;
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::host::{self, Configuration};
-use crate::cli::image;
+use crate::cli::image::{self, BuildWith};
 use crate::cli::output::{self, Globals};
 use crate::db;
 use crate::db::Zone;
@@ -34,6 +34,8 @@ pub struct CheckArgs {
     /// Build the folder's image first (it is not registered)
     #[arg(long, conflicts_with = "existing")]
     build: bool,
+    #[command(flatten)]
+    with: BuildWith,
     /// Leave out the faults of the model API, which take minutes
     #[arg(long)]
     quick: bool,
@@ -140,7 +142,7 @@ async fn subject(engine: &Engine, args: &CheckArgs) -> anyhow::Result<(Manifest,
     if let Some(folder) = folder {
         let manifest = Manifest::read(folder)?;
         if args.build {
-            let facts = image::build_image(engine, folder, &manifest, None).await?;
+            let facts = image::build_image(engine, folder, &manifest, &args.with).await?;
             return Ok((manifest, facts));
         }
         let reference = args.existing.clone().unwrap_or_else(|| image::tag(&manifest));

@@ -114,14 +114,17 @@ pub async fn wait_row(pool: &PgPool, run: Uuid, limit: Duration) -> Result<Optio
     }
 }
 
-/// Runner: the attempt has ended, or never began. Safe to repeat, and where there is no grant.
+/// Runner: the attempt has ended, or never began. Safe to repeat, and where there is no grant. One that no gateway has
+/// opened is closed at once: there may be no gateway.
 /// NOTIFY `notify::GRANTS` afterwards.
 ///
 /// # Errors
 /// [`DbError`].
 pub async fn close(connection: &mut PgConnection, run: Uuid) -> Result<(), DbError> {
     sqlx::query(
-        "UPDATE model_grants SET state = 'closing' WHERE run_id = $1 AND state IN ('wanted', 'open')",
+        "UPDATE model_grants SET state = CASE state WHEN 'wanted' THEN 'closed' ELSE 'closing' END,
+                                 closed_at = CASE state WHEN 'wanted' THEN now() END
+         WHERE run_id = $1 AND state IN ('wanted', 'open')",
     )
     .bind(run)
     .execute(connection)

@@ -106,8 +106,10 @@ fn thinking(body: &mut Map<String, Value>, limit: u64, scrub: &mut Scrub<'_>) ->
         return Ok(());
     }
     if limit > LEAST_THINKING {
-        scrub.note(format!("thinking.budget_tokens over {}", limit - 1));
-        body["thinking"]["budget_tokens"] = (limit - 1).into();
+        // Half for the answer.
+        let budget = (limit / 2).max(LEAST_THINKING);
+        scrub.note(format!("thinking.budget_tokens over {budget}"));
+        body["thinking"]["budget_tokens"] = budget.into();
     } else {
         scrub.drop_key(body, "thinking");
     }

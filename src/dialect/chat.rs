@@ -101,9 +101,7 @@ pub(crate) fn check(body: &mut Map<String, Value>, scrub: &mut Scrub<'_>) -> Res
     Ok(Outline { stream, output_limit: output_limit(body, scrub)? })
 }
 
-/// Two names for one limit: the older one is all that many servers know, the newer one all that OpenAI's
-/// reasoning models take, and both at once are refused by OpenAI. So what the client wrote is kept; where it
-/// wrote neither, `max_tokens` stands in until the model is known (`name_limit_for`).
+/// Two names for one limit: what the client wrote is kept until the model is known (`name_limit_for`).
 fn output_limit(body: &mut Map<String, Value>, scrub: &mut Scrub<'_>) -> Result<u64, Refusal> {
     let said = |key: &str| body.get(key).is_some_and(|value| !value.is_null());
     let (older, newer) = (said("max_tokens"), said("max_completion_tokens"));
@@ -124,13 +122,22 @@ fn output_limit(body: &mut Map<String, Value>, scrub: &mut Scrub<'_>) -> Result<
     }
 }
 
-/// Gives the limit the only name that OpenAI's reasoning models know.
+/// Gives the limit the name that the model's server heeds. OpenAI's reasoning models know the newer one only;
+/// the older one is all that many other servers know, and they would pass over the newer one without a word.
+/// Both at once OpenAI refuses.
 pub(crate) fn name_limit_for(body: &mut Map<String, Value>, model: &str) {
     let model = model.rsplit('/').next().unwrap_or(model);
-    let reasons = model.starts_with("gpt-5")
-        || (model.starts_with('o') && model[1..].starts_with(|digit: char| digit.is_ascii_digit()));
-    if reasons && let Some(limit) = body.shift_remove("max_tokens") {
-        body.insert("max_completion_tokens".to_owned(), limit);
+    let digit_from = |rest: Option<&str>, least: char| {
+        rest.and_then(|rest| rest.chars().next()).is_some_and(|c| c.is_ascii_digit() && c >= least)
+    };
+    let reasons = digit_from(model.strip_prefix("gpt-"), '5') || digit_from(model.strip_prefix('o'), '1');
+    let (from, to) = if reasons {
+        ("max_tokens", "max_completion_tokens")
+    } else {
+        ("max_completion_tokens", "max_tokens")
+    };
+    if let Some(limit) = body.shift_remove(from) {
+        body.insert(to.to_owned(), limit);
     }
 }
 

@@ -5,7 +5,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::dialect::answer::Refusal;
-use crate::dialect::scrub::{Outline, Scrub, bad, is_base64, list_in, object, one_answer, shown};
+use crate::dialect::scrub::{Outline, Scrub, bad, is_base64, list_in, object, one_answer, shown, whole};
 
 const FIELDS: &[&str] = &[
     "contents",
@@ -130,11 +130,21 @@ fn generation(body: &mut Map<String, Value>, counting: bool, scrub: &mut Scrub<'
     }
     one_spelling(config, GENERATION)?;
     scrub.keep(config, GENERATION, "generationConfig");
+    if let Some(Value::Object(thinking)) = config.get_mut("thinkingConfig") {
+        one_spelling(thinking, &["includeThoughts", "thinkingBudget", "thinkingLevel"])?;
+    }
     one_answer(config, "candidateCount")?;
     if let Some(wanted) = list_in(config, "responseModalities")?
         && wanted.iter().any(|one| one.as_str().is_none_or(|one| !one.eq_ignore_ascii_case("text")))
     {
         return Err(bad("responseModalities may only be TEXT here"));
+    }
+    // What it thinks counts too: a default must not be all spent on that.
+    let thinking = config.get("thinkingConfig").and_then(|thinking| thinking.get("thinkingBudget"));
+    let said = config.get("maxOutputTokens").is_some_and(|limit| !limit.is_null());
+    if let (false, Some(budget)) = (said, thinking.and_then(whole)) {
+        let limit = scrub.output.default.saturating_add(budget).min(scrub.output.most);
+        config.insert("maxOutputTokens".to_owned(), limit.into());
     }
     scrub.cap_output(config, "maxOutputTokens")
 }

@@ -4,7 +4,7 @@
 use serde_json::{Map, Value};
 
 use crate::dialect::answer::Refusal;
-use crate::dialect::scrub::{Outline, Scrub, bad, flag, is_base64, list_in, object, shown, word};
+use crate::dialect::scrub::{Outline, Scrub, bad, flag, is_base64, list_in, object, only_text, shown, word};
 
 const FIELDS: &[&str] = &[
     "context_management",
@@ -80,6 +80,7 @@ pub(crate) fn check(body: &mut Map<String, Value>, scrub: &mut Scrub<'_>) -> Res
     for key in ["previous_response_id", "conversation", "prompt"] {
         scrub.reference_key(body, key)?;
     }
+    only_text(body, "instructions")?;
     if flag(body, "background", false)? {
         return Err(bad("background is not possible here: nobody would count what it costs"));
     }

@@ -173,13 +173,15 @@ impl<'a> Scrub<'a> {
         }
     }
 
-    /// Bounds the number of tokens under `key`; writes the default where there is none.
+    /// Bounds the number of tokens under `key`; writes the default where there is none. Nought is none: to
+    /// several providers it means without end.
     pub(crate) fn cap_output(&mut self, map: &mut Map<String, Value>, key: &str) -> Result<u64, Refusal> {
         let asked = match map.get(key) {
             None | Some(Value::Null) => None,
             Some(value) => Some(whole(value).ok_or_else(|| bad(format!("{key} is not a whole number")))?),
         };
-        let limit = asked.unwrap_or(self.output.default).min(self.output.most);
+        let asked = asked.filter(|asked| *asked > 0);
+        let limit = asked.unwrap_or(self.output.default).min(self.output.most).max(1);
         if asked.is_some_and(|asked| asked > limit) {
             self.note(format!("{key} over {limit}"));
         }
@@ -240,6 +242,14 @@ pub(crate) fn flag(map: &Map<String, Value>, key: &str, absent: bool) -> Result<
         None | Some(Value::Null) => Ok(absent),
         Some(Value::Bool(value)) => Ok(*value),
         Some(_) => Err(bad(format!("{key} is neither true nor false"))),
+    }
+}
+
+/// A key that holds text, and no list of parts that would have to be looked at.
+pub(crate) fn only_text(map: &Map<String, Value>, key: &str) -> Result<(), Refusal> {
+    match map.get(key) {
+        None | Some(Value::Null | Value::String(_)) => Ok(()),
+        Some(_) => Err(bad(format!("{key} is not text"))),
     }
 }
 

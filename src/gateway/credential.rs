@@ -47,6 +47,11 @@ impl Credentials {
         match source {
             CredentialSource::Environment(name) => {
                 let value = std::env::var(name).ok().filter(|value| !value.is_empty());
+                // As for every other secret: the variable itself, or a file that it is in.
+                let file = std::env::var_os(format!("{name}_FILE")).filter(|_| value.is_none());
+                if let Some(path) = file {
+                    return self.read_file(source, Path::new(&path));
+                }
                 usable(source, &value.ok_or_else(|| CredentialError::NotSet(source.clone()))?)
             }
             CredentialSource::File(path) => self.read_file(source, path),

@@ -305,7 +305,10 @@ impl Drive<'_> {
 pub(super) fn verdict_of(failure: RunFailure) -> Result<Verdict, RunFailure> {
     match failure {
         RunFailure::LeaseLost | RunFailure::Stopping | RunFailure::Database(_) => Err(failure),
-        RunFailure::Revision(why) | RunFailure::Model(why) => Ok(Verdict::new(RunState::Failed, why)),
+        RunFailure::Revision(why) => Ok(Verdict::new(RunState::Failed, why)),
+        RunFailure::Model(why) => {
+            Ok(Verdict { decided_by: "the gateway".to_owned(), ..Verdict::new(RunState::Failed, why) })
+        }
         RunFailure::Cancelled => Ok(Verdict::new(RunState::Cancelled, failure.to_string())),
         other => {
             let transient = other.is_transient();

@@ -133,7 +133,7 @@ impl Row {
             .started
             .map(|started| output::span(self.finished.unwrap_or(now) - started))
             .unwrap_or_default();
-        let state = format!("{:<13}", self.state.as_str());
+        let state = format!("{:<16}", self.state.as_str());
         let state = match self.state {
             RunState::Succeeded => style(state).green(),
             RunState::Queued => style(state).dim(),

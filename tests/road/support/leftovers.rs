@@ -26,7 +26,8 @@ pub fn mounts(folder: &Path) -> Vec<PathBuf> {
 pub fn run_folders(world: &Path) -> Vec<PathBuf> {
     let entries =
         |path: PathBuf| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
-    entries(world.to_owned()).flat_map(|data| entries(data.join("runs"))).collect()
+    let of = |data: PathBuf| entries(data.join("runs")).chain(entries(data.join("model")));
+    entries(world.to_owned()).flat_map(of).collect()
 }
 
 /// Removes everything, and says what was there.

@@ -1,0 +1,5 @@
+#![no_main]
+
+use kage::domain::model::Dialect;
+
+libfuzzer_sys::fuzz_target!(|body: &[u8]| kage_fuzz::bodies::request(Dialect::Ollama, body));

@@ -1,0 +1,13 @@
+//! The gateway role as its neighbours see it: a run's socket on the one side, the scripted model server on the
+//! other, rows in a real Postgres between it and the runner, with the rights of its own database role.
+
+mod budgets;
+mod credentials;
+mod faults;
+mod grants;
+mod limits;
+mod policy;
+mod rights;
+mod road;
+mod smuggling;
+mod support;

@@ -1,0 +1,82 @@
+//! What a CLI may ask for.
+
+use kage::domain::model::Dialect;
+use serde_json::json;
+
+use crate::support::runs::NONE;
+use crate::support::{World, request};
+
+#[tokio::test]
+async fn a_model_that_is_not_allowed_is_refused_told_and_recorded() {
+    let world = World::new().await;
+    for dialect in [Dialect::Anthropic, Dialect::Responses, Dialect::Chat, Dialect::Ollama] {
+        let run = world.open(dialect.as_str(), NONE, NONE).await;
+        for model in ["claude-opus-4", "M-1", "m", "gpt-m2", "../m-1", "m-1?x=y"] {
+            let mut body = request(dialect, "hello", true);
+            body["model"] = json!(model);
+            let answer = world.call(run.id, dialect, &body).await;
+            assert!(matches!(answer.status, 400 | 403), "{dialect} {model}: {answer:?}");
+            assert!(answer.text.contains("not allowed"), "{dialect} {model}: {answer:?}");
+        }
+        world.warned(&run, "the model claude-opus-4 is not allowed").await;
+        let audit = world.audit(&run, "model.refuse").await;
+        assert!(
+            audit
+                .iter()
+                .any(|(outcome, details)| outcome == "refused" && details["kind"] == "model_not_allowed")
+        );
+    }
+    let run = world.open("gemini", NONE, NONE).await;
+    let body = request(Dialect::Gemini, "hello", false);
+    let answer = world.post(run.id, "/v1beta/models/gemini-x:generateContent", &body).await;
+    assert!(answer.status >= 400 && answer.text.contains("not allowed"), "{answer:?}");
+    assert!(world.provider.requests().is_empty());
+}
+
+#[tokio::test]
+async fn a_vendors_own_tools_are_taken_out_or_refused() {
+    let world = World::with(
+        "[cli.strict]\nrefuse_server_tools = true\n[cli.open]\nserver_tools = [\"web_search\"]\n",
+        &[],
+    )
+    .await;
+    let mut body = request(Dialect::Anthropic, "look it up", false);
+    body["tools"] = json!([
+        { "name": "shell", "description": "runs", "input_schema": { "type": "object", "properties": {} } },
+        { "type": "web_search_20250305", "name": "web_search" },
+    ]);
+    for (cli, status, tools) in [("cli", 200, 1), ("strict", 403, 0), ("open", 200, 2)] {
+        let run = world.run_of(world.task(NONE).await, NONE).await;
+        world.want(&run, cli, "anthropic", None).await;
+        assert!(world.answered(&run).await.is_open());
+        let before = world.provider.requests().len();
+        let answer = world.call(run.id, Dialect::Anthropic, &body).await;
+        assert_eq!(answer.status, status, "{cli}: {answer:?}");
+        let sent = world.provider.requests();
+        if status == 200 {
+            let json = sent.last().unwrap().json.clone().unwrap();
+            assert_eq!(json["tools"].as_array().map_or(0, Vec::len), tools, "{cli}: {json}");
+        } else {
+            assert_eq!(sent.len(), before, "{cli}");
+        }
+        if cli == "cli" {
+            let warning = world.warned(&run, "web_search").await;
+            assert!(warning.contains("taken out"), "{warning}");
+            assert_eq!(world.audit(&run, "model.scrub").await.len(), 1);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_lies_elsewhere_is_not_fetched() {
+    let world = World::new().await;
+    let run = world.open("anthropic", NONE, NONE).await;
+    let mut body = request(Dialect::Anthropic, "", false);
+    body["messages"][0]["content"] =
+        json!([{ "type": "image", "source": { "type": "url", "url": "https://elsewhere.example/?leak" } }]);
+    let answer = world.call(run.id, Dialect::Anthropic, &body).await;
+    let sent = world.provider.requests();
+    let leaked =
+        sent.iter().any(|sent| sent.json.clone().unwrap_or_default().to_string().contains("elsewhere"));
+    assert!(!leaked, "{answer:?}");
+}

@@ -78,8 +78,7 @@ impl Teller {
         match event {
             MappedEvent::Progress(message) => (Some(self.progress(message, None)), Meaning::Nothing),
             MappedEvent::Assistant(text) => {
-                let activity = Activity::Assistant { text: text.clone() };
-                (Some(self.progress(text, Some(activity))), Meaning::AtWork)
+                (Some(self.progress(text, Some(Activity::Assistant))), Meaning::AtWork)
             }
             MappedEvent::ToolCall { name, message } => {
                 let words = format!("→ {name}: {message}");

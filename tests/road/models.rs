@@ -1,5 +1,7 @@
 //! CLIs that ask a model: the way through the gateway, and what their runs come to.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use serde_json::{Value, json};
 
 use crate::support::git::git;
@@ -273,6 +275,8 @@ async fn a_cancelled_run_loses_its_socket() {
     kage.says(&id, "asker", "ready").await;
     let folder = kage.model_folder(&submitted["runs"][0]);
     assert!(folder.join("model.sock").exists());
+    let mode = std::fs::metadata(&folder).expect("a folder").permissions().mode();
+    assert_eq!(mode & 0o777, 0o750, "nobody else on the host speaks for the run");
     let cancelled = kage.client(&["cancel", &id]).await;
     assert!(cancelled.status.success(), "{cancelled:?}");
     let ended = kage.ended(&id).await;
@@ -286,4 +290,38 @@ async fn a_cancelled_run_loses_its_socket() {
         .await
         .expect("a count");
     assert_eq!(open, 0);
+}
+
+/// Each role as a process of its own, as in Compose; the gateway dies while a run needs it.
+#[tokio::test]
+async fn a_gateway_that_is_killed_comes_back_for_its_runs() {
+    let (mut kage, provider) = (TestKage::new().await, Provider::start().await);
+    provider.of(&mut kage);
+    kage.start("api").await;
+    kage.start("runner").await;
+    let gateway = kage.spawn_with("gateway", &[]);
+    kage.demo().await;
+    let submitted = kage
+        .submit(&task("ask >> a.txt; echo ready; until ask >> a.txt; do sleep 1; done; ask >> a.txt"))
+        .await;
+    let id = string(&submitted["id"]).to_owned();
+    kage.says(&id, "asker", "ready").await;
+    kage.process(gateway).kill_9();
+    kage.spawn_with("gateway", &[]);
+    let ended = kage.ended(&id).await;
+    assert_eq!(run_of(&ended)["state"], "succeeded", "{ended}");
+    assert!(provider.seen().len() >= 2);
+}
+
+#[tokio::test]
+async fn without_a_gateway_a_run_says_so() {
+    let (mut kage, provider) = (TestKage::new().await, Provider::start().await);
+    provider.of(&mut kage);
+    kage.start("api").await;
+    kage.start("runner").await;
+    kage.demo().await;
+    let ended = kage.run(&task("ask")).await;
+    let run = run_of(&ended);
+    assert_eq!(run["state"], "sandbox_error", "{run}");
+    assert!(string(&run["error"]).contains("is `kage gateway` running"), "{run}");
 }

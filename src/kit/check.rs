@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use kage_model_server::fault::{Fault, Kind};
 use kage_model_server::scenario;
 use kage_model_server::script::Script;
 
-use crate::domain::model::Dialect;
 use crate::kit::attempt::{Plan, attempt};
 use crate::kit::error::KitError;
 use crate::kit::judge::faults::{self, Expected};
@@ -16,13 +16,21 @@ use crate::kit::secrets::Known;
 use crate::kit::stage::Stage;
 
 /// For a task that nothing disturbs.
-const TASK_WITHIN: Duration = Duration::from_secs(120);
+const TASK_WITHIN: Duration = Duration::from_secs(180);
 
 /// What of a check is wanted.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Default)]
 pub struct Extent {
     /// Leave out the faults, which take minutes.
     pub quick: bool,
+    /// Only attempts whose id begins so (`task`, `foreign-user`, and the ids of prompts and faults).
+    pub only: Option<String>,
+}
+
+impl Extent {
+    fn wants(&self, id: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| id.starts_with(only))
+    }
 }
 
 /// What is known beside the stage.
@@ -39,7 +47,7 @@ pub struct Surroundings {
 /// [`KitError`], for what is not the image's doing.
 pub async fn check(
     stage: &Stage,
-    extent: Extent,
+    extent: &Extent,
     surroundings: &Surroundings,
     mut tell: impl FnMut(&Item),
 ) -> Result<Report, KitError> {
@@ -60,7 +68,8 @@ pub async fn check(
         add(&mut report, vec![without_model(stage).await?]);
         return Ok(report);
     };
-    let plan = |prompt: &str, script: Script, within: Duration| Plan {
+    let plan = |id: &'static str, prompt: &str, script: Script, within: Duration| Plan {
+        id,
         prompt: prompt.to_owned(),
         script,
         faults: Vec::new(),
@@ -69,60 +78,55 @@ pub async fn check(
         within,
         terminate_when_asked: false,
     };
-    let observed = attempt(stage, &plan(task::PROMPT, task::script(), TASK_WITHIN)).await?;
-    add(&mut report, task::items(&observed, &stage.manifest));
-    add(&mut report, gateway::items(access.dialect, &observed));
-    add(&mut report, secrecy::items(&observed, &surroundings.image_environment, &surroundings.known));
-    add(&mut report, vec![syscalls_item()]);
-    note_figures(&mut report, &observed);
-    // What does not even start need not be tried in twenty ways.
-    if observed.model_calls() == 0 {
-        return Ok(report);
+    let on_task = |id| plan(id, task::PROMPT, task::script(), TASK_WITHIN);
+    if extent.wants("task") {
+        let observed = attempt(stage, &on_task("task")).await?;
+        add(&mut report, task::items(&observed, &stage.manifest));
+        add(&mut report, gateway::items(access.dialect, &observed));
+        add(&mut report, secrecy::items(&observed, &surroundings.image_environment, &surroundings.known));
+        add(&mut report, vec![syscalls_item()]);
+        note_figures(&mut report, &observed);
+        // What does not even start need not be tried in twenty ways.
+        if observed.model_calls() == 0 {
+            return Ok(report);
+        }
     }
-    add(&mut report, vec![as_foreign_user(stage, plan(task::PROMPT, task::script(), TASK_WITHIN)).await?]);
+    if extent.wants("foreign-user") {
+        add(&mut report, vec![as_foreign_user(stage, on_task("foreign-user")).await?]);
+    }
     let talk = || scenario::find("talk").unwrap_or_else(task::script);
-    for trial in prompts::trials() {
-        let item = match attempt(stage, &plan(&trial.prompt, talk(), TASK_WITHIN)).await {
+    for trial in prompts::trials().into_iter().filter(|trial| extent.wants(trial.id)) {
+        let item = match attempt(stage, &plan(trial.id, &trial.prompt, talk(), TASK_WITHIN)).await {
             Ok(observed) => prompts::item(&trial, &observed, &stage.manifest),
             Err(KitError::Launch(error)) => prompts::refused(&trial, error.to_string()),
             Err(error) => return Err(error),
         };
         add(&mut report, vec![item]);
     }
-    if !extent.quick {
-        let items = with_faults(stage, access.dialect, &plan).await?;
-        add(&mut report, items);
+    if extent.quick {
+        return Ok(report);
     }
-    Ok(report)
-}
-
-async fn with_faults(
-    stage: &Stage,
-    dialect: Dialect,
-    plan: &impl Fn(&str, Script, Duration) -> Plan,
-) -> Result<Vec<Item>, KitError> {
-    let mut items = Vec::new();
-    let silent = Plan {
-        faults: vec!["silent".parse().unwrap_or_else(|_| unreachable!("a fault"))],
-        terminate_when_asked: true,
-        ..plan(task::PROMPT, task::script(), TASK_WITHIN)
-    };
-    items.push(faults::sigterm_item(&attempt(stage, &silent).await?));
+    if extent.wants("sigterm") {
+        let silent = Fault { kind: Kind::Silent, turn: None, times: None };
+        let plan = Plan { faults: vec![silent], terminate_when_asked: true, ..on_task("sigterm") };
+        add(&mut report, vec![faults::sigterm_item(&attempt(stage, &plan).await?)]);
+    }
     let mut stopped = Vec::new();
-    for trial in faults::trials() {
+    for trial in faults::trials().into_iter().filter(|trial| extent.wants(trial.id)) {
         let plan = Plan {
             faults: trial.faults(),
-            fixed: trial.fixed(dialect),
-            ..plan(task::PROMPT, task::script(), Duration::from_secs(trial.within_secs()))
+            fixed: trial.fixed(access.dialect),
+            within: Duration::from_secs(trial.within_secs()),
+            ..on_task(trial.id)
         };
         let observed = attempt(stage, &plan).await?;
         if trial.expected == Expected::Stops {
             stopped.push((trial.id, observed.regarded(&stage.manifest)));
         }
-        items.push(trial.item(&observed, &stage.manifest));
+        add(&mut report, vec![trial.item(&observed, &stage.manifest)]);
     }
-    items.push(faults::told_item(&stopped));
-    Ok(items)
+    add(&mut report, vec![faults::told_item(&stopped)]);
+    Ok(report)
 }
 
 async fn as_foreign_user(stage: &Stage, plan: Plan) -> Result<Item, KitError> {
@@ -137,6 +141,7 @@ async fn as_foreign_user(stage: &Stage, plan: Plan) -> Result<Item, KitError> {
 /// What its prompt means to a CLI without a model nobody can know here.
 async fn without_model(stage: &Stage) -> Result<Item, KitError> {
     let plan = Plan {
+        id: "starts",
         prompt: String::new(),
         script: task::script(),
         faults: Vec::new(),

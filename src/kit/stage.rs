@@ -32,6 +32,8 @@ pub struct Stage {
     /// The user of a runner's sandboxes.
     pub user: SandboxUser,
     pub shim: PathBuf,
+    /// Where each attempt's output, events and requests are kept.
+    pub keep: Option<PathBuf>,
     /// Where the attempts' folders are; the engine finds it under the same path.
     root: TempDir,
 }
@@ -48,12 +50,17 @@ pub struct Props {
     pub shim: PathBuf,
     /// Folders are made below this one.
     pub folder: PathBuf,
+    /// Where each attempt's output, events and requests are kept, if at all.
+    pub keep: Option<PathBuf>,
 }
 
 impl Stage {
     /// # Errors
     /// [`KitError::File`]: no folder can be made there, or the shim is not to be found.
     pub fn set(props: Props) -> Result<Self, KitError> {
+        if let Some(folder) = &props.keep {
+            fs::create_dir_all(folder).map_err(KitError::file(folder))?;
+        }
         let root = tempfile::Builder::new().prefix("kage-kit-").tempdir_in(&props.folder);
         let root = root.map_err(KitError::file(&props.folder))?;
         let shim = root.path().join("kage-shim");
@@ -68,6 +75,7 @@ impl Stage {
             runtime: props.runtime,
             user: props.user,
             shim,
+            keep: props.keep,
             root,
         })
     }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use kage_model_server::fault::{Fault, Kind};
 use kage_model_server::scenario;
-use kage_model_server::script::Script;
 
+use crate::domain::model::Dialect;
 use crate::kit::attempt::{Plan, attempt};
 use crate::kit::error::KitError;
 use crate::kit::judge::faults::{self, Expected};
@@ -49,9 +49,9 @@ pub async fn check(
     stage: &Stage,
     extent: &Extent,
     surroundings: &Surroundings,
-    mut tell: impl FnMut(&Item),
+    tell: impl FnMut(&Item),
 ) -> Result<Report, KitError> {
-    let mut report = Report {
+    let report = Report {
         cli: stage.manifest.name.to_string(),
         image: stage.image.digest.to_string(),
         items: Vec::new(),
@@ -59,74 +59,110 @@ pub async fn check(
         paths_written: Vec::new(),
         hosts_asked: Vec::new(),
     };
-    let mut add = |report: &mut Report, items: Vec<Item>| {
-        items.iter().for_each(&mut tell);
-        report.items.extend(items);
-    };
-    add(&mut report, vec![image_item(stage)]);
+    let mut check = Check { stage, extent, report, tell };
+    check.add([image_item(stage)]);
     let Some(access) = &stage.manifest.model else {
-        add(&mut report, vec![without_model(stage).await?]);
-        return Ok(report);
+        check.add([without_model(stage).await?]);
+        return Ok(check.report);
     };
-    let plan = |id: &'static str, prompt: &str, script: Script, within: Duration| Plan {
+    if extent.wants("task") && !check.task(access.dialect, surroundings).await? {
+        // What does not even start need not be tried in twenty ways.
+        return Ok(check.report);
+    }
+    if extent.wants("foreign-user") {
+        check.add([as_foreign_user(stage, on_task(stage, "foreign-user")).await?]);
+    }
+    check.prompts().await?;
+    if !extent.quick {
+        check.faults(access.dialect).await?;
+    }
+    Ok(check.report)
+}
+
+struct Check<'a, T> {
+    stage: &'a Stage,
+    extent: &'a Extent,
+    report: Report,
+    tell: T,
+}
+
+/// The task that the kit knows, undisturbed.
+fn on_task(stage: &Stage, id: &'static str) -> Plan {
+    Plan {
         id,
-        prompt: prompt.to_owned(),
-        script,
+        prompt: task::PROMPT.to_owned(),
+        script: task::script(),
         faults: Vec::new(),
         fixed: None,
         user: stage.user,
-        within,
+        within: TASK_WITHIN,
         terminate_when_asked: false,
-    };
-    let on_task = |id| plan(id, task::PROMPT, task::script(), TASK_WITHIN);
-    if extent.wants("task") {
-        let observed = attempt(stage, &on_task("task")).await?;
-        add(&mut report, task::items(&observed, &stage.manifest));
-        add(&mut report, gateway::items(access.dialect, &observed));
-        add(&mut report, secrecy::items(&observed, &surroundings.image_environment, &surroundings.known));
-        add(&mut report, vec![syscalls_item()]);
-        note_figures(&mut report, &observed);
-        // What does not even start need not be tried in twenty ways.
-        if observed.model_calls() == 0 {
-            return Ok(report);
+    }
+}
+
+impl<T: FnMut(&Item)> Check<'_, T> {
+    fn add(&mut self, items: impl IntoIterator<Item = Item>) {
+        for item in items {
+            (self.tell)(&item);
+            self.report.items.push(item);
         }
     }
-    if extent.wants("foreign-user") {
-        add(&mut report, vec![as_foreign_user(stage, on_task("foreign-user")).await?]);
+
+    /// Whether the model was asked at all.
+    async fn task(&mut self, dialect: Dialect, surroundings: &Surroundings) -> Result<bool, KitError> {
+        let manifest = &self.stage.manifest;
+        let observed = attempt(self.stage, &on_task(self.stage, "task")).await?;
+        self.add(task::items(&observed, manifest));
+        self.add(gateway::items(dialect, &observed));
+        self.add(secrecy::items(&observed, &surroundings.image_environment, &surroundings.known));
+        self.add([syscalls_item()]);
+        note_figures(&mut self.report, &observed);
+        Ok(observed.model_calls() > 0)
     }
-    let talk = || scenario::find("talk").unwrap_or_else(task::script);
-    for trial in prompts::trials().into_iter().filter(|trial| extent.wants(trial.id)) {
-        let item = match attempt(stage, &plan(trial.id, &trial.prompt, talk(), TASK_WITHIN)).await {
-            Ok(observed) => prompts::item(&trial, &observed, &stage.manifest),
-            Err(KitError::Launch(error)) => prompts::refused(&trial, error.to_string()),
-            Err(error) => return Err(error),
-        };
-        add(&mut report, vec![item]);
-    }
-    if extent.quick {
-        return Ok(report);
-    }
-    if extent.wants("sigterm") {
-        let silent = Fault { kind: Kind::Silent, turn: None, times: None };
-        let plan = Plan { faults: vec![silent], terminate_when_asked: true, ..on_task("sigterm") };
-        add(&mut report, vec![faults::sigterm_item(&attempt(stage, &plan).await?)]);
-    }
-    let mut stopped = Vec::new();
-    for trial in faults::trials().into_iter().filter(|trial| extent.wants(trial.id)) {
-        let plan = Plan {
-            faults: trial.faults(),
-            fixed: trial.fixed(access.dialect),
-            within: Duration::from_secs(trial.within_secs()),
-            ..on_task(trial.id)
-        };
-        let observed = attempt(stage, &plan).await?;
-        if trial.expected == Expected::Stops {
-            stopped.push((trial.id, observed.regarded(&stage.manifest)));
+
+    async fn prompts(&mut self) -> Result<(), KitError> {
+        let talk = scenario::find("talk").unwrap_or_else(task::script);
+        for trial in prompts::trials().into_iter().filter(|trial| self.extent.wants(trial.id)) {
+            let plan =
+                Plan { prompt: trial.prompt.clone(), script: talk.clone(), ..on_task(self.stage, trial.id) };
+            let item = match attempt(self.stage, &plan).await {
+                Ok(observed) => prompts::item(&trial, &observed, &self.stage.manifest),
+                Err(KitError::Launch(error)) => prompts::refused(&trial, error.to_string()),
+                Err(error) => return Err(error),
+            };
+            self.add([item]);
         }
-        add(&mut report, vec![trial.item(&observed, &stage.manifest)]);
+        Ok(())
     }
-    add(&mut report, vec![faults::told_item(&stopped)]);
-    Ok(report)
+
+    async fn faults(&mut self, dialect: Dialect) -> Result<(), KitError> {
+        let manifest = &self.stage.manifest;
+        if self.extent.wants("sigterm") {
+            let silent = Fault { kind: Kind::Silent, turn: None, times: None };
+            let plan =
+                Plan { faults: vec![silent], terminate_when_asked: true, ..on_task(self.stage, "sigterm") };
+            let observed = attempt(self.stage, &plan).await?;
+            self.add([faults::sigterm_item(&observed)]);
+        }
+        let mut stopped = Vec::new();
+        for trial in faults::trials().into_iter().filter(|trial| self.extent.wants(trial.id)) {
+            let plan = Plan {
+                faults: trial.faults(),
+                fixed: trial.fixed(dialect),
+                within: Duration::from_secs(trial.within_secs()),
+                ..on_task(self.stage, trial.id)
+            };
+            let observed = attempt(self.stage, &plan).await?;
+            if trial.expected == Expected::Stops {
+                stopped.push((trial.id, observed.regarded(manifest)));
+            }
+            self.add([trial.item(&observed, manifest)]);
+        }
+        if !stopped.is_empty() {
+            self.add([faults::told_item(&stopped)]);
+        }
+        Ok(())
+    }
 }
 
 async fn as_foreign_user(stage: &Stage, plan: Plan) -> Result<Item, KitError> {
@@ -140,16 +176,8 @@ async fn as_foreign_user(stage: &Stage, plan: Plan) -> Result<Item, KitError> {
 
 /// What its prompt means to a CLI without a model nobody can know here.
 async fn without_model(stage: &Stage) -> Result<Item, KitError> {
-    let plan = Plan {
-        id: "starts",
-        prompt: String::new(),
-        script: task::script(),
-        faults: Vec::new(),
-        fixed: None,
-        user: stage.user,
-        within: Duration::from_secs(faults::STOPS_WITHIN_SECS),
-        terminate_when_asked: false,
-    };
+    let within = Duration::from_secs(faults::STOPS_WITHIN_SECS);
+    let plan = Plan { prompt: String::new(), within, ..on_task(stage, "starts") };
     let observed = attempt(stage, &plan).await?;
     let seen = match &observed.exited.spawn_error {
         Some(error) => Err(error.clone()),

@@ -41,7 +41,14 @@ fn main() -> Result<()> {
 }
 
 async fn bench() -> Result<()> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let mut world = World::start().await?;
+    let measured = measure(&world).await;
+    world.end().await?;
+    measured
+}
+
+async fn measure(world: &World) -> Result<()> {
     let (run, direct) = (world.run().await?, Client::builder().no_proxy().build()?);
     let through = world.client(run)?;
     let straight = world.server.clone();
@@ -75,8 +82,7 @@ async fn bench() -> Result<()> {
         at(50),
         at(95)
     );
-    many(&world).await?;
-    world.end().await
+    many(world).await
 }
 
 /// Many streams at once, slow and steady; the gateway's memory before, while and after.

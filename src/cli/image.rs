@@ -15,14 +15,26 @@ use crate::db;
 use crate::db::Zone;
 use crate::db::error::DbError;
 use crate::domain::audit::{Actor, Entry, Outcome};
+use crate::image::base;
 use crate::image::build::{BuildRequest, build};
+use crate::image::certificates::Certificates;
 use crate::image::manifest::Manifest;
 use crate::sandbox::engine::Engine;
 use crate::sandbox::image_check::{ImageFacts, inspect_image};
 
-/// What `scripts/host base` calls the base that it makes where no registry answers.
-const LOCAL_BASE: &str = "kage-base:trixie";
 const BUILD_WITHIN: Duration = Duration::from_secs(3600);
+
+/// Handed on to a build where they are set: a way out, and mirrors of one's own.
+const HANDED_ON: [&str; 8] = [
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "PIP_INDEX_URL",
+    "NPM_CONFIG_REGISTRY",
+];
 
 /// Build, list and inspect CLI images (on the runner's host)
 #[derive(Debug, clap::Args)]
@@ -37,11 +49,10 @@ enum Command {
     Build {
         /// Folder with `Dockerfile` and `cli.toml`
         folder: PathBuf,
-        /// Base image, as the build argument BASE [default: kage-base:trixie where the engine has it, else the Dockerfile's]
-        #[arg(long, env = "KAGE_IMAGE_BASE")]
-        base: Option<String>,
+        #[command(flatten)]
+        with: BuildWith,
         /// Register this image of the engine's (tag or digest) with the folder's manifest, without building
-        #[arg(long, conflicts_with = "base")]
+        #[arg(long)]
         existing: Option<String>,
     },
     /// List registered images
@@ -54,6 +65,18 @@ enum Command {
     Inspect { name: String },
 }
 
+/// What a build stands on and needs.
+#[derive(Debug, Clone, clap::Args)]
+pub struct BuildWith {
+    /// Base image, as the build argument BASE_IMAGE [default: the Dockerfile's; for debian:RELEASE-slim
+    /// kage-base:RELEASE where the engine has that]
+    #[arg(long, value_name = "REF", env = "KAGE_IMAGE_BASE")]
+    base: Option<String>,
+    /// Certificates (PEM) of a proxy that inspects TLS, for a Dockerfile that takes them
+    #[arg(long, value_name = "FILE", env = "KAGE_BUILD_CA")]
+    build_ca: Option<PathBuf>,
+}
+
 /// # Errors
 /// [`CliError::Host`].
 pub async fn run(args: Args, globals: &Globals) -> Result<Exit, CliError> {
@@ -61,8 +84,8 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, CliError> {
     let done = match args.command {
         Command::New(args) => return image_check::new(&args, globals),
         Command::Check(args) => return image_check::run(&args, globals).await,
-        Command::Build { folder, base, existing } => {
-            build_and_register(&configuration()?, globals, folder, base, existing).await
+        Command::Build { folder, with, existing } => {
+            build_and_register(&configuration()?, globals, folder, &with, existing).await
         }
         Command::List => list(&configuration()?, globals).await,
         Command::Inspect { name } => inspect(&configuration()?, globals, &name).await,
@@ -75,7 +98,7 @@ async fn build_and_register(
     configuration: &Configuration,
     globals: &Globals,
     folder: PathBuf,
-    base: Option<String>,
+    with: &BuildWith,
     existing: Option<String>,
 ) -> anyhow::Result<()> {
     let manifest = Manifest::read(&folder)?;
@@ -85,7 +108,7 @@ async fn build_and_register(
             let facts = inspect_image(&engine, &reference).await?;
             facts.ok_or_else(|| anyhow!("the engine has no image {reference}"))?
         }
-        None => build_image(&engine, &folder, &manifest, base).await?,
+        None => build_image(&engine, &folder, &manifest, with).await?,
     };
     facts.check()?;
     let pool = configuration.pool(Zone::Runner).await?;
@@ -126,13 +149,22 @@ pub async fn build_image(
     engine: &Engine,
     folder: &std::path::Path,
     manifest: &Manifest,
-    base: Option<String>,
+    with: &BuildWith,
 ) -> anyhow::Result<ImageFacts> {
-    let base = match base {
-        Some(base) => Some(base),
-        None => inspect_image(engine, LOCAL_BASE).await?.map(|_| LOCAL_BASE.to_owned()),
+    let base = match &with.base {
+        Some(base) => Some(base.clone()),
+        None => local_base(engine, folder).await?,
     };
-    let args: Vec<(&str, &str)> = base.iter().map(|base| ("BASE", base.as_str())).collect();
+    let certificates = with.build_ca.as_deref().map(Certificates::read).transpose()?;
+    let handed_on: Vec<(&str, String)> = HANDED_ON
+        .into_iter()
+        .filter_map(|name| {
+            std::env::var(name).ok().filter(|value| !value.is_empty()).map(|value| (name, value))
+        })
+        .collect();
+    let base = base.iter().map(|base| (base::ARGUMENT, base.as_str()));
+    let args: Vec<(&str, &str)> =
+        base.chain(handed_on.iter().map(|(name, value)| (*name, value.as_str()))).collect();
     let tag = tag(manifest);
     let labels = [("kage.image", manifest.name.as_str())];
     let request = BuildRequest {
@@ -140,6 +172,7 @@ pub async fn build_image(
         tag: &tag,
         args: &args,
         labels: &labels,
+        certificates: certificates.as_ref(),
         network: None,
         deadline: BUILD_WITHIN,
     };
@@ -147,6 +180,12 @@ pub async fn build_image(
         text.split(['\r', '\n']).filter(|line| !line.trim().is_empty()).for_each(output::note)
     })
     .await?)
+}
+
+/// The engine's own image of the release that the Dockerfile names, if it has one.
+async fn local_base(engine: &Engine, folder: &std::path::Path) -> anyhow::Result<Option<String>> {
+    let Some(local) = base::declared(folder)?.as_deref().and_then(base::local_name) else { return Ok(None) };
+    Ok(inspect_image(engine, &local).await?.map(|_| local))
 }
 
 async fn list(configuration: &Configuration, globals: &Globals) -> anyhow::Result<()> {

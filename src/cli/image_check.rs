@@ -7,7 +7,7 @@ use anyhow::{Context as _, anyhow, bail};
 use crate::cli::escape;
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::host::{self, Configuration};
-use crate::cli::image;
+use crate::cli::image::{self, BuildWith};
 use crate::cli::output::{self, Globals};
 use crate::db;
 use crate::db::Zone;
@@ -34,9 +34,14 @@ pub struct CheckArgs {
     /// Build the folder's image first (it is not registered)
     #[arg(long, conflicts_with = "existing")]
     build: bool,
+    #[command(flatten)]
+    with: BuildWith,
     /// Leave out the faults of the model API, which take minutes
     #[arg(long)]
     quick: bool,
+    /// Only the attempts whose id begins so: task, foreign-user, prompt-…, sigterm, budget-stop, error-…, cut
+    #[arg(long, value_name = "ID")]
+    only: Option<String>,
     /// Keep in this folder what each attempt printed, its events, and its requests to the model
     #[arg(long, value_name = "FOLDER")]
     keep: Option<PathBuf>,
@@ -125,7 +130,8 @@ async fn report(
             let _ = output::line(&escape::line(&item.line()));
         }
     };
-    Ok(check(&stage, Extent { quick: args.quick }, &surroundings, tell).await?)
+    let extent = Extent { quick: args.quick, only: args.only.clone() };
+    Ok(check(&stage, &extent, &surroundings, tell).await?)
 }
 
 /// What is to be checked: from a folder, else from the registry.
@@ -136,7 +142,7 @@ async fn subject(engine: &Engine, args: &CheckArgs) -> anyhow::Result<(Manifest,
     if let Some(folder) = folder {
         let manifest = Manifest::read(folder)?;
         if args.build {
-            let facts = image::build_image(engine, folder, &manifest, None).await?;
+            let facts = image::build_image(engine, folder, &manifest, &args.with).await?;
             return Ok((manifest, facts));
         }
         let reference = args.existing.clone().unwrap_or_else(|| image::tag(&manifest));

@@ -14,8 +14,16 @@ use crate::config::error::ConfigError;
 const DEFAULT_FILE: &str = "/etc/kage/kage.toml";
 
 /// Variables that other parts read: they are known, but no setting of a server.
-const OTHERS: [&str; 6] =
-    ["KAGE_CONFIG", "KAGE_URL", "KAGE_API_KEY", "KAGE_ALLOW_PLAIN_HTTP", "KAGE_LOG", "KAGE_LOG_FORMAT"];
+const OTHERS: [&str; 8] = [
+    "KAGE_CONFIG",
+    "KAGE_URL",
+    "KAGE_API_KEY",
+    "KAGE_ALLOW_PLAIN_HTTP",
+    "KAGE_LOG",
+    "KAGE_LOG_FORMAT",
+    "KAGE_IMAGE_BASE",
+    "KAGE_BUILD_CA",
+];
 
 #[derive(Debug, Clone)]
 struct Value {

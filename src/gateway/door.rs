@@ -58,6 +58,8 @@ impl Folder {
         let path = self.socket();
         match UnixStream::connect(&path).await {
             Ok(_) => return Err(DoorError::Taken),
+            // Somebody who has too much to do is somebody.
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Err(DoorError::Taken),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(_) => std::fs::remove_file(&path)?,
         }

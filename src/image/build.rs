@@ -8,7 +8,8 @@ use bollard::query_parameters::BuildImageOptions;
 use bytes::Bytes;
 use futures::StreamExt;
 
-use crate::image::context;
+use crate::image::certificates::{self, Certificates};
+use crate::image::context::{self, Extra};
 use crate::image::error::ImageError;
 use crate::sandbox::engine::Engine;
 use crate::sandbox::error::SandboxError;
@@ -24,6 +25,8 @@ pub struct BuildRequest<'a> {
     /// Values for the Dockerfile's `ARG`s.
     pub args: &'a [(&'a str, &'a str)],
     pub labels: &'a [(&'a str, &'a str)],
+    /// For a Dockerfile that asks for them.
+    pub certificates: Option<&'a Certificates>,
     /// The engine's network for `RUN` steps; its default if none.
     pub network: Option<&'a str>,
     /// For the whole build.
@@ -41,7 +44,14 @@ pub async fn build(
     mut line: impl FnMut(&str),
 ) -> Result<ImageFacts, ImageError> {
     let folder = request.folder.to_owned();
-    let archive = tokio::task::spawn_blocking(move || context::pack(&folder))
+    let given = request.certificates.cloned();
+    let pack = move || {
+        let given = if certificates::wanted(&folder)? { given } else { None };
+        let extra =
+            given.as_ref().map(|ca| Extra { name: certificates::FILE_NAME, bytes: ca.pem().as_bytes() });
+        context::pack(&folder, extra)
+    };
+    let archive = tokio::task::spawn_blocking(pack)
         .await
         .map_err(|error| ImageError::Build(format!("packing the folder: {error}")))??;
 

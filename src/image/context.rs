@@ -18,12 +18,19 @@ pub const MAX_FILES: usize = 20_000;
 
 const IGNORE_FILE: &str = ".dockerignore";
 
+/// A file that is in the archive and not in the folder. It wins over one of the same name there.
+#[derive(Debug, Clone, Copy)]
+pub struct Extra<'a> {
+    pub name: &'a str,
+    pub bytes: &'a [u8],
+}
+
 /// Packs a folder. Links are kept as links; owners and times are left out, so that the same files make the same
 /// archive. Blocking.
 ///
 /// # Errors
 /// [`ImageError::File`], or [`ImageError::Context`] for too much, or for a file that is neither file, folder nor link.
-pub fn pack(folder: &Path) -> Result<Vec<u8>, ImageError> {
+pub fn pack(folder: &Path, extra: Option<Extra<'_>>) -> Result<Vec<u8>, ImageError> {
     let ignored = ignored(folder)?;
     let mut files = Vec::new();
     collect(folder, folder, &ignored, &mut files)?;
@@ -33,6 +40,14 @@ pub fn pack(folder: &Path) -> Result<Vec<u8>, ImageError> {
     let mut total = 0;
     for path in files {
         append(&mut archive, folder, &path, &mut total)?;
+    }
+    if let Some(Extra { name, bytes }) = extra {
+        let mut header = Header::new_gnu();
+        header.set_mode(0o644);
+        header.set_size(bytes.len() as u64);
+        archive
+            .append_data(&mut header, name, bytes)
+            .map_err(|error| ImageError::File { path: folder.join(name), error })?;
     }
     archive.into_inner().map_err(|error| ImageError::File { path: folder.to_owned(), error })
 }
@@ -157,12 +172,12 @@ mod tests {
         }
         symlink("/etc/shadow", at("link")).expect("symlink");
         fs::write(at(".dockerignore"), "# x\n*.log\nsub/deep\n!sub/deep/keep\nDockerfile\n").expect("write");
-        let first = pack(folder.path()).expect("packs");
+        let first = pack(folder.path(), None).expect("packs");
         assert_eq!(
             names(&first),
             [".dockerignore", "Dockerfile", "link", "sub", "sub/a.log", "sub/b", "sub/deep/keep"]
         );
-        assert_eq!(first, pack(folder.path()).expect("packs"));
+        assert_eq!(first, pack(folder.path(), None).expect("packs"));
         let mut archive = tar::Archive::new(&first[..]);
         for entry in archive.entries().expect("entries") {
             let mut entry = entry.expect("entry");
@@ -183,7 +198,7 @@ mod tests {
     fn refuses_special_files() {
         let folder = tempfile::tempdir().expect("tempdir");
         let _socket = std::os::unix::net::UnixListener::bind(folder.path().join("s")).expect("socket");
-        let error = pack(folder.path()).expect_err("a socket");
+        let error = pack(folder.path(), None).expect_err("a socket");
         assert!(matches!(error, ImageError::Context { .. }), "{error}");
     }
 }

@@ -15,6 +15,8 @@ pub enum ImageError {
     Manifest { path: PathBuf, message: String },
     #[error("build context {path}: {reason}", path = path.display())]
     Context { path: PathBuf, reason: String },
+    #[error("{path} cannot serve as a build's certificates: {reason}", path = path.display())]
+    Certificates { path: PathBuf, reason: &'static str },
     #[error("the image could not be built: {0}")]
     Build(String),
     #[error(transparent)]

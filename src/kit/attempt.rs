@@ -19,7 +19,7 @@ use crate::kit::error::KitError;
 use crate::kit::observed::{Ended, Observed};
 use crate::kit::processes::{self, Process};
 use crate::kit::resolver::Resolver;
-use crate::kit::stage::{Folders, INSTANCE, Stage};
+use crate::kit::stage::{Folders, Stage};
 use crate::kit::tree::{self, Entry};
 use crate::sandbox::container::Sandbox;
 use crate::sandbox::profile::{HOME, MODEL_SOCKET, WORKSPACE};
@@ -105,7 +105,7 @@ async fn in_sandbox(
     asked: &impl Fn() -> bool,
 ) -> Result<(Observed, u64), KitError> {
     let spec = Spec {
-        instance: INSTANCE.to_owned(),
+        instance: stage.instance.clone(),
         run_id: Uuid::new_v4(),
         attempt: 1,
         image: stage.image.digest.clone(),

@@ -5,6 +5,7 @@ use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
+use uuid::Uuid;
 
 use crate::domain::limits::Limits;
 use crate::image::manifest::Manifest;
@@ -16,13 +17,15 @@ use crate::sandbox::profile::WORKSPACE;
 use crate::sandbox::seccomp::SeccompProfile;
 use crate::sandbox::spec::SandboxUser;
 
-/// In every label of the kit's containers, so that no runner takes them for its own.
-pub const INSTANCE: &str = "kage-kit";
+/// What instances of the kit are called, before a number of their own.
+const INSTANCE: &str = "kage-kit";
 
 /// A user that no image knows by name.
 pub const FOREIGN_UID: u32 = 54_321;
 
 pub struct Stage {
+    /// In the labels of its containers, so that no runner and no other check takes them for its own.
+    pub instance: String,
     pub engine: Engine,
     pub seccomp: SeccompProfile,
     pub manifest: Manifest,
@@ -67,6 +70,7 @@ impl Stage {
         fs::copy(&props.shim, &shim).map_err(KitError::file(&props.shim))?;
         fs::set_permissions(&shim, fs::Permissions::from_mode(0o555)).map_err(KitError::file(&shim))?;
         Ok(Self {
+            instance: format!("{INSTANCE}-{}", Uuid::new_v4().simple()),
             engine: props.engine,
             seccomp: SeccompProfile::built_in(),
             manifest: props.manifest,

@@ -140,7 +140,14 @@ async fn doctor(world: &World, args: &[&str]) -> (Output, Value) {
 async fn the_doctor_finds_what_is_broken_and_spends_nothing() {
     let more = "[[provider]]\nname = \"away\"\ndialect = \"chat\"\nbase_url = \"http://127.0.0.1:1\"\nfree = true\nallow = [\"*\"]\n";
     let world = World::without_gateway(more, &[]).await;
-    let good = ["scripted-responses", "scripted-chat", "scripted-gemini", "scripted-ollama", "database"];
+    let good = [
+        "scripted-anthropic",
+        "scripted-responses",
+        "scripted-chat",
+        "scripted-gemini",
+        "scripted-ollama",
+        "database",
+    ];
     let (output, lines) = doctor(&world, &good).await;
     assert!(output.status.success(), "{output:?}");
     assert_eq!(lines.as_array().unwrap().len(), 6, "{lines}");
@@ -156,6 +163,19 @@ async fn the_doctor_finds_what_is_broken_and_spends_nothing() {
     let (output, lines) = doctor(&world, &["scripted-gemini"]).await;
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(lines[0]["text"].as_str().unwrap().contains("no credential"), "{lines}");
+    // A variable's value may be in a file, as Compose hands secrets over.
+    let base = world.provider.url();
+    let text = format!(
+        "[[provider]]\nname = \"env\"\ndialect = \"chat\"\nbase_url = \"{base}\"\ncredential = \"env:PLANTED\"\nfree = true\nallow = [\"*\"]\n"
+    );
+    std::fs::write(&world.settings["KAGE_GATEWAY_PROVIDERS"], text).unwrap();
+    std::fs::write(world.folder().join("secret"), format!("{CREDENTIAL}\n")).unwrap();
+    for (file, code) in [("secret", 0), ("missing", 1)] {
+        let mut command = command(&world, &["doctor", "env"]);
+        command.env("PLANTED_FILE", world.folder().join(file));
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+    }
     let (output, _) = doctor(&world, &["nobody"]).await;
     assert_eq!(output.status.code(), Some(2), "{output:?}");
 }

@@ -210,12 +210,17 @@ async fn images_are_built_and_those_that_weaken_a_sandbox_are_refused() {
     let request = BuildRequest {
         folder: folder.path(),
         tag: &tag,
-        args: &[("BASE", &base)],
+        args: &[("BASE_IMAGE", &base)],
         labels: &[(LABEL, LABEL_VALUE)],
+        certificates: None,
         network: Some("none"),
         deadline: Duration::from_secs(300),
     };
-    write(folder.path(), "Dockerfile", "ARG BASE\nFROM ${BASE}\nCOPY hello /hello\nRUN cat /hello\n");
+    write(
+        folder.path(),
+        "Dockerfile",
+        "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\nCOPY hello /hello\nRUN cat /hello\n",
+    );
     write(folder.path(), "hello", "greetings\n");
     let mut lines = Vec::new();
     let facts = build(&world.engine, &request, |line| lines.push(line.to_owned())).await.expect("builds");
@@ -223,7 +228,11 @@ async fn images_are_built_and_those_that_weaken_a_sandbox_are_refused() {
     assert_eq!(inspect_image(&world.engine, &tag).await.expect("inspects"), Some(facts.clone()));
     assert!(facts.tags.contains(&tag) && facts.size > 0);
 
-    write(folder.path(), "Dockerfile", "ARG BASE\nFROM ${BASE}\nVOLUME /data\nONBUILD RUN true\n");
+    write(
+        folder.path(),
+        "Dockerfile",
+        "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\nVOLUME /data\nONBUILD RUN true\n",
+    );
     let error = build(&world.engine, &request, |_| {}).await.expect_err("refused");
     assert!(error.to_string().contains("VOLUME /data") && error.to_string().contains("ONBUILD"), "{error}");
     let refused =
@@ -234,7 +243,7 @@ async fn images_are_built_and_those_that_weaken_a_sandbox_are_refused() {
         Sandbox::create(&world.engine, &spec, &SeccompProfile::built_in()).await.expect_err("refused");
     assert!(matches!(error, SandboxError::ImageRefused { .. }), "{error}");
 
-    write(folder.path(), "Dockerfile", "ARG BASE\nFROM ${BASE}\nRUN echo why >&2; exit 3\n");
+    write(folder.path(), "Dockerfile", "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\nRUN echo why >&2; exit 3\n");
     let error = build(&world.engine, &request, |_| {}).await.expect_err("fails");
     assert!(matches!(&error, ImageError::Build(why) if why.contains("exit 3")), "{error}");
 

@@ -129,7 +129,9 @@ pub fn answer(dialect: Dialect, refusal: &Refusal) -> Answer {
 
 /// The refusal as the last event of a stream that has begun, to be sent in a piece of its own. It begins at the
 /// start of a line: where the provider's stream broke off within one, the caller ends that line and, but for
-/// Ollama, the event first (`usage::UsageReader::at_boundary` tells).
+/// Ollama, the event first (`usage::UsageReader::at_boundary` tells). A stream of Ollama's is best cut off after it:
+/// one client library drops the line unread and takes a clean end for an empty answer, which its CLI then asks
+/// for anew without a pause.
 pub fn stream_error(dialect: Dialect, refusal: &Refusal) -> Vec<u8> {
     let body = error_body(dialect, refusal, status(dialect, refusal.kind));
     let text = match dialect {

@@ -41,6 +41,9 @@ const MOST_CONTEXT: u64 = 262_144;
 
 /// Checks a request in place.
 pub(crate) fn check(body: &mut Map<String, Value>, scrub: &mut Scrub<'_>) -> Result<Outline, Refusal> {
+    // Written by a client library for other providers; this one passes over them.
+    body.shift_remove("tool_choice");
+    let wished = body.shift_remove("max_output_tokens");
     scrub.keep(body, FIELDS, "");
     if let Some(tools) = list_in(body, "tools")? {
         for mut tool in std::mem::take(tools) {
@@ -53,7 +56,7 @@ pub(crate) fn check(body: &mut Map<String, Value>, scrub: &mut Scrub<'_>) -> Res
     for message in messages {
         check_message(object(message, "a message")?, scrub)?;
     }
-    let output_limit = options(body, scrub)?;
+    let output_limit = options(body, wished, scrub)?;
     // Said, for absent means true here.
     let stream = flag(body, "stream", true)?;
     body.insert("stream".to_owned(), stream.into());
@@ -69,7 +72,11 @@ pub(crate) fn check_show(body: &mut Map<String, Value>, scrub: &mut Scrub<'_>) {
     scrub.keep(body, &["model", "verbose"], "");
 }
 
-fn options(body: &mut Map<String, Value>, scrub: &mut Scrub<'_>) -> Result<u64, Refusal> {
+fn options(
+    body: &mut Map<String, Value>,
+    wished: Option<Value>,
+    scrub: &mut Scrub<'_>,
+) -> Result<u64, Refusal> {
     let options = body.entry("options").or_insert_with(|| json!({}));
     if options.is_null() {
         *options = json!({});
@@ -86,6 +93,9 @@ fn options(body: &mut Map<String, Value>, scrub: &mut Scrub<'_>) -> Result<u64, 
     // Negative means without end, or until the context is full: the limit stands for both.
     if options.get("num_predict").and_then(Value::as_f64).is_some_and(|limit| limit < 0.0) {
         options.shift_remove("num_predict");
+    }
+    if let Some(wished) = wished {
+        options.entry("num_predict").or_insert(wished);
     }
     scrub.cap_output(options, "num_predict")
 }

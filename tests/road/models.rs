@@ -45,6 +45,22 @@ async fn world() -> (TestKage, Provider) {
     (kage, provider)
 }
 
+/// Every row of every table, as text.
+async fn everything(kage: &TestKage) -> String {
+    let tables: Vec<String> =
+        sqlx::query_scalar("SELECT tablename::text FROM pg_tables WHERE schemaname = 'public'")
+            .fetch_all(kage.pool())
+            .await
+            .expect("tables");
+    let mut all = String::new();
+    for table in tables {
+        let statement = sqlx::AssertSqlSafe(format!("SELECT t::text FROM {table} t"));
+        let rows: Vec<String> = sqlx::query_scalar(statement).fetch_all(kage.pool()).await.expect("rows");
+        all.push_str(&rows.join("\n"));
+    }
+    all
+}
+
 fn run_of(task: &Value) -> &Value {
     &task["runs"][0]
 }
@@ -61,7 +77,7 @@ impl TestKage {
 
 #[tokio::test]
 async fn a_run_reaches_its_model_and_nothing_else() {
-    let (kage, provider) = world().await;
+    let (mut kage, provider) = world().await;
     let script = r"
 ask > answer.txt || exit 1
 env > env.txt; ls -la /run/model; cat /proc/net/dev
@@ -106,7 +122,13 @@ true";
     let (headers, _) = &provider.seen()[0];
     assert_eq!(headers["x-api-key"], CREDENTIAL);
     assert!(!headers.contains_key("cookie") && !headers.contains_key("x-kage-run"));
-    for text in [&output, &environment, &ended.to_string()] {
+    let events = kage.events(string(&ended["id"]), "").await;
+    let (stored, logged) = (everything(&kage).await, kage.process(0).log());
+    assert!(
+        stored.contains("model.open") && logged.contains("gateway.opened"),
+        "this looks into the right places"
+    );
+    for text in [&output, &environment, &ended.to_string(), &format!("{events:?}"), &stored, &logged] {
         assert!(!text.contains(CREDENTIAL));
     }
     assert!(!kage.model_folder(run).exists(), "the socket lives as long as the run");

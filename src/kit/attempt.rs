@@ -9,6 +9,7 @@ use kage_model_server::fault::Fault;
 use kage_model_server::script::Script;
 use kage_model_server::server::{Fixed, Listen, Options, Server};
 use kage_shim::protocol::{Bridge, Exited, FromShim, Job, JobFile, JobLimits, Stream};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
@@ -120,11 +121,15 @@ async fn in_sandbox(
         log_copy_bytes: None,
     };
     let listener = ShimListener::bind(&folders.io_dir, plan.user)?;
+    // Whoever stops a check leaves no container behind.
+    let hear = |kind| signal(kind).map_err(KitError::Signals);
+    let (mut interrupt, mut terminate) = (hear(SignalKind::interrupt())?, hear(SignalKind::terminate())?);
     let begun = Instant::now();
     let mut sandbox = Sandbox::create(&stage.engine, &spec, &stage.seccomp).await?;
     let done = tokio::select! {
         done = drive(stage, plan, folders, &sandbox, listener, (begun, asked)) => done,
-        _ = tokio::signal::ctrl_c() => Err(KitError::Interrupted),
+        _ = interrupt.recv() => Err(KitError::Interrupted),
+        _ = terminate.recv() => Err(KitError::Interrupted),
     };
     let removed = sandbox.remove().await;
     let done = done?;

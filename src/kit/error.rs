@@ -24,6 +24,8 @@ pub enum KitError {
     Launch(#[from] LaunchError),
     #[error("{0} is in the way")]
     InTheWay(PathBuf),
+    #[error("signals cannot be heard: {0}")]
+    Signals(io::Error),
     #[error("interrupted")]
     Interrupted,
 }

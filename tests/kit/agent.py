@@ -81,6 +81,8 @@ def main():
 try:
     main()
 except Exception as error:
+    if BAD == "deaf":
+        time.sleep(60)
     if BAD != "silent":
         say(type="end", ok=False, input=0, output=0, error=str(error))
         sys.exit(1)

@@ -60,6 +60,8 @@ pub async fn world(agents: &[&str]) -> (TestKage, Models) {
     std::fs::write(&file, table).expect("writes");
     kage.set("KAGE_GATEWAY_PROVIDERS", file.to_str().expect("UTF-8"));
     kage.set("PLANTED", CREDENTIAL);
+    // The road's scripts make do with less than an agent does.
+    kage.set("KAGE_LIMIT_MEMORY_BYTES", "2147483648");
     for agent in agents {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("images").join(agent);
         let image = format!("kage-cli-{agent}:dev");

@@ -121,14 +121,21 @@ async fn open(environment: &Arc<Environment>, active: &ActiveGrant, folder: Fold
         Err(error) => return refuse(environment, active, &error.to_string()).await,
     };
     let again = active.grant.state == "open";
-    if !record(environment, &served, again).await? {
-        folder.unlink();
-        return Ok(());
-    }
-    tracing::info!(run = %served.run, provider = served.provider.name, model = served.model, again, "gateway.opened");
+    // It answers before anybody is told that it does; whatever ends this ends the socket too.
     environment.serve(Arc::clone(&served));
-    environment.lifecycle.spawn(door::keep(Arc::clone(environment), served, folder, listener));
-    Ok(())
+    let keep = door::keep(Arc::clone(environment), Arc::clone(&served), folder, listener);
+    environment.lifecycle.spawn(served.connections.track_future(keep));
+    let recorded = record(environment, &served, again).await;
+    if matches!(recorded, Ok(true)) {
+        let (provider, model) = (&served.provider.name, &served.model);
+        tracing::info!(run = %served.run, provider, model, again, "gateway.opened");
+    } else {
+        served.end.cancel();
+        served.connections.close();
+        served.connections.wait().await;
+        environment.forget(&served);
+    }
+    recorded.map(|_| ())
 }
 
 /// Who serves the run, and with which model.

@@ -49,6 +49,7 @@ const TABLE: &[(&str, &[&str])] = &[
 const CONFIG_READERS: &[(&str, &[&str])] = &[
     ("api", &["api", "cli"]),
     ("gateway", &["gateway", "cli"]),
+    ("providers", &["gateway", "cli"]),
     ("runner", &["runner", "cli"]),
     ("client", &["client", "cli"]),
 ];

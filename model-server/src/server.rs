@@ -209,7 +209,13 @@ impl State {
     /// The connection is to be closed without an answer: a fault of the script, or the client's body broke off.
     async fn answer(&self, request: Request<Incoming>) -> io::Result<Response<Body>> {
         let (parts, body) = request.into_parts();
-        let route = route(&parts.method, parts.uri.path());
+        let route = match route(&parts.method, parts.uri.path()) {
+            // Two dialects have this path; one of them always says which version it speaks.
+            Route::Models(Dialect::Chat) if parts.headers.contains_key("anthropic-version") => {
+                Route::Models(Dialect::Anthropic)
+            }
+            other => other,
+        };
         let dialect = dialect_of(&route);
         let body = match Limited::new(body, BODY_LIMIT).collect().await {
             Ok(collected) => collected.to_bytes(),

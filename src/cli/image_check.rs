@@ -39,6 +39,12 @@ pub struct CheckArgs {
     /// Leave out the faults of the model API, which take minutes
     #[arg(long)]
     quick: bool,
+    /// Only the attempts whose id begins so: task, foreign-user, prompt-…, sigterm, budget-stop, error-…, cut
+    #[arg(long, value_name = "ID")]
+    only: Option<String>,
+    /// Keep in this folder what each attempt printed, its events, and its requests to the model
+    #[arg(long, value_name = "FOLDER")]
+    keep: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -116,7 +122,7 @@ async fn report(
     if !globals.json {
         output::line(&escape::line(&format!("{} {}", manifest.name, image.digest)))?;
     }
-    let stage = Stage::set(props(configuration, engine, manifest, image)?)?;
+    let stage = Stage::set(props(configuration, engine, manifest, image, args.keep.clone())?)?;
     let quiet = globals.json;
     let tell = |item: &Item| {
         if !quiet {
@@ -124,7 +130,8 @@ async fn report(
             let _ = output::line(&escape::line(&item.line()));
         }
     };
-    Ok(check(&stage, Extent { quick: args.quick }, &surroundings, tell).await?)
+    let extent = Extent { quick: args.quick, only: args.only.clone() };
+    Ok(check(&stage, &extent, &surroundings, tell).await?)
 }
 
 /// What is to be checked: from a folder, else from the registry.
@@ -168,6 +175,7 @@ fn props(
     engine: Engine,
     manifest: Manifest,
     image: ImageFacts,
+    keep: Option<PathBuf>,
 ) -> anyhow::Result<Props> {
     let runner = &configuration.runner;
     let own = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
@@ -187,5 +195,6 @@ fn props(
         user: SandboxUser::new(uid, gid).ok_or_else(|| anyhow!("KAGE_RUNNER_UID cannot be {uid}"))?,
         shim,
         folder,
+        keep,
     })
 }

@@ -15,8 +15,9 @@ pub fn render(task: &Task) -> String {
         usize::MAX,
     ));
     for run in &task.runs {
-        if let Some(used) = &run.usage {
-            text.push_str(&escape::line(&format!("[{}] {}", run.name, usage(used))));
+        let decided = run.decided_by.as_ref().map(|by| format!("decided by: {by}"));
+        for line in run.usage.as_ref().map(usage).into_iter().chain(decided) {
+            text.push_str(&escape::line(&format!("[{}] {line}", run.name)));
             text.push('\n');
         }
     }

@@ -89,6 +89,7 @@ pub struct PricedModel {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub enum CredentialSource {
+    /// The variable, or the file that the variable with `_FILE` after its name names.
     Environment(String),
     File(PathBuf),
 }

@@ -3,7 +3,7 @@
 //! **Lock order: the task's budget, its run's, then (for events and costs) the task's row, the run's row.**
 //! The other roles only insert and read here.
 
-use sqlx::{PgConnection, PgPool};
+use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 use uuid::Uuid;
 
 use crate::db::error::DbError;
@@ -110,6 +110,16 @@ pub async fn tighten(
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// Gateway: begins a transaction that reserves. Its commit does not wait for the disk, which a CLI would feel at
+/// every call: what a crash of the database itself loses, the call's end charges all the same. A gateway's own
+/// crash loses nothing.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn begin_reservation(pool: &PgPool) -> Result<Transaction<'static, Postgres>, DbError> {
+    Ok(pool.begin_with("BEGIN; SET LOCAL synchronous_commit TO off").await?)
 }
 
 /// Gateway: both levels, the task's first, locked until the transaction ends: what is read here is what is

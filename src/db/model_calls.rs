@@ -137,6 +137,15 @@ pub async fn finish(connection: &mut PgConnection, id: Uuid, ended: &EndedCall) 
     Ok(done.rows_affected() == 1)
 }
 
+/// # Errors
+/// [`DbError`].
+pub async fn exists(connection: &mut PgConnection, id: Uuid) -> Result<bool, DbError> {
+    Ok(sqlx::query_scalar("SELECT EXISTS (SELECT FROM model_calls WHERE id = $1)")
+        .bind(id)
+        .fetch_one(connection)
+        .await?)
+}
+
 /// A call that was never settled.
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct OpenCall {

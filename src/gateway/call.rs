@@ -93,8 +93,15 @@ async fn serve(
         let shown: String = checked.model.chars().take(100).flat_map(char::escape_debug).collect();
         Refusal::new(RefusalKind::ModelNotAllowed, format!("the model {shown} is not allowed"))
     })?;
-    for removed in &checked.removed {
-        notices::remark(environment, run, "model.scrub", &format!("taken out of requests: {removed}"));
+    let new: Vec<&str> =
+        checked.removed.iter().map(String::as_str).filter(|removed| run.is_new(removed)).collect();
+    if !new.is_empty() {
+        notices::remark(
+            environment,
+            run,
+            "model.scrub",
+            &format!("taken out of requests: {}", new.join("; ")),
+        );
     }
     let prepared = Prepared { call, client: parts.headers, resolved };
     if matches!(prepared.call, Call::CountTokens { .. }) {
@@ -126,7 +133,8 @@ async fn read_body(
         }
         let permits = u32::try_from(most.div_ceil(1024).max(1)).unwrap_or(u32::MAX);
         let memory = Arc::clone(&run.bodies).acquire_many_owned(permits).await;
-        let memory = memory.map_err(|_| Refusal::new(RefusalKind::Overloaded, "the gateway is closing"))?;
+        let mut memory =
+            memory.map_err(|_| Refusal::new(RefusalKind::Overloaded, "the gateway is closing"))?;
         let mut bytes = BytesMut::new();
         while let Some(frame) = body.frame().await {
             let frame =
@@ -138,6 +146,8 @@ async fn read_body(
                 bytes.extend_from_slice(&data);
             }
         }
+        // What it did not need is free again.
+        drop(memory.split(memory.num_permits().saturating_sub(bytes.len().div_ceil(1024).max(1))));
         Ok((bytes.freeze(), memory))
     };
     let late = || Refusal::new(RefusalKind::BadRequest, "the request's body did not come in time");

@@ -58,6 +58,8 @@ impl Folder {
         let path = self.socket();
         match UnixStream::connect(&path).await {
             Ok(_) => return Err(DoorError::Taken),
+            // Somebody who has too much to do is somebody.
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Err(DoorError::Taken),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(_) => std::fs::remove_file(&path)?,
         }
@@ -76,7 +78,7 @@ impl Folder {
     }
 }
 
-/// Takes connections until the run's end.
+/// Takes connections until the run's end, or the gateway's.
 pub(super) async fn keep(
     environment: Arc<Environment>,
     run: Arc<ServedRun>,
@@ -87,6 +89,7 @@ pub(super) async fn keep(
     loop {
         let accepted = tokio::select! {
             () = run.end.cancelled() => break,
+            () = environment.shut.cancelled() => break,
             // The place first: who finds none waits in the socket's queue.
             accepted = async {
                 let place = Arc::clone(&places).acquire_owned().await;

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sqlx::PgPool;
 use tokio::sync::{Notify, Semaphore};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::config::gateway::GatewayConfig;
@@ -27,11 +28,18 @@ pub(super) struct Environment {
     pub parsing: Semaphore,
     /// The grants are to be looked at.
     pub wake: Notify,
+    /// Nobody comes in any more; calls under way go on.
+    pub shut: CancellationToken,
     served: Mutex<HashMap<Uuid, Arc<ServedRun>>>,
 }
 
 impl Environment {
-    pub fn open(pool: PgPool, config: GatewayConfig, lifecycle: &Lifecycle) -> Result<Arc<Self>, SetupError> {
+    pub fn open(
+        pool: PgPool,
+        config: GatewayConfig,
+        lifecycle: &Lifecycle,
+        to_the_last: bool,
+    ) -> Result<Arc<Self>, SetupError> {
         let catalog = Catalog::new(&config.providers);
         Ok(Arc::new(Self {
             upstream: Upstream::new(&config)?,
@@ -39,6 +47,7 @@ impl Environment {
             credentials: Credentials::default(),
             parsing: Semaphore::new(PARSED_AT_ONCE),
             wake: Notify::new(),
+            shut: if to_the_last { lifecycle.hard().clone() } else { lifecycle.soft().clone() },
             served: Mutex::default(),
             lifecycle: lifecycle.clone(),
             pool,

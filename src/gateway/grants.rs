@@ -35,8 +35,10 @@ pub(super) async fn run(environment: Arc<Environment>, to_the_last: bool) {
     }
 }
 
+/// Alone it ends with its last call; beside a runner with the last run.
 fn is_over(environment: &Environment, to_the_last: bool) -> bool {
-    environment.lifecycle.soft().is_cancelled() && (!to_the_last || environment.all_served().is_empty())
+    let idle = |run: &Arc<ServedRun>| !to_the_last && run.connections.is_empty();
+    environment.lifecycle.soft().is_cancelled() && environment.all_served().iter().all(idle)
 }
 
 async fn listen_and_serve(environment: &Arc<Environment>, to_the_last: bool) -> Result<(), DbError> {
@@ -78,6 +80,9 @@ async fn reconcile(environment: &Arc<Environment>) -> Result<(), DbError> {
             continue;
         }
         let wanted = matches!(active.grant.state.as_str(), "wanted" | "open") && !active.run_is_over;
+        if wanted && environment.shut.is_cancelled() {
+            continue;
+        }
         match Folder::open(&environment.config.sockets, active.grant.run_id) {
             Ok(Some(folder)) if wanted => open(environment, active, folder).await?,
             Ok(Some(folder)) => {
@@ -109,7 +114,10 @@ async fn open(environment: &Arc<Environment>, active: &ActiveGrant, folder: Fold
     ledger::settle_lost(environment, served.run).await?;
     let listener = match folder.bind().await {
         Ok(listener) => listener,
-        Err(DoorError::Taken) => return Ok(()),
+        Err(error @ DoorError::Taken) => {
+            tracing::warn!(run = %served.run, %error, "gateway.not_opened");
+            return Ok(());
+        }
         Err(error) => return refuse(environment, active, &error.to_string()).await,
     };
     let again = active.grant.state == "open";

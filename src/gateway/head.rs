@@ -225,7 +225,7 @@ mod tests {
         assert_eq!(with("Expect: 100-continue"), Err(HeadError::NotSpoken("Expect")));
         assert_eq!(with("Content-Length: 1001"), Err(HeadError::BodyTooLarge));
         assert_eq!(with("Content-Length: 99999999999999999999999"), Err(HeadError::BodyTooLarge));
-        assert_eq!(with(&"X: a\r\n".repeat(101).trim_end()), Err(HeadError::TooLarge));
+        assert_eq!(with("X: a\r\n".repeat(101).trim_end()), Err(HeadError::TooLarge));
         assert_eq!(with(&format!("X: {}", "a".repeat(MOST_BYTES))), Err(HeadError::TooLarge));
     }
 }

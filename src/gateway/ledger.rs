@@ -61,7 +61,7 @@ pub(super) async fn reserve(
     run: &ServedRun,
     ask: &Ask<'_>,
 ) -> Result<Reservation, DbError> {
-    let mut transaction = environment.pool.begin().await?;
+    let mut transaction = db::budgets::begin_reservation(&environment.pool).await?;
     let levels = db::budgets::lock(&mut transaction, run.task, run.run).await?;
     if levels.len() != 2 {
         return Err(DbError::inconsistent("model_budgets", "run_id", run.run, "the run has no budget row"));
@@ -179,12 +179,17 @@ async fn charge(
     run: Uuid,
     run_name: Option<&str>,
     call: Uuid,
-    reserved: Amount,
+    mut reserved: Amount,
     ended: &EndedCall,
 ) -> Result<bool, DbError> {
     let mut transaction = environment.pool.begin().await?;
     if !db::model_calls::finish(&mut transaction, call, ended).await? {
-        return Ok(false);
+        if db::model_calls::exists(&mut transaction, call).await? {
+            return Ok(false);
+        }
+        // The database crashed and has lost the reservation, the held amounts with it.
+        tracing::error!(%run, %call, "gateway.reservation_lost");
+        reserved = Amount::default();
     }
     let tokens = ended.input_tokens.saturating_add(ended.output_tokens);
     let spent = Amount { micros: ended.cost_micros, tokens };

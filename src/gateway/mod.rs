@@ -47,7 +47,7 @@ pub fn start(
     lifecycle: &Lifecycle,
     to_the_last: bool,
 ) -> Result<(), SetupError> {
-    let environment = Environment::open(pool, config, lifecycle)?;
+    let environment = Environment::open(pool, config, lifecycle, to_the_last)?;
     lifecycle.spawn_essential("gateway", grants::run(environment, to_the_last));
     Ok(())
 }

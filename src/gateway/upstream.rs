@@ -18,6 +18,9 @@ use crate::config::providers::{AuthHeader, Provider};
 /// Connections that could not be made are tried again after these waits: nothing was sent.
 const PAUSES: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(600)];
 
+/// How long a connection is kept for the next call.
+const IDLE_CONNECTION: Duration = Duration::from_secs(30);
+
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
     #[error("KAGE_GATEWAY_CA_FILE {path}: {problem}")]
@@ -121,6 +124,8 @@ fn build(
         .referer(false)
         .no_proxy()
         .tls_certs_merge(certificates)
+        // Sooner than servers close theirs: a call on a connection that is just being closed would be lost.
+        .pool_idle_timeout(IDLE_CONNECTION)
         .connect_timeout(connect);
     let proxy = match provider.proxy.as_deref() {
         Some("none") => None,

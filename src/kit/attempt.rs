@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::future::pending;
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kage_model_server::fault::Fault;
@@ -18,7 +19,7 @@ use crate::kit::error::KitError;
 use crate::kit::observed::{Ended, Observed};
 use crate::kit::processes::{self, Process};
 use crate::kit::resolver::Resolver;
-use crate::kit::stage::{Folders, INSTANCE, Stage};
+use crate::kit::stage::{Folders, Stage};
 use crate::kit::tree::{self, Entry};
 use crate::sandbox::container::Sandbox;
 use crate::sandbox::profile::{HOME, MODEL_SOCKET, WORKSPACE};
@@ -39,6 +40,8 @@ const KEPT: usize = 4 << 20;
 
 /// What is tried.
 pub struct Plan {
+    /// Which item it is for.
+    pub id: &'static str,
     pub prompt: String,
     pub script: Script,
     pub faults: Vec<Fault>,
@@ -73,7 +76,25 @@ pub async fn attempt(stage: &Stage, plan: &Plan) -> Result<Observed, KitError> {
     observed.0.requests = recorder.requests();
     let first = observed.0.requests.first().map(|request| request.at_ms);
     observed.0.first_request = first.map(|at| Duration::from_millis(at.saturating_sub(observed.1)));
+    if let Some(folder) = &stage.keep {
+        keep(folder, plan.id, &observed.0)?;
+    }
     Ok(observed.0)
+}
+
+/// For whoever wants to know why: what the CLI printed, and what it asked the model.
+fn keep(folder: &Path, id: &str, observed: &Observed) -> Result<(), KitError> {
+    let write = |name: String, bytes: &[u8]| {
+        let path = folder.join(name);
+        std::fs::write(&path, bytes).map_err(KitError::file(&path))
+    };
+    write(format!("{id}.output"), &observed.output)?;
+    let lines = observed.requests.iter().filter_map(|request| serde_json::to_string(request).ok());
+    write(format!("{id}.requests.jsonl"), lines.map(|line| line + "\n").collect::<String>().as_bytes())?;
+    write(
+        format!("{id}.events"),
+        observed.events.iter().map(|event| format!("{event:?}\n")).collect::<String>().as_bytes(),
+    )
 }
 
 /// With the CLI's start in milliseconds since 1970.
@@ -84,7 +105,7 @@ async fn in_sandbox(
     asked: &impl Fn() -> bool,
 ) -> Result<(Observed, u64), KitError> {
     let spec = Spec {
-        instance: INSTANCE.to_owned(),
+        instance: stage.instance.clone(),
         run_id: Uuid::new_v4(),
         attempt: 1,
         image: stage.image.digest.clone(),

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use kage_model_server::fault::{Fault, Kind};
 use kage_model_server::scenario;
-use kage_model_server::script::Script;
 
 use crate::domain::model::Dialect;
 use crate::kit::attempt::{Plan, attempt};
@@ -16,13 +16,21 @@ use crate::kit::secrets::Known;
 use crate::kit::stage::Stage;
 
 /// For a task that nothing disturbs.
-const TASK_WITHIN: Duration = Duration::from_secs(120);
+const TASK_WITHIN: Duration = Duration::from_secs(180);
 
 /// What of a check is wanted.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Default)]
 pub struct Extent {
     /// Leave out the faults, which take minutes.
     pub quick: bool,
+    /// Only attempts whose id begins so (`task`, `foreign-user`, and the ids of prompts and faults).
+    pub only: Option<String>,
+}
+
+impl Extent {
+    fn wants(&self, id: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| id.starts_with(only))
+    }
 }
 
 /// What is known beside the stage.
@@ -39,11 +47,11 @@ pub struct Surroundings {
 /// [`KitError`], for what is not the image's doing.
 pub async fn check(
     stage: &Stage,
-    extent: Extent,
+    extent: &Extent,
     surroundings: &Surroundings,
-    mut tell: impl FnMut(&Item),
+    tell: impl FnMut(&Item),
 ) -> Result<Report, KitError> {
-    let mut report = Report {
+    let report = Report {
         cli: stage.manifest.name.to_string(),
         image: stage.image.digest.to_string(),
         items: Vec::new(),
@@ -51,78 +59,110 @@ pub async fn check(
         paths_written: Vec::new(),
         hosts_asked: Vec::new(),
     };
-    let mut add = |report: &mut Report, items: Vec<Item>| {
-        items.iter().for_each(&mut tell);
-        report.items.extend(items);
-    };
-    add(&mut report, vec![image_item(stage)]);
+    let mut check = Check { stage, extent, report, tell };
+    check.add([image_item(stage)]);
     let Some(access) = &stage.manifest.model else {
-        add(&mut report, vec![without_model(stage).await?]);
-        return Ok(report);
+        check.add([without_model(stage).await?]);
+        return Ok(check.report);
     };
-    let plan = |prompt: &str, script: Script, within: Duration| Plan {
-        prompt: prompt.to_owned(),
-        script,
+    if extent.wants("task") && !check.task(access.dialect, surroundings).await? {
+        // What does not even start need not be tried in twenty ways.
+        return Ok(check.report);
+    }
+    if extent.wants("foreign-user") {
+        check.add([as_foreign_user(stage, on_task(stage, "foreign-user")).await?]);
+    }
+    check.prompts().await?;
+    if !extent.quick {
+        check.faults(access.dialect).await?;
+    }
+    Ok(check.report)
+}
+
+struct Check<'a, T> {
+    stage: &'a Stage,
+    extent: &'a Extent,
+    report: Report,
+    tell: T,
+}
+
+/// The task that the kit knows, undisturbed.
+fn on_task(stage: &Stage, id: &'static str) -> Plan {
+    Plan {
+        id,
+        prompt: task::PROMPT.to_owned(),
+        script: task::script(),
         faults: Vec::new(),
         fixed: None,
         user: stage.user,
-        within,
+        within: TASK_WITHIN,
         terminate_when_asked: false,
-    };
-    let observed = attempt(stage, &plan(task::PROMPT, task::script(), TASK_WITHIN)).await?;
-    add(&mut report, task::items(&observed, &stage.manifest));
-    add(&mut report, gateway::items(access.dialect, &observed));
-    add(&mut report, secrecy::items(&observed, &surroundings.image_environment, &surroundings.known));
-    add(&mut report, vec![syscalls_item()]);
-    note_figures(&mut report, &observed);
-    // What does not even start need not be tried in twenty ways.
-    if observed.model_calls() == 0 {
-        return Ok(report);
     }
-    add(&mut report, vec![as_foreign_user(stage, plan(task::PROMPT, task::script(), TASK_WITHIN)).await?]);
-    let talk = || scenario::find("talk").unwrap_or_else(task::script);
-    for trial in prompts::trials() {
-        let item = match attempt(stage, &plan(&trial.prompt, talk(), TASK_WITHIN)).await {
-            Ok(observed) => prompts::item(&trial, &observed, &stage.manifest),
-            Err(KitError::Launch(error)) => prompts::refused(&trial, error.to_string()),
-            Err(error) => return Err(error),
-        };
-        add(&mut report, vec![item]);
-    }
-    if !extent.quick {
-        let items = with_faults(stage, access.dialect, &plan).await?;
-        add(&mut report, items);
-    }
-    Ok(report)
 }
 
-async fn with_faults(
-    stage: &Stage,
-    dialect: Dialect,
-    plan: &impl Fn(&str, Script, Duration) -> Plan,
-) -> Result<Vec<Item>, KitError> {
-    let mut items = Vec::new();
-    let silent = Plan {
-        faults: vec!["silent".parse().unwrap_or_else(|_| unreachable!("a fault"))],
-        terminate_when_asked: true,
-        ..plan(task::PROMPT, task::script(), TASK_WITHIN)
-    };
-    items.push(faults::sigterm_item(&attempt(stage, &silent).await?));
-    let mut stopped = Vec::new();
-    for trial in faults::trials() {
-        let plan = Plan {
-            faults: trial.faults(),
-            fixed: trial.fixed(dialect),
-            ..plan(task::PROMPT, task::script(), Duration::from_secs(trial.within_secs()))
-        };
-        let observed = attempt(stage, &plan).await?;
-        if trial.expected == Expected::Stops {
-            stopped.push((trial.id, observed.regarded(&stage.manifest)));
+impl<T: FnMut(&Item)> Check<'_, T> {
+    fn add(&mut self, items: impl IntoIterator<Item = Item>) {
+        for item in items {
+            (self.tell)(&item);
+            self.report.items.push(item);
         }
-        items.push(trial.item(&observed, &stage.manifest));
     }
-    items.push(faults::told_item(&stopped));
-    Ok(items)
+
+    /// Whether the model was asked at all.
+    async fn task(&mut self, dialect: Dialect, surroundings: &Surroundings) -> Result<bool, KitError> {
+        let manifest = &self.stage.manifest;
+        let observed = attempt(self.stage, &on_task(self.stage, "task")).await?;
+        self.add(task::items(&observed, manifest));
+        self.add(gateway::items(dialect, &observed));
+        self.add(secrecy::items(&observed, &surroundings.image_environment, &surroundings.known));
+        self.add([syscalls_item()]);
+        note_figures(&mut self.report, &observed);
+        Ok(observed.model_calls() > 0)
+    }
+
+    async fn prompts(&mut self) -> Result<(), KitError> {
+        let talk = scenario::find("talk").unwrap_or_else(task::script);
+        for trial in prompts::trials().into_iter().filter(|trial| self.extent.wants(trial.id)) {
+            let plan =
+                Plan { prompt: trial.prompt.clone(), script: talk.clone(), ..on_task(self.stage, trial.id) };
+            let item = match attempt(self.stage, &plan).await {
+                Ok(observed) => prompts::item(&trial, &observed, &self.stage.manifest),
+                Err(KitError::Launch(error)) => prompts::refused(&trial, error.to_string()),
+                Err(error) => return Err(error),
+            };
+            self.add([item]);
+        }
+        Ok(())
+    }
+
+    async fn faults(&mut self, dialect: Dialect) -> Result<(), KitError> {
+        let manifest = &self.stage.manifest;
+        if self.extent.wants("sigterm") {
+            let silent = Fault { kind: Kind::Silent, turn: None, times: None };
+            let plan =
+                Plan { faults: vec![silent], terminate_when_asked: true, ..on_task(self.stage, "sigterm") };
+            let observed = attempt(self.stage, &plan).await?;
+            self.add([faults::sigterm_item(&observed)]);
+        }
+        let mut stopped = Vec::new();
+        for trial in faults::trials().into_iter().filter(|trial| self.extent.wants(trial.id)) {
+            let plan = Plan {
+                faults: trial.faults(),
+                fixed: trial.fixed(dialect),
+                within: Duration::from_secs(trial.within_secs()),
+                ..on_task(self.stage, trial.id)
+            };
+            let observed = attempt(self.stage, &plan).await?;
+            if trial.expected == Expected::Stops {
+                stopped.push((trial.id, observed.regarded(manifest)));
+            }
+            self.add([trial.item(&observed, manifest)]);
+        }
+        if !stopped.is_empty() {
+            self.add([faults::told_item(&stopped)]);
+        }
+        Ok(())
+    }
 }
 
 async fn as_foreign_user(stage: &Stage, plan: Plan) -> Result<Item, KitError> {
@@ -136,15 +176,8 @@ async fn as_foreign_user(stage: &Stage, plan: Plan) -> Result<Item, KitError> {
 
 /// What its prompt means to a CLI without a model nobody can know here.
 async fn without_model(stage: &Stage) -> Result<Item, KitError> {
-    let plan = Plan {
-        prompt: String::new(),
-        script: task::script(),
-        faults: Vec::new(),
-        fixed: None,
-        user: stage.user,
-        within: Duration::from_secs(faults::STOPS_WITHIN_SECS),
-        terminate_when_asked: false,
-    };
+    let within = Duration::from_secs(faults::STOPS_WITHIN_SECS);
+    let plan = Plan { prompt: String::new(), within, ..on_task(stage, "starts") };
     let observed = attempt(stage, &plan).await?;
     let seen = match &observed.exited.spawn_error {
         Some(error) => Err(error.clone()),

@@ -5,6 +5,7 @@ use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
+use uuid::Uuid;
 
 use crate::domain::limits::Limits;
 use crate::image::manifest::Manifest;
@@ -16,13 +17,15 @@ use crate::sandbox::profile::WORKSPACE;
 use crate::sandbox::seccomp::SeccompProfile;
 use crate::sandbox::spec::SandboxUser;
 
-/// In every label of the kit's containers, so that no runner takes them for its own.
-pub const INSTANCE: &str = "kage-kit";
+/// What instances of the kit are called, before a number of their own.
+const INSTANCE: &str = "kage-kit";
 
 /// A user that no image knows by name.
 pub const FOREIGN_UID: u32 = 54_321;
 
 pub struct Stage {
+    /// In the labels of its containers, so that no runner and no other check takes them for its own.
+    pub instance: String,
     pub engine: Engine,
     pub seccomp: SeccompProfile,
     pub manifest: Manifest,
@@ -32,6 +35,8 @@ pub struct Stage {
     /// The user of a runner's sandboxes.
     pub user: SandboxUser,
     pub shim: PathBuf,
+    /// Where each attempt's output, events and requests are kept.
+    pub keep: Option<PathBuf>,
     /// Where the attempts' folders are; the engine finds it under the same path.
     root: TempDir,
 }
@@ -48,18 +53,24 @@ pub struct Props {
     pub shim: PathBuf,
     /// Folders are made below this one.
     pub folder: PathBuf,
+    /// Where each attempt's output, events and requests are kept, if at all.
+    pub keep: Option<PathBuf>,
 }
 
 impl Stage {
     /// # Errors
     /// [`KitError::File`]: no folder can be made there, or the shim is not to be found.
     pub fn set(props: Props) -> Result<Self, KitError> {
+        if let Some(folder) = &props.keep {
+            fs::create_dir_all(folder).map_err(KitError::file(folder))?;
+        }
         let root = tempfile::Builder::new().prefix("kage-kit-").tempdir_in(&props.folder);
         let root = root.map_err(KitError::file(&props.folder))?;
         let shim = root.path().join("kage-shim");
         fs::copy(&props.shim, &shim).map_err(KitError::file(&props.shim))?;
         fs::set_permissions(&shim, fs::Permissions::from_mode(0o555)).map_err(KitError::file(&shim))?;
         Ok(Self {
+            instance: format!("{INSTANCE}-{}", Uuid::new_v4().simple()),
             engine: props.engine,
             seccomp: SeccompProfile::built_in(),
             manifest: props.manifest,
@@ -68,6 +79,7 @@ impl Stage {
             runtime: props.runtime,
             user: props.user,
             shim,
+            keep: props.keep,
             root,
         })
     }

@@ -45,7 +45,7 @@ pub(super) struct Record {
 /// Asks for a socket. What follows does not wait for it: see [`opened`].
 pub(super) async fn want(drive: Drive<'_>, run: &RunRow, access: &ModelAccess) -> Result<(), RunFailure> {
     let environment = drive.environment;
-    make_folder(&environment.folders.model(run.id), environment.gateway_uid)?;
+    make_folder(&environment.folders.model(run.id), environment)?;
     let wish = Wish {
         run: run.id,
         task: run.task_id,
@@ -123,19 +123,21 @@ async fn tell(environment: &Environment, run: &RunRow) {
 }
 
 /// One that is there stays: an attempt that is begun anew may be served already.
-fn make_folder(path: &Path, owner: Option<u32>) -> Result<(), RunFailure> {
-    match DirBuilder::new().mode(0o755).create(path) {
+///
+/// The gateway's user owns it, the sandbox's group may enter: whoever else is on this host cannot speak for the run.
+fn make_folder(path: &Path, environment: &Environment) -> Result<(), RunFailure> {
+    match DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
             return Err(RunFailure::io(path)(error));
         }
         _ => {}
     }
-    // Whatever the umask: the sandbox's user has to get to the socket.
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).map_err(RunFailure::io(path))?;
-    if let Some(uid) = owner {
-        std::os::unix::fs::chown(path, Some(uid), Some(uid)).map_err(RunFailure::io(path))?;
+    let group = environment.file_owner().map(|(_, group)| group);
+    if environment.gateway_uid.is_some() || group.is_some() {
+        std::os::unix::fs::chown(path, environment.gateway_uid, group).map_err(RunFailure::io(path))?;
     }
-    Ok(())
+    // After the change of owner: until then it is nobody's but ours.
+    fs::set_permissions(path, fs::Permissions::from_mode(0o750)).map_err(RunFailure::io(path))
 }
 
 /// Follows no links. Blocks, briefly: there is a socket in it.

@@ -14,6 +14,8 @@ use crate::wire::event::{Activity, Notice, Progress};
 
 /// Kept of a CLI's words for the judgement, in bytes.
 const KEPT: usize = 2000;
+/// Shown of what a tool was given or gave back, in characters.
+const SHOWN: usize = 200;
 
 /// The facts that the end is judged by; stored with the output that they were read from.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,18 +80,17 @@ impl Teller {
         match event {
             MappedEvent::Progress(message) => (Some(self.progress(message, None)), Meaning::Nothing),
             MappedEvent::Assistant(text) => {
-                let activity = Activity::Assistant { text: text.clone() };
-                (Some(self.progress(text, Some(activity))), Meaning::AtWork)
+                (Some(self.progress(text, Some(Activity::Assistant))), Meaning::AtWork)
             }
             MappedEvent::ToolCall { name, message } => {
-                let words = format!("→ {name}: {message}");
+                let words = format!("→ {name}: {}", first_line(&message));
                 let activity = Activity::ToolCall { tool: name, argument: message };
                 (Some(self.progress(words, Some(activity))), Meaning::AtWork)
             }
             MappedEvent::ToolResult { name, message, ok } => {
                 let how = if ok == Some(false) { "failed: " } else { "" };
                 let from = name.as_ref().map(|name| format!("{name}: ")).unwrap_or_default();
-                let words = format!("← {from}{how}{message}");
+                let words = format!("← {from}{how}{}", first_line(&message));
                 let activity = Activity::ToolResult { tool: name, text: message, ok };
                 (Some(self.progress(words, Some(activity))), Meaning::AtWork)
             }
@@ -142,7 +143,33 @@ impl Teller {
     }
 }
 
+/// What a line of a terminal can show; the whole of it is in the event's `activity`, and in the log.
+fn first_line(text: &str) -> String {
+    let text = text.trim();
+    let line: String = text.lines().next().unwrap_or_default().chars().take(SHOWN).collect();
+    if line.len() < text.len() { format!("{line} …") } else { line }
+}
+
 fn kept(text: &str) -> String {
     let end = (0..=KEPT.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
     text[..end].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tools_words_are_cut_to_a_line() {
+        assert_eq!(first_line("ls -la\n"), "ls -la");
+        assert_eq!(first_line("\nExit code 1\nWRONG"), "Exit code 1 …");
+        assert_eq!(first_line(&"é".repeat(201)), format!("{} …", "é".repeat(200)));
+        assert_eq!(first_line(""), "");
+    }
+
+    #[test]
+    fn what_is_kept_ends_at_a_character() {
+        assert_eq!(kept("short"), "short");
+        assert_eq!(kept(&"€".repeat(1000)).len(), KEPT - KEPT % 3);
+    }
 }

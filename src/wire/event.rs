@@ -43,8 +43,8 @@ pub struct Progress {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Activity {
-    /// The model said something.
-    Assistant { text: String },
+    /// The model said something: `message`, word for word.
+    Assistant,
     ToolCall {
         tool: String,
         /// Its most telling argument.

@@ -6,6 +6,7 @@ mod database;
 mod database_gone;
 mod engine_gone;
 mod fence;
+mod grants;
 mod meddling;
 mod misbehaviour;
 mod queue;

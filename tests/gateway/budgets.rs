@@ -214,3 +214,29 @@ async fn a_gateway_that_died_is_charged_for_as_held() {
     let body = request(Dialect::Anthropic, "hello", false);
     assert_eq!(world.call(run.id, Dialect::Anthropic, &body).await.status, 200);
 }
+
+#[tokio::test]
+async fn a_reservation_that_the_database_lost_is_charged_all_the_same() {
+    let world = World::new().await;
+    let run = world.open("anthropic", NONE, NONE).await;
+    let slow = script(&json!([{ "text": "x", "fault": "delay:ms=1500" }]));
+    let body = request(Dialect::Anthropic, &slow, false);
+    let lose = async {
+        crate::support::eventually("the call is open", async || {
+            let gone =
+                sqlx::query("DELETE FROM model_calls WHERE run_id = $1").bind(run.id).execute(world.pool());
+            (gone.await.unwrap().rows_affected() == 1).then_some(())
+        })
+        .await;
+        sqlx::query("UPDATE model_budgets SET reserved_micros = 0, reserved_tokens = 0 WHERE task_id = $1")
+            .bind(run.task)
+            .execute(world.pool())
+            .await
+            .unwrap();
+    };
+    let (answer, ()) = tokio::join!(world.call(run.id, Dialect::Anthropic, &body), lose);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let (task, of_run) = world.budgets(&run).await;
+    assert_eq!((task.spent_micros, of_run.spent_micros), (USUAL_COST, USUAL_COST));
+    assert_eq!((task.reserved_micros, of_run.reserved_micros), (0, 0));
+}

@@ -10,7 +10,7 @@ use crate::support::runs::NONE;
 use crate::support::{CREDENTIAL, World, eventually, fault, request};
 
 /// `kage` with this world's settings and nothing else of this machine's.
-fn command(world: &World, args: &[&str]) -> Command {
+pub fn command(world: &World, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kage"));
     command.args(args).env_clear().envs(&world.settings).current_dir(world.folder()).stdin(Stdio::null());
     std::fs::write(world.folder().join("kage.toml"), "").unwrap();
@@ -18,7 +18,7 @@ fn command(world: &World, args: &[&str]) -> Command {
     command
 }
 
-struct Ended(std::process::Child);
+pub struct Ended(pub std::process::Child);
 
 impl Drop for Ended {
     fn drop(&mut self) {
@@ -163,6 +163,19 @@ async fn the_doctor_finds_what_is_broken_and_spends_nothing() {
     let (output, lines) = doctor(&world, &["scripted-gemini"]).await;
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(lines[0]["text"].as_str().unwrap().contains("no credential"), "{lines}");
+    // A variable's value may be in a file, as Compose hands secrets over.
+    let base = world.provider.url();
+    let text = format!(
+        "[[provider]]\nname = \"env\"\ndialect = \"chat\"\nbase_url = \"{base}\"\ncredential = \"env:PLANTED\"\nfree = true\nallow = [\"*\"]\n"
+    );
+    std::fs::write(&world.settings["KAGE_GATEWAY_PROVIDERS"], text).unwrap();
+    std::fs::write(world.folder().join("secret"), format!("{CREDENTIAL}\n")).unwrap();
+    for (file, code) in [("secret", 0), ("missing", 1)] {
+        let mut command = command(&world, &["doctor", "env"]);
+        command.env("PLANTED_FILE", world.folder().join(file));
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+    }
     let (output, _) = doctor(&world, &["nobody"]).await;
     assert_eq!(output.status.code(), Some(2), "{output:?}");
 }

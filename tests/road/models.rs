@@ -1,5 +1,7 @@
 //! CLIs that ask a model: the way through the gateway, and what their runs come to.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use serde_json::{Value, json};
 
 use crate::support::git::git;
@@ -43,6 +45,22 @@ async fn world() -> (TestKage, Provider) {
     (kage, provider)
 }
 
+/// Every row of every table, as text.
+async fn everything(kage: &TestKage) -> String {
+    let tables: Vec<String> =
+        sqlx::query_scalar("SELECT tablename::text FROM pg_tables WHERE schemaname = 'public'")
+            .fetch_all(kage.pool())
+            .await
+            .expect("tables");
+    let mut all = String::new();
+    for table in tables {
+        let statement = sqlx::AssertSqlSafe(format!("SELECT t::text FROM {table} t"));
+        let rows: Vec<String> = sqlx::query_scalar(statement).fetch_all(kage.pool()).await.expect("rows");
+        all.push_str(&rows.join("\n"));
+    }
+    all
+}
+
 fn run_of(task: &Value) -> &Value {
     &task["runs"][0]
 }
@@ -59,7 +77,7 @@ impl TestKage {
 
 #[tokio::test]
 async fn a_run_reaches_its_model_and_nothing_else() {
-    let (kage, provider) = world().await;
+    let (mut kage, provider) = world().await;
     let script = r"
 ask > answer.txt || exit 1
 env > env.txt; ls -la /run/model; cat /proc/net/dev
@@ -104,7 +122,13 @@ true";
     let (headers, _) = &provider.seen()[0];
     assert_eq!(headers["x-api-key"], CREDENTIAL);
     assert!(!headers.contains_key("cookie") && !headers.contains_key("x-kage-run"));
-    for text in [&output, &environment, &ended.to_string()] {
+    let events = kage.events(string(&ended["id"]), "").await;
+    let (stored, logged) = (everything(&kage).await, kage.process(0).log());
+    assert!(
+        stored.contains("model.open") && logged.contains("gateway.opened"),
+        "this looks into the right places"
+    );
+    for text in [&output, &environment, &ended.to_string(), &format!("{events:?}"), &stored, &logged] {
         assert!(!text.contains(CREDENTIAL));
     }
     assert!(!kage.model_folder(run).exists(), "the socket lives as long as the run");
@@ -273,6 +297,8 @@ async fn a_cancelled_run_loses_its_socket() {
     kage.says(&id, "asker", "ready").await;
     let folder = kage.model_folder(&submitted["runs"][0]);
     assert!(folder.join("model.sock").exists());
+    let mode = std::fs::metadata(&folder).expect("a folder").permissions().mode();
+    assert_eq!(mode & 0o777, 0o750, "nobody else on the host speaks for the run");
     let cancelled = kage.client(&["cancel", &id]).await;
     assert!(cancelled.status.success(), "{cancelled:?}");
     let ended = kage.ended(&id).await;
@@ -286,4 +312,38 @@ async fn a_cancelled_run_loses_its_socket() {
         .await
         .expect("a count");
     assert_eq!(open, 0);
+}
+
+/// Each role as a process of its own, as in Compose; the gateway dies while a run needs it.
+#[tokio::test]
+async fn a_gateway_that_is_killed_comes_back_for_its_runs() {
+    let (mut kage, provider) = (TestKage::new().await, Provider::start().await);
+    provider.of(&mut kage);
+    kage.start("api").await;
+    kage.start("runner").await;
+    let gateway = kage.spawn_with("gateway", &[]);
+    kage.demo().await;
+    let submitted = kage
+        .submit(&task("ask >> a.txt; echo ready; until ask >> a.txt; do sleep 1; done; ask >> a.txt"))
+        .await;
+    let id = string(&submitted["id"]).to_owned();
+    kage.says(&id, "asker", "ready").await;
+    kage.process(gateway).kill_9();
+    kage.spawn_with("gateway", &[]);
+    let ended = kage.ended(&id).await;
+    assert_eq!(run_of(&ended)["state"], "succeeded", "{ended}");
+    assert!(provider.seen().len() >= 2);
+}
+
+#[tokio::test]
+async fn without_a_gateway_a_run_says_so() {
+    let (mut kage, provider) = (TestKage::new().await, Provider::start().await);
+    provider.of(&mut kage);
+    kage.start("api").await;
+    kage.start("runner").await;
+    kage.demo().await;
+    let ended = kage.run(&task("ask")).await;
+    let run = run_of(&ended);
+    assert_eq!(run["state"], "sandbox_error", "{run}");
+    assert!(string(&run["error"]).contains("is `kage gateway` running"), "{run}");
 }

@@ -22,6 +22,7 @@ const PATH: &[&str] = &["file_path", "filePath", "absolute_path", "path", "filen
 const CONTENT: &[&str] = &["content", "contents", "file_text", "text", "data"];
 const OLD: &[&str] = &["old_string", "oldString", "old_str", "old_text", "search"];
 const NEW: &[&str] = &["new_string", "newString", "new_str", "new_text", "replace", "replacement"];
+const PATCH: &[&str] = &["patchText", "input", "patch", "patch_text"];
 const COMMAND: &[&str] = &["command", "cmd", "script", "commands"];
 
 pub fn wanted(action: &Action) -> Wanted<'_> {
@@ -53,6 +54,14 @@ pub fn wanted(action: &Action) -> Wanted<'_> {
             arguments: vec![plain(COMMAND, command)],
         },
         Action::Tool { .. } => Wanted { tools: &[], arguments: Vec::new() },
+    }
+}
+
+/// A whole patch, for a tool that takes it as an argument.
+pub fn patch(text: &str) -> Wanted<'_> {
+    Wanted {
+        tools: &["apply_patch"],
+        arguments: vec![Argument { names: PATCH, value: text, is_path: false }],
     }
 }
 

@@ -9,8 +9,6 @@ mod patch;
 mod text;
 mod workspace;
 
-use serde_json::{Map, Value};
-
 use crate::conversation::{Conversation, Tool, ToolInput};
 use crate::reply::CallInput;
 use crate::script::Action;
@@ -40,9 +38,7 @@ pub fn choose(action: &Action, conversation: &Conversation) -> Chosen {
     {
         let input = match &tool.input {
             ToolInput::Text => CallInput::Text(patch),
-            ToolInput::Json(_) => {
-                CallInput::Json(Map::from_iter([("input".to_owned(), Value::String(patch))]))
-            }
+            ToolInput::Json(_) => arguments::fill(tool, &known::patch(&patch), ""),
         };
         return call(tool, input);
     }

@@ -150,6 +150,20 @@ async fn tools_of_another_name_are_found_by_their_schema() {
 }
 
 #[tokio::test]
+async fn a_patch_goes_where_the_schema_wants_it() {
+    let server = TestServer::start("write-hello", &[]).await;
+    let schema = json!({ "type": "object", "properties": { "patchText": { "type": "string" } }, "required": ["patchText"] });
+    let tools = json!([{ "type": "function", "function": { "name": "apply_patch", "parameters": schema } }]);
+    let body = json!({ "model": "m", "messages": [{ "role": "user", "content": "go" }], "tools": tools });
+    let answer: Value = server.post("/v1/chat/completions", &body).await.json().await.unwrap();
+    let call = &answer["choices"][0]["message"]["tool_calls"][0]["function"];
+    let arguments: Value = serde_json::from_str(call["arguments"].as_str().unwrap()).unwrap();
+    assert!(
+        arguments["patchText"].as_str().unwrap().starts_with("*** Begin Patch\n*** Add File: hello.txt\n")
+    );
+}
+
+#[tokio::test]
 async fn a_shell_that_takes_a_list_gets_one() {
     let server = TestServer::start("loop", &[]).await;
     let schema = json!({ "type": "object", "properties": { "command": { "type": "array" } } });

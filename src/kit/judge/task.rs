@@ -109,12 +109,7 @@ fn event_items(observed: &Observed, manifest: &Manifest) -> Vec<Item> {
     }
     let has = |wanted: fn(&MappedEvent) -> bool| observed.events.iter().any(wanted);
     let found = |is: bool, missing: &str| if is { Ok(String::new()) } else { Err(missing.to_owned()) };
-    let says = |text: &String| text.contains(LAST_WORDS);
-    let said = observed.events.iter().any(|event| match event {
-        MappedEvent::Assistant(text) | MappedEvent::Progress(text) => says(text),
-        MappedEvent::Final(last) => last.message.as_ref().is_some_and(says),
-        _ => false,
-    });
+    let said = says(observed, &last_words(observed));
     let calls = has(|event| matches!(event, MappedEvent::ToolCall { .. }));
     let results = has(|event| matches!(event, MappedEvent::ToolResult { .. }));
     let last = has(|event| matches!(event, MappedEvent::Final(_)));
@@ -124,7 +119,7 @@ fn event_items(observed: &Observed, manifest: &Manifest) -> Vec<Item> {
             "events",
             Need::Must,
             "what the model says becomes an event",
-            found(said, "no event has the model's last words")
+            found(said, "no event has the model's last words (an `assistant` event, or a `final` one)")
                 .map(|_| format!("{} events", observed.events.len())),
         ),
         Item::new(
@@ -149,6 +144,26 @@ fn event_items(observed: &Observed, manifest: &Manifest) -> Vec<Item> {
             },
         ),
     ]
+}
+
+/// What the model said in the last turn that was played: a CLI without an agent's loop takes one only.
+fn last_words(observed: &Observed) -> String {
+    let last = observed.model_calls().saturating_sub(1);
+    script().turn(last).text.unwrap_or_default()
+}
+
+/// Whether the events hold a text, which may have come in pieces.
+fn says(observed: &Observed, text: &str) -> bool {
+    let plain = |text: &str| text.split_whitespace().collect::<String>();
+    let mut all = String::new();
+    for event in &observed.events {
+        match event {
+            MappedEvent::Assistant(text) | MappedEvent::Progress(text) => all.push_str(&plain(text)),
+            MappedEvent::Final(last) => all.push_str(&plain(last.message.as_deref().unwrap_or_default())),
+            _ => {}
+        }
+    }
+    all.contains(&plain(text))
 }
 
 /// The last claim, against what the model server gave out. Only a claim: the gateway counts for itself.

@@ -19,7 +19,6 @@ pub struct Run {
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct Call {
     pub provider: String,
-    pub dialect: String,
     pub model_asked: String,
     pub model: String,
     pub status: Option<i32>,
@@ -27,12 +26,10 @@ pub struct Call {
     pub reserved_micros: i64,
     pub input_tokens: i64,
     pub output_tokens: i64,
-    pub cached_input_tokens: i64,
     pub cost_micros: i64,
     pub estimated: bool,
     pub streamed: bool,
     pub price_note: Option<String>,
-    pub error: Option<String>,
     pub first_byte_ms: Option<i32>,
     pub duration_ms: Option<i32>,
 }

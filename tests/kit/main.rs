@@ -1,0 +1,147 @@
+//! The conformance kit, on CLIs that are good, or bad in one way. Needs an engine and an image with Python.
+//!
+//! `./test` sets what it needs: `KAGE_TEST_SHIM`, `KAGE_TEST_IMAGE`.
+
+#![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
+
+use std::path::PathBuf;
+
+use kage::domain::limits::Limits;
+use kage::image::manifest::Manifest;
+use kage::kit::check::{Extent, Surroundings, check};
+use kage::kit::report::{Item, Need, Outcome, Report};
+use kage::kit::stage::{Props, Stage};
+use kage::sandbox::container::list;
+use kage::sandbox::engine::Engine;
+use kage::sandbox::image_check::inspect_image;
+use kage::sandbox::spec::SandboxUser;
+
+const AGENT: &str = include_str!("agent.py");
+
+fn manifest(bad: &str) -> Manifest {
+    let text = format!(
+        r#"
+name = "agent"
+command = ["python3", "-c", {}, "{bad}"]
+prompt = "stdin"
+judge = "final"
+after_final_secs = 1
+events = '''
+fromjson? | objects |
+if .type == "text" then {{kind: "assistant", message: .text}}
+elif .type == "call" then {{kind: "tool_call", name, message: .text}}
+elif .type == "result" then {{kind: "tool_result", message: .text}}
+elif .type == "end" then {{kind: "usage", input_tokens: .input, output_tokens: .output}}, {{kind: "final", ok}}
+else empty end
+'''
+[model]
+dialect = "chat"
+default = "m"
+[environment]
+BASE = "{{{{gateway}}}}"
+KEY = "{{{{token}}}}"
+"#,
+        serde_json::to_string(AGENT).unwrap()
+    );
+    Manifest::parse("agent/cli.toml".as_ref(), &text).unwrap()
+}
+
+async fn report(manifest: Manifest, quick: bool) -> Report {
+    report_of(manifest, Extent { quick, only: None }).await
+}
+
+async fn only(bad: &str, id: &str) -> Report {
+    report_of(manifest(bad), Extent { quick: false, only: Some(id.to_owned()) }).await
+}
+
+async fn report_of(manifest: Manifest, extent: Extent) -> Report {
+    let engine =
+        std::env::var("KAGE_TEST_ENGINE").unwrap_or_else(|_| "unix:///var/run/docker.sock".to_owned());
+    let engine = Engine::connect(&engine).await.expect("these tests need a Docker Engine");
+    let image = std::env::var("KAGE_TEST_IMAGE").expect("./test sets it");
+    let props = Props {
+        image: inspect_image(&engine, &image).await.unwrap().expect("./test builds it"),
+        engine,
+        manifest,
+        limits: Limits { memory_bytes: 256 << 20, ..Limits::default() },
+        runtime: None,
+        user: SandboxUser::new(10001, 10001).unwrap(),
+        shim: PathBuf::from(std::env::var_os("KAGE_TEST_SHIM").expect("./test sets it")),
+        folder: std::env::temp_dir(),
+        keep: None,
+    };
+    let stage = Stage::set(props).unwrap();
+    let surroundings =
+        Surroundings { image_environment: vec!["API_TOKEN=planted".to_owned()], known: Vec::new() };
+    let mut told = 0;
+    let report = check(&stage, &extent, &surroundings, |_| told += 1).await.unwrap();
+    assert_eq!(told, report.items.len());
+    let left = list(&stage.engine, &stage.instance).await.unwrap();
+    assert!(left.is_empty(), "containers are left: {left:?}");
+    report
+}
+
+fn item<'r>(report: &'r Report, id: &str) -> &'r Item {
+    report.items.iter().find(|item| item.id == id).unwrap_or_else(|| panic!("no item {id}: {report:#?}"))
+}
+
+/// The items that must or should hold and do not, but for the one that every test here plants.
+fn failed(report: &Report) -> Vec<&'static str> {
+    let failed =
+        report.items.iter().filter(|item| item.outcome == Outcome::Failed && item.need != Need::Note);
+    failed.map(|item| item.id).filter(|id| *id != "image-environment").collect()
+}
+
+#[tokio::test]
+async fn a_good_cli_passes_every_item() {
+    let report = report(manifest("no"), false).await;
+    assert_eq!(failed(&report), Vec::<&str>::new(), "{report:#?}");
+    assert_eq!(item(&report, "image-environment").detail, "ENV API_TOKEN");
+    assert!(!report.passed(), "for that variable alone");
+    assert!(report.figures.memory_peak_bytes.unwrap() > 1 << 20);
+    assert!(item(&report, "usage").detail.starts_with("3600 in, 102 out"));
+    assert!(item(&report, "budget-stop").detail.contains("2 requests"));
+    assert!(item(&report, "error-500").detail.contains("4 requests"));
+}
+
+#[tokio::test]
+async fn each_vice_is_found_and_named() {
+    for (bad, items) in [
+        ("obeys", &["prompt-slash"][..]),
+        (
+            "trims",
+            &["prompt-bytes", "prompt-large", "prompt-slash", "prompt-dash", "prompt-bang", "prompt-at"],
+        ),
+        ("leaks", &["no-credential"]),
+        ("key", &["placeholder"]),
+        ("lingers", &["ends"]),
+    ] {
+        let report = report(manifest(bad), true).await;
+        assert_eq!(failed(&report), items, "{bad}: {report:#?}");
+    }
+    let report = report(manifest("search"), true).await;
+    assert!(item(&report, "gateway-removes").detail.contains("web_search"), "{report:#?}");
+}
+
+#[tokio::test]
+async fn what_does_not_reach_the_model_is_not_tried_further() {
+    let routed = report(manifest("route"), true).await;
+    assert_eq!(item(&routed, "starts").outcome, Outcome::Failed);
+    assert!(item(&routed, "gateway-accepts").detail.contains("/v1/embeddings"), "{routed:#?}");
+    assert!(!routed.items.iter().any(|item| item.id == "prompt-large"));
+    let mut nothing = manifest("no");
+    nothing.command = vec!["no-such-program".to_owned()];
+    let nothing = report(nothing, true).await;
+    assert!(item(&nothing, "starts").detail.contains("no-such-program"), "{nothing:#?}");
+    assert!(!nothing.passed());
+}
+
+#[tokio::test]
+async fn vices_under_faults_are_found() {
+    let deaf = only("deaf", "sigterm").await;
+    assert_eq!(failed(&deaf), ["sigterm"], "{deaf:#?}");
+    let silent = only("silent", "error-401").await;
+    assert_eq!(failed(&silent), ["errors-told"], "{silent:#?}");
+    let impatient = only("impatient", "error-500-once").await;
+    assert_eq!(failed(&impatient), ["error-500-once"], "{impatient:#?}");
+}

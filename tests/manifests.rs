@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use kage::domain::model::Dialect;
 use kage::image::manifest::{Judge, Manifest};
@@ -202,7 +202,7 @@ fn locks_pin_every_package_and_name_no_source() {
     assert!(locks > CLIS.len());
 }
 
-fn check_npm(path: &PathBuf, text: &str) {
+fn check_npm(path: &Path, text: &str) {
     let lock: serde_json::Value = serde_json::from_str(text).expect("JSON");
     for (package, facts) in lock["packages"].as_object().expect("packages") {
         if !package.is_empty() {
@@ -212,7 +212,7 @@ fn check_npm(path: &PathBuf, text: &str) {
     }
 }
 
-fn check_pip(path: &PathBuf, text: &str) {
+fn check_pip(path: &Path, text: &str) {
     let pinned = text.lines().filter(|line| line.contains("==")).count();
     let hashed = text.lines().filter(|line| line.contains("==") && line.ends_with('\\')).count();
     assert!(pinned > 0 && pinned == hashed, "{}", path.display());

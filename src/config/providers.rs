@@ -199,7 +199,7 @@ impl Providers {
         // The message alone: the source line beside it may hold a credential that was put in the wrong place.
         let this: Self = toml::from_str(text).map_err(|error| {
             let line = error.span().map_or(0, |span| text[..span.start].matches('\n').count() + 1);
-            format!("line {line}: {}", error.message())
+            format!("line {line}: {}", without_values(error.message()))
         })?;
         let mut names = BTreeSet::new();
         for provider in &this.providers {
@@ -305,6 +305,16 @@ impl Provider {
     }
 }
 
+/// A message of the parser's without the value that it found: that may be a credential too.
+fn without_values(message: &str) -> String {
+    let repeats = ["invalid type", "invalid value", "invalid length", "unknown variant"];
+    match (repeats.iter().find(|start| message.starts_with(**start)), message.rsplit_once("expected ")) {
+        (Some(start), Some((_, expected))) => format!("{start}, expected {expected}"),
+        (Some(start), None) => (*start).to_owned(),
+        (None, _) => message.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -363,6 +373,8 @@ mod tests {
         let said = refused(("file:/run/secrets/key", "sk-planted-0123456789"));
         assert!(said.contains("env:NAME") && !said.contains("sk-planted"), "{said}");
         let said = refused(("free = true", "free = \"sk-planted-0123456789\""));
+        assert!(said.contains("line") && said.contains("boolean") && !said.contains("sk-planted"), "{said}");
+        let said = refused(("dialect = \"chat\"", "dialect = \"sk-planted-0123456789\""));
         assert!(said.contains("line") && !said.contains("sk-planted"), "{said}");
     }
 }

@@ -8,7 +8,7 @@ use regex::bytes::Regex;
 static FORMS: LazyLock<Vec<(&'static str, Regex)>> = LazyLock::new(|| {
     let forms = [
         ("a key of Anthropic's", r"sk-ant-[A-Za-z0-9_-]{20,}"),
-        ("a key of OpenAI's", r"\bsk-(?:proj-|svcacct-)?[A-Za-z0-9_-]{32,}"),
+        ("a key of OpenAI's", r"\bsk-(?:(?:proj|svcacct)-[A-Za-z0-9_-]{32,}|[A-Za-z0-9]{32,})"),
         ("a key of Google's", r"\bAIza[0-9A-Za-z_-]{35}\b"),
         ("a token of GitHub's", r"\b(?:gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{60,})"),
         ("a token of GitLab's", r"\bglpat-[A-Za-z0-9_-]{20,}"),

@@ -131,7 +131,8 @@ async fn two_clis_do_the_same_task() {
     let (kage, _models) = world(&["claude-code", "codex"]).await;
     let ended = kage.run(&task(&["claude-code", "codex"])).await;
     assert_eq!(ended["success_count"], 2, "{ended}");
-    let costs: f64 = ended["runs"].as_array().expect("runs").iter().filter_map(|run| run["cost"].as_f64()).sum();
+    let costs: f64 =
+        ended["runs"].as_array().expect("runs").iter().filter_map(|run| run["cost"].as_f64()).sum();
     assert!((ended["total_cost"].as_f64().expect("a sum") - costs).abs() < 1e-9, "{ended}");
     for run in ended["runs"].as_array().expect("runs") {
         let branch = string(&run["branch"]);

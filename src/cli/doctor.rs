@@ -21,6 +21,16 @@ const WITHIN: Duration = Duration::from_secs(15);
 pub struct Args {
     /// Only these: providers by name, `database`, `engine`
     names: Vec<String>,
+    /// Only what this role needs, as in its container
+    #[arg(long, value_enum, conflicts_with = "names")]
+    role: Option<Role>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Role {
+    Api,
+    Runner,
+    Gateway,
 }
 
 #[derive(Debug, serde::Serialize)]
@@ -42,7 +52,12 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, CliError> {
     if let Some(unknown) = args.names.iter().find(|name| !known.contains(&name.as_str())) {
         return Err(CliError::Usage(format!("{unknown:?} is none of {}", known.join(", "))));
     }
-    let wanted = |name: &str| args.names.is_empty() || args.names.iter().any(|asked| asked == name);
+    let wanted = |name: &str| match args.role {
+        None => args.names.is_empty() || args.names.iter().any(|asked| asked == name),
+        Some(Role::Api) => name == "database",
+        Some(Role::Runner) => matches!(name, "database" | "engine"),
+        Some(Role::Gateway) => name != "engine",
+    };
     let mut gateway = configuration.gateway.clone();
     gateway.providers.providers.retain(|provider| wanted(&provider.name));
     let mut lines = Vec::new();

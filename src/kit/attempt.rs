@@ -212,6 +212,8 @@ struct Watch<'a> {
     ignored: u32,
     first_output: Option<Duration>,
     final_event: Option<Duration>,
+    /// When it last said or did something.
+    at_work: Duration,
     ended: Ended,
     told_to_end: Option<Instant>,
     processes: BTreeSet<Process>,
@@ -233,6 +235,7 @@ impl<'a> Watch<'a> {
             ignored: 0,
             first_output: None,
             final_event: None,
+            at_work: Duration::ZERO,
             ended: Ended::ByItself,
             told_to_end: None,
             processes: BTreeSet::new(),
@@ -283,7 +286,7 @@ impl<'a> Watch<'a> {
         let elapsed = self.start.elapsed();
         if plan.terminate_when_asked && asked() {
             Some(Ended::AsPlanned)
-        } else if self.final_event.is_some_and(|at| elapsed > at + self.after_final) {
+        } else if self.final_event.is_some_and(|at| elapsed > at.max(self.at_work) + self.after_final) {
             Some(Ended::AfterFinal)
         } else {
             (elapsed > plan.within).then_some(Ended::OverTime)
@@ -308,8 +311,15 @@ impl<'a> Watch<'a> {
     fn map(&mut self, mapping: &Mapping, line: &[u8]) {
         let mapped = mapping.map_line(line);
         self.ignored += mapped.ignored;
-        if mapped.events.iter().any(|event| matches!(event, MappedEvent::Final(_))) {
-            self.final_event.get_or_insert_with(|| self.start.elapsed());
+        // As the runner counts: one that goes on after a final event has its time anew.
+        for event in &mapped.events {
+            match event {
+                MappedEvent::Final(_) => self.final_event = Some(self.start.elapsed()),
+                MappedEvent::Assistant(_) | MappedEvent::ToolCall { .. } | MappedEvent::ToolResult { .. } => {
+                    self.at_work = self.start.elapsed();
+                }
+                _ => {}
+            }
         }
         self.events.extend(mapped.events);
     }

@@ -118,6 +118,11 @@ impl Observed {
         self.requests.iter().filter(|request| request.turn.is_some()).count()
     }
 
+    /// Whether a request was answered with the fault that was planned.
+    pub fn met_fault(&self) -> bool {
+        self.requests.iter().any(|request| request.fault.is_some())
+    }
+
     /// The last lines of the output, for a reader who wants to know why.
     pub fn last_words(&self) -> String {
         let text = String::from_utf8_lossy(&self.output);

@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 
 use kage::domain::limits::Limits;
-use kage::image::manifest::Manifest;
+use kage::image::manifest::{Judge, Manifest};
 use kage::kit::check::{Extent, Surroundings, check};
 use kage::kit::report::{Item, Need, Outcome, Report};
 use kage::kit::stage::{Props, Stage};
@@ -50,8 +50,8 @@ async fn report(manifest: Manifest, quick: bool) -> Report {
     report_of(manifest, Extent { quick, only: None }).await
 }
 
-async fn only(bad: &str, id: &str) -> Report {
-    report_of(manifest(bad), Extent { quick: false, only: Some(id.to_owned()) }).await
+async fn only(manifest: Manifest, id: &str) -> Report {
+    report_of(manifest, Extent { quick: false, only: Some(id.to_owned()) }).await
 }
 
 async fn report_of(manifest: Manifest, extent: Extent) -> Report {
@@ -138,10 +138,12 @@ async fn what_does_not_reach_the_model_is_not_tried_further() {
 
 #[tokio::test]
 async fn vices_under_faults_are_found() {
-    let deaf = only("deaf", "sigterm").await;
+    let deaf = only(manifest("deaf"), "sigterm").await;
     assert_eq!(failed(&deaf), ["sigterm"], "{deaf:#?}");
-    let silent = only("silent", "error-401").await;
+    // With "final" the missing event itself would tell.
+    let by_exit = Manifest { judge: Judge::Exit, ..manifest("silent") };
+    let silent = only(by_exit, "error-401").await;
     assert_eq!(failed(&silent), ["errors-told"], "{silent:#?}");
-    let impatient = only("impatient", "error-500-once").await;
+    let impatient = only(manifest("impatient"), "error-500-once").await;
     assert_eq!(failed(&impatient), ["error-500-once"], "{impatient:#?}");
 }

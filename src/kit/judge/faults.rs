@@ -126,6 +126,9 @@ impl Trial {
             Err(why) => format!("{}; {why}", observed.ending()),
         };
         let seen = match (self.expected, &regarded) {
+            _ if !observed.met_fault() => {
+                Err(format!("it never asked for the answer that had the fault; {detail}"))
+            }
             (Expected::Stops, Err(_)) if observed.ended == Ended::ByItself => Ok(detail),
             // The runner has the gateway's record as well, and is not deceived.
             (Expected::Stops, Ok(())) if observed.ended == Ended::ByItself => Ok(detail),

@@ -140,7 +140,7 @@ impl<S: Copy> Scanner<S> {
             self.state = State::Text { key, escaped: false };
             return &bytes[1..];
         }
-        let Some(stop) = bytes.iter().position(|&b| b == b'"' || b == b'\\') else {
+        let Some(stop) = memchr::memchr2(b'"', b'\\', bytes) else {
             self.collect(bytes, key);
             return &[];
         };

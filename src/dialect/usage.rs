@@ -216,7 +216,7 @@ impl UsageReader {
                 if bytes[0] == b' ' { &bytes[1..] } else { bytes }
             }
             Line::Data | Line::Other => {
-                let end = bytes.iter().position(|&b| b == b'\r' || b == b'\n').unwrap_or(bytes.len());
+                let end = memchr::memchr2(b'\r', b'\n', bytes).unwrap_or(bytes.len());
                 let (text, rest) = bytes.split_at(end);
                 if sse.line == Line::Data {
                     let room = (MARK.len() + 1).saturating_sub(sse.mark.len());

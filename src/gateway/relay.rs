@@ -1,8 +1,6 @@
 //! Passes a provider's answer on: a stream chunk by chunk, as fast as the CLI reads and no faster; a single
 //! document whole, once it is known to be one.
 
-use std::convert::Infallible;
-
 use bytes::{Bytes, BytesMut};
 use http::{Response, StatusCode};
 use http_body_util::combinators::BoxBody;
@@ -18,7 +16,12 @@ use crate::gateway::booked::Booked;
 use crate::gateway::headers::{self, BodyKind};
 use crate::gateway::notices;
 
-pub(super) type Body = BoxBody<Bytes, Infallible>;
+pub(super) type Body = BoxBody<Bytes, Abort>;
+
+/// Ends the connection in the middle of an answer.
+#[derive(Debug, thiserror::Error)]
+#[error("the answer is broken off")]
+pub(super) struct Abort;
 
 /// A document that is not a stream.
 const DOCUMENT_BYTES: u64 = 16 << 20;
@@ -26,7 +29,7 @@ const DOCUMENT_BYTES: u64 = 16 << 20;
 const SHORT_BYTES: u64 = 64 << 10;
 
 pub(super) fn full(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into()).boxed()
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed()
 }
 
 /// How a provider's body went on.
@@ -120,7 +123,7 @@ fn stream(mut booked: Booked, answer: reqwest::Response, deadline: Instant, kind
                 Next::Chunk(chunk) => {
                     booked.note_first_byte();
                     reader.feed(&chunk);
-                    yield Ok::<_, Infallible>(Frame::data(chunk));
+                    yield Ok::<_, Abort>(Frame::data(chunk));
                 }
                 Next::End => break None,
                 Next::Failed(outcome, kind, why) => break Some((outcome, Refusal::new(kind, why))),
@@ -140,6 +143,12 @@ fn stream(mut booked: Booked, answer: reqwest::Response, deadline: Instant, kind
         booked.end(outcome, Some(&reading), error).await;
         if let Some(refusal) = refusal {
             yield Ok(Frame::data(last_words(dialect, &refusal, boundary)));
+            if dialect == Dialect::Ollama {
+                // Its clients drop the error's line, and take a clean end for a short answer: they ask again at
+                // once, without end. The pause lets the line go out first.
+                tokio::task::yield_now().await;
+                yield Err(Abort);
+            }
         }
     };
     StreamBody::new(frames).boxed()

@@ -203,13 +203,22 @@ pub struct Answer {
     pub status: u16,
     pub headers: http::HeaderMap,
     pub text: String,
+    /// Its connection was broken off.
+    pub broken: bool,
 }
 
 impl Answer {
-    async fn of(response: reqwest::Response) -> Self {
+    async fn of(mut response: reqwest::Response) -> Self {
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        let bytes = response.bytes().await.expect("the answer ends in order");
-        Self { status, headers, text: String::from_utf8_lossy(&bytes).into_owned() }
+        let mut bytes = Vec::new();
+        let broken = loop {
+            match response.chunk().await {
+                Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
+                Ok(None) => break false,
+                Err(_) => break true,
+            }
+        };
+        Self { status, headers, text: String::from_utf8_lossy(&bytes).into_owned(), broken }
     }
 
     pub fn json(&self) -> Value {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cli                                one file per command; only `cli` knows every role
-//! api  runner  client                roles: they never import one another; they meet in Postgres (or over HTTP)
+//! api  runner  gateway  client       roles: they never import one another; they meet in Postgres (or over HTTP)
 //! kit                                the conformance kit for CLI images
 //! db  sandbox  git  image  config    adapters
 //! dialect                            what the model protocols say: pure, bytes in, bytes out

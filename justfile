@@ -10,7 +10,7 @@ test *args:
 # Format and lint
 lint:
     cargo fmt --all --check
-    SQLX_OFFLINE=true cargo clippy --workspace --all-targets -- -D warnings
+    cargo clippy --workspace --all-targets -- -D warnings
 
 fmt:
     cargo fmt --all

@@ -1,6 +1,6 @@
 //! `kage image`: CLI images, built by the engine and registered by digest.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
@@ -18,7 +18,7 @@ use crate::domain::audit::{Actor, Entry, Outcome};
 use crate::image::base;
 use crate::image::build::{BuildRequest, build};
 use crate::image::certificates::Certificates;
-use crate::image::manifest::Manifest;
+use crate::image::manifest::{FILE_NAME, Manifest};
 use crate::sandbox::engine::Engine;
 use crate::sandbox::image_check::{ImageFacts, inspect_image};
 
@@ -47,7 +47,7 @@ pub struct Args {
 enum Command {
     /// Build the image in a folder and register it under its manifest's name
     Build {
-        /// Folder with `Dockerfile` and `cli.toml`
+        /// Folder with `Dockerfile` and `cli.toml`, or its name in `images/`
         folder: PathBuf,
         #[command(flatten)]
         with: BuildWith,
@@ -101,6 +101,7 @@ async fn build_and_register(
     with: &BuildWith,
     existing: Option<String>,
 ) -> anyhow::Result<()> {
+    let folder = image_folder(&folder).unwrap_or(folder);
     let manifest = Manifest::read(&folder)?;
     let engine = Engine::connect(&configuration.runner.docker).await?;
     let facts = match existing {
@@ -136,6 +137,13 @@ async fn build_and_register(
     Ok(())
 }
 
+/// The folder with a manifest that is meant: one of that path, else one of that name in `images/`.
+pub fn image_folder(given: &Path) -> Option<PathBuf> {
+    [given.to_owned(), Path::new("images").join(given)]
+        .into_iter()
+        .find(|folder| folder.join(FILE_NAME).is_file())
+}
+
 /// What a built image is called in the engine's list.
 pub fn tag(manifest: &Manifest) -> String {
     format!("kage-cli-{}:dev", manifest.name)
@@ -147,7 +155,7 @@ pub fn tag(manifest: &Manifest) -> String {
 /// Those of the build and of the engine.
 pub async fn build_image(
     engine: &Engine,
-    folder: &std::path::Path,
+    folder: &Path,
     manifest: &Manifest,
     with: &BuildWith,
 ) -> anyhow::Result<ImageFacts> {

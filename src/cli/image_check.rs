@@ -137,12 +137,10 @@ async fn report(
 /// What is to be checked: from a folder, else from the registry.
 async fn subject(engine: &Engine, args: &CheckArgs) -> anyhow::Result<(Manifest, ImageFacts)> {
     let given = Path::new(&args.image);
-    let named = Path::new("images").join(&args.image);
-    let folder = [given, &named].into_iter().find(|folder| folder.join(FILE_NAME).is_file());
-    if let Some(folder) = folder {
-        let manifest = Manifest::read(folder)?;
+    if let Some(folder) = image::image_folder(given) {
+        let manifest = Manifest::read(&folder)?;
         if args.build {
-            let facts = image::build_image(engine, folder, &manifest, &args.with).await?;
+            let facts = image::build_image(engine, &folder, &manifest, &args.with).await?;
             return Ok((manifest, facts));
         }
         let reference = args.existing.clone().unwrap_or_else(|| image::tag(&manifest));
@@ -156,10 +154,10 @@ async fn subject(engine: &Engine, args: &CheckArgs) -> anyhow::Result<(Manifest,
         return Ok((manifest, facts.ok_or_else(missing)?));
     }
     if args.build || args.existing.is_some() {
-        bail!("there is no {FILE_NAME} in {} or {}", given.display(), named.display());
+        bail!("there is no {FILE_NAME} in {0} or images/{0}", given.display());
     }
     let configuration = Configuration::load_with_database().with_context(|| {
-        format!("there is no {FILE_NAME} in {} or {}, and no database", given.display(), named.display())
+        format!("there is no {FILE_NAME} in {0} or images/{0}, and no database", given.display())
     })?;
     let pool = configuration.pool(Zone::Runner).await?;
     let mut connection = pool.acquire().await?;

@@ -93,6 +93,7 @@ pub async fn gateway(_: GatewayArgs) -> Result<Exit, CliError> {
 }
 
 async fn roles(configuration: &Configuration, roles: Roles) -> Result<Exit, CliError> {
+    keep_memory_private().context("core dumps").map_err(CliError::Host)?;
     let lifecycle = Lifecycle::new();
     lifecycle.watch_signals().context("signals").map_err(CliError::Host)?;
     let started = start(configuration, roles, &lifecycle);
@@ -106,6 +107,13 @@ async fn roles(configuration: &Configuration, roles: Roles) -> Result<Exit, CliE
         return Err(error);
     }
     Ok(if lifecycle.wait().await { Exit::Success } else { Exit::Failed })
+}
+
+/// No core file of a role, and no look into its memory by another process of its user: there are secrets in it.
+fn keep_memory_private() -> std::io::Result<()> {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
 async fn start(configuration: &Configuration, roles: Roles, lifecycle: &Lifecycle) -> anyhow::Result<()> {

@@ -99,7 +99,7 @@ impl GatewayConfig {
             call: secs("KAGE_GATEWAY_CALL_SECS", 1800, 1, 86_400)?,
             drain: secs("KAGE_GATEWAY_DRAIN_SECS", 30, 0, 86_400)?,
             orphan_secs: settings.within("KAGE_GATEWAY_ORPHAN_SECS", 900, 10, 86_400)?,
-            body_bytes: settings.within("KAGE_GATEWAY_BODY_BYTES", 32 * MIB, 1024, 256 * MIB)? as usize,
+            body_bytes: settings.within("KAGE_GATEWAY_BODY_BYTES", 32 * MIB, 1024, 32 * MIB)? as usize,
             answer_bytes: settings.within("KAGE_GATEWAY_ANSWER_BYTES", 64 * MIB, 1024, 1024 * MIB)?,
             connections: settings.within("KAGE_GATEWAY_CONNECTIONS", 64, 1, 10_000)? as usize,
             calls: settings.within("KAGE_GATEWAY_CALLS", 8, 1, 1000)? as usize,

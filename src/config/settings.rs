@@ -14,7 +14,7 @@ use crate::config::error::ConfigError;
 const DEFAULT_FILE: &str = "/etc/kage/kage.toml";
 
 /// Variables that other parts read: they are known, but no setting of a server.
-const OTHERS: [&str; 8] = [
+const OTHERS: [&str; 10] = [
     "KAGE_CONFIG",
     "KAGE_URL",
     "KAGE_API_KEY",
@@ -23,6 +23,9 @@ const OTHERS: [&str; 8] = [
     "KAGE_LOG_FORMAT",
     "KAGE_IMAGE_BASE",
     "KAGE_BUILD_CA",
+    // Of compose.yaml and quickstart.
+    "KAGE_PORT",
+    "KAGE_REPOSITORIES_DIR",
 ];
 
 #[derive(Debug, Clone)]

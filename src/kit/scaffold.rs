@@ -26,10 +26,29 @@ pub fn make(folder: &Path, name: &Name, dialect: Dialect) -> Result<(), KitError
     }
     for (file, text) in [("Dockerfile", DOCKERFILE), (crate::image::manifest::FILE_NAME, MANIFEST)] {
         let path = folder.join(file);
-        let text = text.replace("@NAME@", name.as_str()).replace("@DIALECT@", dialect.as_str());
+        let text = text
+            .replace("@NAME@", name.as_str())
+            .replace("@DIALECT@", dialect.as_str())
+            .replace("@ENVIRONMENT@", environment(dialect));
         fs::write(&path, text).map_err(KitError::file(&path))?;
     }
     Ok(())
+}
+
+/// The variables that most CLIs of a dialect read.
+const fn environment(dialect: Dialect) -> &'static str {
+    match dialect {
+        Dialect::Anthropic => {
+            "ANTHROPIC_BASE_URL = \"{{gateway}}\"\nANTHROPIC_API_KEY = \"{{token}}\"\nANTHROPIC_MODEL = \"{{model}}\""
+        }
+        Dialect::Responses | Dialect::Chat => {
+            "OPENAI_BASE_URL = \"{{gateway}}/v1\"\nOPENAI_API_KEY = \"{{token}}\"\nOPENAI_MODEL = \"{{model}}\""
+        }
+        Dialect::Gemini => {
+            "GOOGLE_GEMINI_BASE_URL = \"{{gateway}}\"\nGEMINI_API_KEY = \"{{token}}\"\nGEMINI_MODEL = \"{{model}}\""
+        }
+        Dialect::Ollama => "OLLAMA_HOST = \"{{gateway}}\"\nOLLAMA_MODEL = \"{{model}}\"",
+    }
 }
 
 #[cfg(test)]
@@ -42,6 +61,12 @@ mod tests {
         let parent = tempfile::tempdir().expect("tempdir");
         let folder = parent.path().join("images/my-cli");
         let name: Name = "my-cli".parse().expect("a name");
+        for dialect in Dialect::ALL {
+            let folder = parent.path().join(dialect.as_str());
+            make(&folder, &name, dialect).expect("makes it");
+            let manifest = Manifest::read(&folder).expect("valid");
+            assert_eq!(manifest.model.as_ref().map(|model| model.dialect), Some(dialect));
+        }
         make(&folder, &name, Dialect::Chat).expect("makes it");
         let manifest = Manifest::read(&folder).expect("valid");
         assert_eq!(manifest.name, name);

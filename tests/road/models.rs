@@ -45,22 +45,6 @@ async fn world() -> (TestKage, Provider) {
     (kage, provider)
 }
 
-/// Every row of every table, as text.
-async fn everything(kage: &TestKage) -> String {
-    let tables: Vec<String> =
-        sqlx::query_scalar("SELECT tablename::text FROM pg_tables WHERE schemaname = 'public'")
-            .fetch_all(kage.pool())
-            .await
-            .expect("tables");
-    let mut all = String::new();
-    for table in tables {
-        let statement = sqlx::AssertSqlSafe(format!("SELECT t::text FROM {table} t"));
-        let rows: Vec<String> = sqlx::query_scalar(statement).fetch_all(kage.pool()).await.expect("rows");
-        all.push_str(&rows.join("\n"));
-    }
-    all
-}
-
 fn run_of(task: &Value) -> &Value {
     &task["runs"][0]
 }
@@ -123,7 +107,7 @@ true";
     assert_eq!(headers["x-api-key"], CREDENTIAL);
     assert!(!headers.contains_key("cookie") && !headers.contains_key("x-kage-run"));
     let events = kage.events(string(&ended["id"]), "").await;
-    let (stored, logged) = (everything(&kage).await, kage.process(0).log());
+    let (stored, logged) = (kage.stored().await, kage.process(0).log());
     assert!(
         stored.contains("model.open") && logged.contains("gateway.opened"),
         "this looks into the right places"

@@ -165,10 +165,15 @@ impl World {
                 .await
                 .expect("tables");
         let mut all = String::new();
+        let mut transaction = self.pool().begin().await.expect("a transaction");
+        // Bytes as they are, not in hexadecimal.
+        sqlx::query("SET LOCAL bytea_output = 'escape'").execute(&mut *transaction).await.expect("set");
         for table in tables {
             let query = format!("SELECT coalesce(string_agg(t::text, E'\\n'), '') FROM {table} t");
-            let rows: String =
-                sqlx::query_scalar(sqlx::AssertSqlSafe(query)).fetch_one(self.pool()).await.expect("rows");
+            let rows: String = sqlx::query_scalar(sqlx::AssertSqlSafe(query))
+                .fetch_one(&mut *transaction)
+                .await
+                .expect("rows");
             all.push_str(&format!("-- {table}\n{rows}\n"));
         }
         all

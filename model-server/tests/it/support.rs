@@ -41,6 +41,8 @@ impl TestServer {
 }
 
 pub fn client() -> reqwest::Client {
+    // With the whole workspace, reqwest has TLS and no cryptography of its own.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy().build().unwrap()
 }
 

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::models::{AGENTS, CREDENTIAL, world};
+use crate::support::database::stored;
 use crate::support::git::git;
 use crate::support::sse::assert_contiguous;
 use crate::support::tasks::string;
@@ -60,12 +61,9 @@ async fn road(agent: &str) {
     assert!(sent.contains("Write a greeting into hello.txt"));
     assert!(sent.contains(CREDENTIAL) && !sent.contains("kage-placeholder"));
 
-    let stored = kage.stored().await;
-    assert!(
-        stored.contains("model.open") && stored.contains("\"type\""),
-        "it holds audit entries and output"
-    );
-    for text in [&stored, &log, &ended.to_string(), &kage.process(0).log()] {
+    let rows = stored(kage.pool()).await;
+    assert!(rows.contains("model.open") && rows.contains("\"type\""), "it holds audit entries and output");
+    for text in [&rows, &log, &ended.to_string(), &kage.process(0).log()] {
         assert!(!text.contains(CREDENTIAL));
     }
 }

@@ -6,6 +6,7 @@ use kage::domain::model::Dialect;
 use serde_json::Value;
 use tokio::net::UnixStream;
 
+use crate::support::database::stored;
 use crate::support::runs::NONE;
 use crate::support::{CREDENTIAL, World, eventually, fault, request};
 
@@ -68,7 +69,7 @@ async fn a_planted_credential_is_found_nowhere_but_at_the_provider() {
     assert!(provider_saw.contains(CREDENTIAL), "it was never used");
     for (what, text) in [
         ("answers", seen),
-        ("database", world.dump().await),
+        ("database", stored(world.pool()).await),
         ("log", log),
         ("arguments", arguments),
         ("kage config", format!("{config:?}")),

@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use serde_json::{Value, json};
 
+use crate::support::database::stored;
 use crate::support::git::git;
 use crate::support::provider::{CREDENTIAL, INPUT_TOKENS, OUTPUT_TOKENS, Provider};
 use crate::support::tasks::string;
@@ -107,12 +108,12 @@ true";
     assert_eq!(headers["x-api-key"], CREDENTIAL);
     assert!(!headers.contains_key("cookie") && !headers.contains_key("x-kage-run"));
     let events = kage.events(string(&ended["id"]), "").await;
-    let (stored, logged) = (kage.stored().await, kage.process(0).log());
+    let (rows, logged) = (stored(kage.pool()).await, kage.process(0).log());
     assert!(
-        stored.contains("model.open") && logged.contains("gateway.opened"),
+        rows.contains("model.open") && logged.contains("gateway.opened"),
         "this looks into the right places"
     );
-    for text in [&output, &environment, &ended.to_string(), &format!("{events:?}"), &stored, &logged] {
+    for text in [&output, &environment, &ended.to_string(), &format!("{events:?}"), &rows, &logged] {
         assert!(!text.contains(CREDENTIAL));
     }
     assert!(!kage.model_folder(run).exists(), "the socket lives as long as the run");

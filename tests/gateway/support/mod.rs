@@ -157,28 +157,6 @@ impl World {
         Answer::of(sent.await.expect("an answer")).await
     }
 
-    /// Everything that is in the database, as text.
-    pub async fn dump(&self) -> String {
-        let tables: Vec<String> =
-            sqlx::query_scalar("SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1")
-                .fetch_all(self.pool())
-                .await
-                .expect("tables");
-        let mut all = String::new();
-        let mut transaction = self.pool().begin().await.expect("a transaction");
-        // Bytes as they are, not in hexadecimal.
-        sqlx::query("SET LOCAL bytea_output = 'escape'").execute(&mut *transaction).await.expect("set");
-        for table in tables {
-            let query = format!("SELECT coalesce(string_agg(t::text, E'\\n'), '') FROM {table} t");
-            let rows: String = sqlx::query_scalar(sqlx::AssertSqlSafe(query))
-                .fetch_one(&mut *transaction)
-                .await
-                .expect("rows");
-            all.push_str(&format!("-- {table}\n{rows}\n"));
-        }
-        all
-    }
-
     /// Waits until a query gives true.
     pub async fn until(&self, what: &str, query: &'static str, run: Uuid) {
         eventually(what, async || {

@@ -6,8 +6,6 @@ use std::thread;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 
-use crate::support::TestKage;
-
 pub struct Database {
     name: String,
     pub url: String,
@@ -65,23 +63,21 @@ impl Database {
     }
 }
 
-impl TestKage {
-    /// Every row of every table as text, bytes as they are: what must not be stored is looked for in it.
-    pub async fn stored(&self) -> String {
-        let mut transaction = self.pool().begin().await.expect("a transaction");
-        sqlx::query("SET LOCAL bytea_output = 'escape'").execute(&mut *transaction).await.expect("set");
-        let tables: Vec<String> =
-            sqlx::query_scalar("SELECT tablename::text FROM pg_tables WHERE schemaname = 'public'")
-                .fetch_all(&mut *transaction)
-                .await
-                .expect("tables");
-        let mut all = String::new();
-        for table in tables {
-            let statement = AssertSqlSafe(format!("SELECT t::text FROM {table} t"));
-            let rows: Vec<String> =
-                sqlx::query_scalar(statement).fetch_all(&mut *transaction).await.expect("rows");
-            all += &format!("-- {table}\n{}\n", rows.join("\n"));
-        }
-        all
+/// Every row of every table as text, bytes as they are: what must not be stored is looked for in it.
+pub async fn stored(pool: &PgPool) -> String {
+    let mut transaction = pool.begin().await.expect("a transaction");
+    sqlx::query("SET LOCAL bytea_output = 'escape'").execute(&mut *transaction).await.expect("set");
+    let tables: Vec<String> =
+        sqlx::query_scalar("SELECT tablename::text FROM pg_tables WHERE schemaname = 'public'")
+            .fetch_all(&mut *transaction)
+            .await
+            .expect("tables");
+    let mut all = String::new();
+    for table in tables {
+        let statement = AssertSqlSafe(format!("SELECT t::text FROM {table} t"));
+        let rows: Vec<String> =
+            sqlx::query_scalar(statement).fetch_all(&mut *transaction).await.expect("rows");
+        all += &format!("-- {table}\n{}\n", rows.join("\n"));
     }
+    all
 }

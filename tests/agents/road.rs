@@ -62,7 +62,8 @@ async fn road(agent: &str) {
     assert!(sent.contains(CREDENTIAL) && !sent.contains("kage-placeholder"));
 
     let rows = stored(kage.pool()).await;
-    assert!(rows.contains("model.open") && rows.contains("\"type\""), "it holds audit entries and output");
+    let output = agent == "aider" || rows.contains("\"type\"");
+    assert!(rows.contains("model.open") && output, "it holds audit entries and output");
     for text in [&rows, &log, &ended.to_string(), &kage.process(0).log()] {
         assert!(!text.contains(CREDENTIAL));
     }

@@ -18,7 +18,7 @@ use futures::future::try_join_all;
 use kage::db;
 use kage::db::grants::Wish;
 use kage::db::private::Cluster;
-use kage_model_server::scenario;
+use kage_model_server::script::{Script, Turn};
 use kage_model_server::server::{Listen, Options, Server};
 use reqwest::Client;
 use secrecy::ExposeSecret as _;
@@ -31,8 +31,10 @@ use crate::figures::Pairs;
 const STREAMS: usize = 200;
 /// Streams of one run.
 const STREAMS_A_RUN: usize = 8;
-/// A long answer.
-const LONG_BYTES: usize = 32 << 20;
+/// A long answer, as a model gives one: each piece of text an event, each event a write of its own.
+const LONG_TEXT: usize = 1 << 20;
+/// One that comes as fast as memory can be copied, which no model does.
+const FLOOD_BYTES: usize = 32 << 20;
 const LONG_ROUNDS: usize = 15;
 
 fn main() -> Result<()> {
@@ -65,16 +67,22 @@ async fn measure(world: &World) -> Result<()> {
             added.push(millis(ours) - millis(peer));
         }
     }
-    let mut long = Pairs::new("a stream of 32 MB", "ms", 0.8);
-    let body = request(&script(&json!([{ "text": "x", "fault": format!("huge:bytes={LONG_BYTES}") }])));
-    for _ in 0..LONG_ROUNDS {
-        let ours = whole(&through, "http://gateway", &body).await?;
-        let peer = whole(&direct, &straight, &body).await?;
-        long.push(millis(ours), millis(peer));
+    let mut long = Pairs::new("a stream of 1 MB of text, event by event", "ms", 0.8);
+    let mut flood = Pairs::new("a flood of 32 MB", "ms", 0.0);
+    // The server's own script.
+    let events = request("write at length");
+    let flooded = request(&script(&json!([{ "text": "x", "fault": format!("huge:bytes={FLOOD_BYTES}") }])));
+    for (pairs, body) in [(&mut long, &events), (&mut flood, &flooded)] {
+        for _ in 0..LONG_ROUNDS {
+            let ours = whole(&through, "http://gateway", body).await?;
+            let peer = whole(&direct, &straight, body).await?;
+            pairs.push(millis(ours), millis(peer));
+        }
     }
     Pairs::header();
     first.print();
     long.print();
+    flood.print();
     added.sort_by(f64::total_cmp);
     let at = |percent: usize| added[(added.len() - 1) * percent / 100];
     println!(
@@ -180,7 +188,8 @@ impl World {
         let url = cluster.url().expose_secret().to_owned();
         let pool = PgPool::connect(&url).await?;
         db::migrate(&pool).await?;
-        let options = Options::new(scenario::find("talk").context("built in")?);
+        let at_length = Turn { text: Some("a word or two ".repeat(LONG_TEXT / 14)), ..Turn::default() };
+        let options = Options::new(Script { turns: vec![at_length], repeat: false });
         let server = Server::bind(Listen::Tcp(([127, 0, 0, 1], 0).into()), options).await?;
         let base = format!("http://{}", server.address().context("a port")?);
         tokio::spawn(server.serve(std::future::pending()));

@@ -1,12 +1,16 @@
 //! Passes a provider's answer on: a stream chunk by chunk, as fast as the CLI reads and no faster; a single
 //! document whole, once it is known to be one.
 
+use std::pin::Pin;
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use http::{Response, StatusCode};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::db::model_calls::CallOutcome;
 use crate::dialect::answer::{self, Refusal, RefusalKind};
@@ -39,34 +43,60 @@ enum Next {
     Failed(CallOutcome, RefusalKind, String),
 }
 
-/// A provider's body, with its limits.
+/// A provider's body, with its limits. What ends it is waited for once, not anew for each chunk: a stream has
+/// thousands of them.
 struct Source {
     answer: reqwest::Response,
-    idle: std::time::Duration,
-    deadline: Instant,
+    end: Pin<Box<WaitForCancellationFutureOwned>>,
+    deadline: Pin<Box<Sleep>>,
+    silence: Pin<Box<Sleep>>,
+    /// How long the provider may be silent, and when that was last counted from.
+    idle: Duration,
+    heard: Instant,
     left: u64,
 }
 
 impl Source {
-    async fn next(&mut self, booked: &Booked) -> Next {
+    fn new(booked: &Booked, answer: reqwest::Response, limit: u64, deadline: Instant) -> Self {
+        let config = &booked.environment.config;
+        let idle = booked.run.provider.idle_secs.map_or(config.idle, Duration::from_secs);
+        Self {
+            answer,
+            end: Box::pin(booked.run.end.clone().cancelled_owned()),
+            deadline: Box::pin(sleep_until(deadline)),
+            silence: Box::pin(sleep_until(Instant::now() + idle)),
+            idle,
+            heard: Instant::now(),
+            left: limit.min(config.answer_bytes),
+        }
+    }
+
+    async fn next(&mut self) -> Next {
         let slow =
             |what: &str| Next::Failed(CallOutcome::Timeout, RefusalKind::UpstreamTimeout, what.to_owned());
+        // Set anew now and then is exact enough, and never too early.
+        let slack = self.idle / 8;
+        if self.heard.elapsed() > slack {
+            self.heard = Instant::now();
+            self.silence.as_mut().reset(self.heard + self.idle + slack);
+        }
         let chunk = tokio::select! {
-            () = booked.run.end.cancelled() => {
+            biased;
+            () = &mut self.end => {
                 let why = "the run has ended".to_owned();
                 return Next::Failed(CallOutcome::Aborted, RefusalKind::Revoked, why);
             }
-            () = tokio::time::sleep_until(self.deadline) => return slow("the provider took too long"),
-            chunk = timeout(self.idle, self.answer.chunk()) => chunk,
+            () = &mut self.deadline => return slow("the provider took too long"),
+            chunk = self.answer.chunk() => chunk,
+            () = &mut self.silence => return slow("the provider fell silent"),
         };
         match chunk {
-            Err(_) => slow("the provider fell silent"),
-            Ok(Err(_)) => {
+            Err(_) => {
                 let why = "the provider's answer broke off".to_owned();
                 Next::Failed(CallOutcome::Broken, RefusalKind::UpstreamBroken, why)
             }
-            Ok(Ok(None)) => Next::End,
-            Ok(Ok(Some(chunk))) => match self.left.checked_sub(chunk.len() as u64) {
+            Ok(None) => Next::End,
+            Ok(Some(chunk)) => match self.left.checked_sub(chunk.len() as u64) {
                 Some(left) => {
                     self.left = left;
                     Next::Chunk(chunk)
@@ -78,12 +108,6 @@ impl Source {
             },
         }
     }
-}
-
-fn source(booked: &Booked, answer: reqwest::Response, limit: u64, deadline: Instant) -> Source {
-    let config = &booked.environment.config;
-    let idle = booked.run.provider.idle_secs.map_or(config.idle, std::time::Duration::from_secs);
-    Source { answer, idle, deadline, left: limit.min(config.answer_bytes) }
 }
 
 /// A good answer (2xx).
@@ -116,10 +140,10 @@ pub(super) async fn success(
 fn stream(mut booked: Booked, answer: reqwest::Response, deadline: Instant, kind: BodyKind) -> Body {
     let dialect = booked.run.dialect;
     let mut reader = UsageReader::new(dialect, kind.is_stream());
-    let mut source = source(&booked, answer, u64::MAX, deadline);
+    let mut source = Source::new(&booked, answer, u64::MAX, deadline);
     let frames = async_stream::stream! {
         let failure = loop {
-            match source.next(&booked).await {
+            match source.next().await {
                 Next::Chunk(chunk) => {
                     booked.note_first_byte();
                     reader.feed(&chunk);
@@ -187,10 +211,10 @@ fn last_words(dialect: Dialect, refusal: &Refusal, at_boundary: bool) -> Bytes {
 /// One JSON document, whole.
 async fn document(mut booked: Booked, answer: reqwest::Response, deadline: Instant) -> Result<Body, Refusal> {
     let mut reader = UsageReader::new(booked.run.dialect, false);
-    let mut source = source(&booked, answer, DOCUMENT_BYTES, deadline);
+    let mut source = Source::new(&booked, answer, DOCUMENT_BYTES, deadline);
     let mut bytes = BytesMut::new();
     let failure = loop {
-        match source.next(&booked).await {
+        match source.next().await {
             Next::Chunk(chunk) => {
                 booked.note_first_byte();
                 reader.feed(&chunk);
@@ -230,6 +254,6 @@ pub(super) async fn short_document(mut answer: reqwest::Response) -> Option<Byte
         }
         Some(bytes.freeze())
     };
-    let bytes = timeout(std::time::Duration::from_secs(10), read).await.ok()??;
+    let bytes = timeout(Duration::from_secs(10), read).await.ok()??;
     serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&bytes).is_ok().then_some(bytes)
 }

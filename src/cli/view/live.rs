@@ -111,14 +111,16 @@ impl Row {
         let lines = if log.stream == "stderr" { &mut self.stderr } else { &mut self.stdout };
         let mut newest: Option<Vec<u8>> = None;
         lines.push(&bytes, |line| {
-            if line.iter().any(|byte| !byte.is_ascii_whitespace()) {
+            // An agent's own events are told by `progress`, in words.
+            let for_a_program = line.starts_with(b"{\"");
+            if !for_a_program && line.iter().any(|byte| !byte.is_ascii_whitespace()) {
                 let newest = newest.get_or_insert_default();
                 newest.clear();
                 newest.extend_from_slice(&line[..line.len().min(MAX_SHOWN)]);
             }
         });
         let partial = lines.partial();
-        if partial.iter().any(|byte| !byte.is_ascii_whitespace()) {
+        if !partial.starts_with(b"{\"") && partial.iter().any(|byte| !byte.is_ascii_whitespace()) {
             newest = Some(partial[..partial.len().min(MAX_SHOWN)].to_vec());
         }
         if let Some(line) = newest {

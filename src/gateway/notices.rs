@@ -35,8 +35,9 @@ pub(super) fn refused(environment: &Arc<Environment>, run: &Arc<ServedRun>, refu
     if refusal.kind == RefusalKind::BudgetExhausted {
         return;
     }
-    tracing::info!(run = %run.run, kind = refusal.kind.as_str(), "gateway.refused");
     let Some(untold) = run.tell() else { return };
+    // Only what is told is logged: a CLI can cause as many refusals as it likes.
+    tracing::info!(run = %run.run, kind = refusal.kind.as_str(), untold, "gateway.refused");
     let mut message = format!("model gateway: {}", refusal.message);
     if untold > 0 {
         message.push_str(&format!(" ({untold} more refusals before it were not told)"));

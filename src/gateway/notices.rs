@@ -111,17 +111,20 @@ fn in_background(
 /// # Errors
 /// [`DbError`].
 pub(super) async fn stop(environment: &Environment, run: &ServedRun, why: &str) -> Result<(), DbError> {
-    run.stop();
     let mut transaction = environment.pool.begin().await?;
     let new = warning(run.task, Some(&run.name), format!("model gateway: {why}; the run is ended"));
     db::events::append(&mut transaction, run.task, Some(run.run), &[new]).await?;
     if !db::grants::stop(&mut transaction, run.run, run.attempt, BUDGET_EXHAUSTED).await? {
+        run.stop();
         return Ok(());
     }
     let details =
         json!({ "reason": BUDGET_EXHAUSTED, "attempt": run.attempt, "cli": run.cli, "message": why });
     db::audit::append(&mut transaction, &entry("model.stop", run.run, Outcome::Done, details)).await?;
     transaction.commit().await?;
+    // Not before it is written: another call of the run would be told at once, the CLI could end and take this
+    // one with it, and nobody would know why.
+    run.stop();
     db::notify::send_events(&environment.pool, &[run.task]).await?;
     db::notify::send(&environment.pool, db::notify::CANCEL, &run.task.to_string()).await
 }

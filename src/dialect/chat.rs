@@ -48,6 +48,17 @@ const FIELDS: &[&str] = &[
     "vl_high_resolution_images",
 ];
 
+/// Of a template's variables, those that say how much to think. Some servers take a whole template of the
+/// client's there, and run it.
+const TEMPLATE: &[&str] = &[
+    "clear_thinking",
+    "enable_thinking",
+    "preserve_thinking",
+    "reasoning_effort",
+    "thinking",
+    "thinking_budget",
+];
+
 /// Fields by which a provider searches the web without a tool being named.
 const SEARCHES: &[&str] = &["web_search_options", "enable_search", "search_options", "search_parameters"];
 
@@ -92,6 +103,7 @@ pub(crate) fn check(body: &mut Map<String, Value>, scrub: &mut Scrub<'_>) -> Res
         body.insert("store".to_owned(), false.into());
     }
     modalities(body)?;
+    template(body, scrub)?;
     tools(body, scrub)?;
     let messages = list_in(body, "messages")?.ok_or_else(|| bad("messages are missing"))?;
     for message in messages {
@@ -162,6 +174,17 @@ fn modalities(body: &mut Map<String, Value>) -> Result<(), Refusal> {
             Err(bad("modalities may only be text here"))
         }
         _ => Ok(()),
+    }
+}
+
+fn template(body: &mut Map<String, Value>, scrub: &mut Scrub<'_>) -> Result<(), Refusal> {
+    match body.get_mut("chat_template_kwargs") {
+        None | Some(Value::Null) => Ok(()),
+        Some(variables) => {
+            let variables = object(variables, "chat_template_kwargs")?;
+            scrub.keep(variables, TEMPLATE, "chat_template_kwargs");
+            Ok(())
+        }
     }
 }
 

@@ -157,12 +157,15 @@ fn tools(body: &mut Map<String, Value>, scrub: &mut Scrub<'_>) -> Result<(), Ref
     for mut tool in std::mem::take(tools) {
         let map = object(&mut tool, "a tool")?;
         one_spelling(map, &["functionDeclarations"])?;
-        let names: Vec<String> = map.keys().cloned().collect();
-        for name in names.iter().filter(|name| *name != "functionDeclarations") {
-            let camel = camel_case(name);
-            let known = SERVER_TOOLS.iter().find(|(key, _)| *key == camel);
-            if !scrub.server_tool(known.map_or(camel.as_str(), |(_, kind)| kind), name)? {
-                map.shift_remove(name);
+        // Written anew: to take keys out one by one moves all that follow, and a client chooses how many there are.
+        for (name, value) in std::mem::take(map) {
+            let keep = name == "functionDeclarations" || {
+                let camel = camel_case(&name);
+                let known = SERVER_TOOLS.iter().find(|(key, _)| *key == camel);
+                scrub.server_tool(known.map_or(camel.as_str(), |(_, kind)| kind), &name)?
+            };
+            if keep {
+                map.insert(name, value);
             }
         }
         if !map.is_empty() {

@@ -27,6 +27,8 @@ pub(super) struct Booked {
     pub status: Option<u16>,
     /// The provider may have begun to work on it.
     pub sent: bool,
+    /// What the provider has counted so far: the least that is charged, whoever hangs up.
+    pub counted: Option<ModelUsage>,
     settled: bool,
     _call: OwnedSemaphorePermit,
 }
@@ -49,6 +51,7 @@ impl Booked {
             first_byte: None,
             status: None,
             sent: false,
+            counted: None,
             settled: false,
             _call: call,
         }
@@ -77,9 +80,14 @@ impl Booked {
             None if free || !self.sent => (ModelUsage::default(), 0, false),
             // Cut off, or the provider did not say: else a CLI could hang up early and pay nothing.
             None => {
-                let usage =
-                    ModelUsage { input: self.held.input, output: self.held.output, ..Default::default() };
-                (usage, self.held.amount.micros, true)
+                // What was held is an estimate; what the provider has counted already is more than that.
+                let counted = self.counted.unwrap_or_default();
+                let usage = ModelUsage {
+                    input: counted.input.max(self.held.input),
+                    output: counted.output.max(self.held.output),
+                    ..counted
+                };
+                (usage, self.price.cost(usage).max(self.held.amount.micros), true)
             }
         };
         let millis = |time: Duration| i32::try_from(time.as_millis()).unwrap_or(i32::MAX);

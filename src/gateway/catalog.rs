@@ -63,10 +63,18 @@ pub(super) fn resolve(provider: &Provider, policy: &CliPolicy, asked: &str) -> O
         provider.allow.iter().any(|pattern| matches(pattern, model))
     };
     let allowed = policy.models.is_empty() || policy.models.iter().any(|pattern| matches(pattern, model));
-    (offered && allowed).then(|| {
+    let searches = searches_by_itself(model) && !policy.server_tools.iter().any(|tool| tool == "web_search");
+    (offered && allowed && !searches).then(|| {
         let (price, price_note) = price_of(provider, model);
         Resolved { model: model.to_owned(), price, price_note }
     })
+}
+
+/// Models, and resellers' suffixes, that search the web without a tool being named in the request: only where the
+/// operator lets `web_search` through. <https://platform.openai.com/docs/guides/tools-web-search>
+fn searches_by_itself(model: &str) -> bool {
+    let model = model.to_ascii_lowercase();
+    ["-search-preview", "-search-api", "deep-research", ":online"].iter().any(|part| model.contains(part))
 }
 
 /// Names to show to a CLI that asks which models there are: aliases, and models that stand without a `*`.
@@ -185,6 +193,20 @@ mod tests {
         assert_eq!(resolve(&vendor, &narrow, "sonnet"), None);
         assert!(resolve(&vendor, &narrow, "claude-haiku-4-5").is_some());
         assert_eq!(listed(&vendor, &all, "claude-x"), ["claude-x", "sonnet"]);
+    }
+
+    #[test]
+    fn a_model_that_searches_by_itself_is_a_server_tool() {
+        let near = catalog().provider("wrong", Dialect::Chat).unwrap();
+        let (shut, mut open) = (CliPolicy::default(), CliPolicy::default());
+        open.server_tools.push("web_search".to_owned());
+        for model in
+            ["gpt-5-search-api", "gpt-4o-search-preview-2025-03-11", "o3-deep-research", "x/gpt-5:Online"]
+        {
+            assert_eq!(resolve(&near, &shut, model), None, "{model}");
+            assert!(resolve(&near, &open, model).is_some(), "{model}");
+        }
+        assert!(resolve(&near, &shut, "gpt-5.1").is_some());
     }
 
     #[test]

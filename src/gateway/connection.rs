@@ -70,11 +70,13 @@ pub(super) async fn serve(environment: Arc<Environment>, run: Arc<ServedRun>, st
 async fn read_head(reader: &mut tokio::net::unix::OwnedReadHalf) -> io::Result<Option<(Bytes, usize)>> {
     let mut read = BytesMut::with_capacity(4096);
     loop {
+        // Only what is new, and an end that began before it: a head may come byte by byte.
+        let seen = read.len().saturating_sub(3);
         if reader.read_buf(&mut read).await? == 0 {
             return Ok(None);
         }
-        match head::end(&read) {
-            Some(end) => return Ok(Some((read.freeze(), end))),
+        match head::end(&read[seen..]) {
+            Some(end) => return Ok(Some((read.freeze(), seen + end))),
             None if read.len() > head::MOST_BYTES => return Ok(Some((read.freeze(), 0))),
             None => {}
         }

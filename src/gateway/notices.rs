@@ -35,8 +35,9 @@ pub(super) fn refused(environment: &Arc<Environment>, run: &Arc<ServedRun>, refu
     if refusal.kind == RefusalKind::BudgetExhausted {
         return;
     }
-    tracing::info!(run = %run.run, kind = refusal.kind.as_str(), "gateway.refused");
     let Some(untold) = run.tell() else { return };
+    // Only what is told is logged: a CLI can cause as many refusals as it likes.
+    tracing::info!(run = %run.run, kind = refusal.kind.as_str(), untold, "gateway.refused");
     let mut message = format!("model gateway: {}", refusal.message);
     if untold > 0 {
         message.push_str(&format!(" ({untold} more refusals before it were not told)"));
@@ -110,17 +111,20 @@ fn in_background(
 /// # Errors
 /// [`DbError`].
 pub(super) async fn stop(environment: &Environment, run: &ServedRun, why: &str) -> Result<(), DbError> {
-    run.stop();
     let mut transaction = environment.pool.begin().await?;
     let new = warning(run.task, Some(&run.name), format!("model gateway: {why}; the run is ended"));
     db::events::append(&mut transaction, run.task, Some(run.run), &[new]).await?;
     if !db::grants::stop(&mut transaction, run.run, run.attempt, BUDGET_EXHAUSTED).await? {
+        run.stop();
         return Ok(());
     }
     let details =
         json!({ "reason": BUDGET_EXHAUSTED, "attempt": run.attempt, "cli": run.cli, "message": why });
     db::audit::append(&mut transaction, &entry("model.stop", run.run, Outcome::Done, details)).await?;
     transaction.commit().await?;
+    // Not before it is written: another call of the run would be told at once, the CLI could end and take this
+    // one with it, and nobody would know why.
+    run.stop();
     db::notify::send_events(&environment.pool, &[run.task]).await?;
     db::notify::send(&environment.pool, db::notify::CANCEL, &run.task.to_string()).await
 }

@@ -147,6 +147,7 @@ fn stream(mut booked: Booked, answer: reqwest::Response, deadline: Instant, kind
                 Next::Chunk(chunk) => {
                     booked.note_first_byte();
                     reader.feed(&chunk);
+                    booked.counted = reader.usage();
                     yield Ok::<_, Abort>(Frame::data(chunk));
                 }
                 Next::End => break None,

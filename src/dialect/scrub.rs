@@ -81,6 +81,12 @@ impl<'a> Scrub<'a> {
             }
             keep
         });
+        // A cache that is kept longer costs more than what is reserved for it.
+        if let Some(Value::Object(cache)) = map.get_mut("cache_control")
+            && cache.remove("ttl").is_some()
+        {
+            self.note("cache_control.ttl".to_owned());
+        }
     }
 
     /// Takes a key away; a null is taken away without a word.
@@ -273,4 +279,19 @@ fn is_mime(mime: &str) -> bool {
         && mime
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'+' | b'.' | b'-' | b';' | b'=' | b'_'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cache_is_kept_no_longer_than_it_is_paid_for() {
+        let mut scrub = Scrub::new(&[], false, false, OutputCap { most: 1, default: 1 });
+        let block = serde_json::json!({ "text": "x", "cache_control": { "type": "ephemeral", "ttl": "1h" } });
+        let Value::Object(mut block) = block else { panic!("an object") };
+        scrub.keep(&mut block, &["text", "cache_control"], "");
+        assert_eq!(block["cache_control"], serde_json::json!({ "type": "ephemeral" }));
+        assert_eq!(scrub.removed, ["cache_control.ttl"]);
+    }
 }

@@ -64,7 +64,11 @@ pub(super) fn resolve(provider: &Provider, policy: &CliPolicy, asked: &str) -> O
     };
     let allowed = policy.models.is_empty() || policy.models.iter().any(|pattern| matches(pattern, model));
     let searches = searches_by_itself(model) && !policy.server_tools.iter().any(|tool| tool == "web_search");
-    (offered && allowed && !searches).then(|| {
+    // An Ollama that is signed in passes these on to its maker's servers.
+    let leaves = provider.dialect == Dialect::Ollama
+        && model.to_ascii_lowercase().ends_with("cloud")
+        && !provider.allow.iter().any(|name| name == model);
+    (offered && allowed && !searches && !leaves).then(|| {
         let (price, price_note) = price_of(provider, model);
         Resolved { model: model.to_owned(), price, price_note }
     })
@@ -147,6 +151,12 @@ mod tests {
             base_url = "http://localhost:1"
             free = true
             allow = ["*"]
+            [[provider]]
+            name = "own"
+            dialect = "ollama"
+            base_url = "http://localhost:2"
+            free = true
+            allow = ["*", "kept:cloud"]
             [cli.narrow]
             models = ["claude-haiku-*"]
             [cli.wrong]
@@ -193,6 +203,17 @@ mod tests {
         assert_eq!(resolve(&vendor, &narrow, "sonnet"), None);
         assert!(resolve(&vendor, &narrow, "claude-haiku-4-5").is_some());
         assert_eq!(listed(&vendor, &all, "claude-x"), ["claude-x", "sonnet"]);
+    }
+
+    #[test]
+    fn a_local_server_passes_nothing_on_unless_that_is_allowed_by_name() {
+        let own = catalog().provider("any", Dialect::Ollama).unwrap();
+        let resolved = |model| resolve(&own, &CliPolicy::default(), model).is_some();
+        for (model, allowed) in
+            [("qwen3-coder", true), ("gpt-oss:120b-cloud", false), ("x:Cloud", false), ("kept:cloud", true)]
+        {
+            assert_eq!(resolved(model), allowed, "{model}");
+        }
     }
 
     #[test]

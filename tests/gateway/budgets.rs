@@ -139,7 +139,7 @@ async fn warnings_come_at_80_and_95_percent_once() {
 }
 
 #[tokio::test]
-async fn what_breaks_or_is_not_told_is_charged_as_held() {
+async fn what_breaks_or_is_not_told_is_charged_as_held_or_as_counted() {
     let world = World::new().await;
     for dialect in Dialect::ALL {
         let run = world.open(dialect.as_str(), NONE, NONE).await;
@@ -148,7 +148,13 @@ async fn what_breaks_or_is_not_told_is_charged_as_held() {
         }
         for (call, kind) in world.calls(&run).await.iter().zip(["cut", "no-usage", "garbage"]) {
             assert!(call.estimated, "{dialect} {kind}: {call:?}");
-            assert_eq!(call.cost_micros, call.reserved_micros, "{dialect} {kind}: {call:?}");
+            if matches!(dialect, Dialect::Anthropic | Dialect::Gemini) && kind != "no-usage" {
+                // They count the input in their first event, and that is more than was held for it.
+                assert_eq!(call.input_tokens, 1000, "{kind}: {call:?}");
+                assert!(call.cost_micros > call.reserved_micros, "{kind}: {call:?}");
+            } else {
+                assert_eq!(call.cost_micros, call.reserved_micros, "{dialect} {kind}: {call:?}");
+            }
             assert_eq!(call.output_tokens, 1000, "{dialect} {kind}: {call:?}");
             assert_eq!(
                 call.outcome,

@@ -163,7 +163,8 @@ async fn who_hangs_up_pays_and_the_provider_is_let_go() {
         drop(answer);
         let calls = world.calls(&run).await;
         assert_eq!((calls[0].outcome.as_str(), calls[0].estimated), ("client_gone", true), "{dialect}");
-        assert_eq!(calls[0].cost_micros, calls[0].reserved_micros);
+        // No less than was held, and no less than the provider has counted by then.
+        assert!(calls[0].cost_micros >= calls[0].reserved_micros, "{:?}", calls[0]);
     }
 }
 

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use git2::Oid;
 use kage::git::base::{Bases, CheckoutLimits, Settings};
-use kage::git::commit::{CommitText, commit};
+use kage::git::commit::{CommitText, commit_while};
 use kage::git::diff;
 use kage::git::harvest::{HarvestLimits, harvest};
 use kage::git::mirror::{FetchLimits, Mirror};
@@ -117,8 +117,9 @@ fn take(world: &World, worktree: &Worktree, branch: &str) -> Result<(Oid, Vec<u8
     worktree.unmount()?;
     let mut harvest = harvest(&world.mirror, worktree, &HarvestLimits::default())?;
     let text = CommitText { message: "a result", author: "bench", email: "bench@localhost", time: 0 };
-    let commit = commit(&world.mirror, worktree.commit(), &mut harvest, branch, &text)?;
-    let patch = diff::patch(&world.mirror, worktree.commit(), commit, PATCH_BYTES)?;
+    let read = |id| diff::patch(&world.mirror, worktree.commit(), id, PATCH_BYTES);
+    let (_, patch) = commit_while(&world.mirror, worktree.commit(), &mut harvest, branch, &text, read)?;
+    let patch = patch?;
     ensure!(!patch.truncated && harvest.files == 25, "{} files were harvested", harvest.files);
     Ok((harvest.tree, patch.bytes))
 }

@@ -17,9 +17,7 @@ pub struct CommitText<'a> {
     pub time: i64,
 }
 
-/// Commits what was harvested on top of `base` and names it `branch`: objects and commit in one pack, flushed
-/// before the branch is. If the branch is there with the same tree and parent (a run taken up again after a
-/// crash), that commit is returned; any other is never moved.
+/// As [`commit_while`], with nothing else to do.
 pub fn commit(
     mirror: &Mirror,
     base: Option<Oid>,
@@ -27,6 +25,22 @@ pub fn commit(
     branch: &str,
     text: &CommitText<'_>,
 ) -> Result<Oid, GitError> {
+    commit_while(mirror, base, harvest, branch, text, |_| ()).map(|(id, ())| id)
+}
+
+/// Commits what was harvested on top of `base` and names it `branch`: objects and commit in one pack, flushed
+/// before the branch is. If the branch is there with the same tree and parent (a run taken up again after a
+/// crash), that commit is returned; any other is never moved.
+///
+/// `read` looks at the commit while the disk is waited for; what it finds counts only if all is well.
+pub fn commit_while<T: Send>(
+    mirror: &Mirror,
+    base: Option<Oid>,
+    harvest: &mut Harvest,
+    branch: &str,
+    text: &CommitText<'_>,
+    read: impl FnOnce(Oid) -> T + Send,
+) -> Result<(Oid, T), GitError> {
     let name = format!("refs/heads/{branch}");
     if !branch.starts_with(BRANCH_PREFIX) || branch.contains('/') || !Reference::is_valid_name(&name) {
         return Err(GitError::BranchRefused(branch.to_owned()));
@@ -38,6 +52,7 @@ pub fn commit(
     match repository.find_reference(&name) {
         Ok(existing) => {
             return same_result(&existing, base, harvest.tree)?
+                .map(|id| (id, read(id)))
                 .ok_or_else(|| GitError::BranchTaken(branch.to_owned()));
         }
         Err(error) if error.code() == ErrorCode::NotFound => {}
@@ -45,9 +60,13 @@ pub fn commit(
     }
     let content = commit_object(base, harvest.tree, text);
     let id = harvest.objects.put(&repository.odb()?, ObjectType::Commit, &content)?;
-    harvest.objects.write(mirror)?;
-    repository.reference(&name, id, false, "")?;
-    Ok(id)
+    let unflushed = harvest.objects.write(mirror)?;
+    std::thread::scope(|scope| {
+        let reading = scope.spawn(move || read(id));
+        unflushed.flush()?;
+        repository.reference(&name, id, false, "")?;
+        Ok((id, reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))))
+    })
 }
 
 fn same_result(existing: &Reference<'_>, base: Option<Oid>, tree: Oid) -> Result<Option<Oid>, GitError> {

@@ -47,18 +47,19 @@ impl NewObjects {
         Ok(id)
     }
 
-    /// Writes the pack to the mirror and flushes it; then nothing is left in here.
-    pub fn write(&mut self, mirror: &Mirror) -> Result<(), GitError> {
+    /// Writes the pack to the mirror; then nothing is left in here. The objects can be read, but they are safe
+    /// only once they are flushed.
+    pub fn write(&mut self, mirror: &Mirror) -> Result<Unflushed, GitError> {
         let objects = std::mem::take(self);
         if objects.count == 0 {
-            return Ok(());
+            return Ok(Unflushed(Vec::new()));
         }
         let folder = mirror.path().join("objects/pack");
         let name = objects
             .hand_over(&mirror.repository()?.odb()?)
             .map_err(GitError::io("write a pack in", &folder))?;
         let file = |suffix| folder.join(format!("pack-{name}.{suffix}"));
-        flush_together(&[file("pack"), file("idx"), folder.clone()])
+        Ok(Unflushed(vec![file("pack"), file("idx"), folder]))
     }
 
     /// One object: its type and size, four bits and then seven at a time, and its compressed content.
@@ -110,17 +111,24 @@ impl NewObjects {
     }
 }
 
-/// Flushes files and folders side by side: a journal takes what is asked for at once in one go.
-fn flush_together(paths: &[PathBuf]) -> Result<(), GitError> {
-    let flush = |path: &PathBuf| {
-        File::open(path).and_then(|file| file.sync_all()).map_err(GitError::io("flush", path))
-    };
-    std::thread::scope(|scope| {
-        let flushes: Vec<_> = paths.iter().map(|path| scope.spawn(move || flush(path))).collect();
-        flushes
-            .into_iter()
-            .try_for_each(|flush| flush.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-    })
+/// Files and folders that a power cut could still undo.
+#[must_use]
+#[derive(Debug)]
+pub struct Unflushed(Vec<PathBuf>);
+
+impl Unflushed {
+    /// Flushes them side by side: a journal takes what is asked for at once in one go.
+    pub fn flush(self) -> Result<(), GitError> {
+        let flush = |path: &PathBuf| {
+            File::open(path).and_then(|file| file.sync_all()).map_err(GitError::io("flush", path))
+        };
+        std::thread::scope(|scope| {
+            let flushes: Vec<_> = self.0.iter().map(|path| scope.spawn(move || flush(path))).collect();
+            flushes
+                .into_iter()
+                .try_for_each(|flush| flush.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        })
+    }
 }
 
 /// A tree object of `entries`, in git's order: a folder's name counts as if it ended with a slash.

@@ -14,7 +14,7 @@ use crate::db::runs::RunRow;
 use crate::db::tasks::TaskRow;
 use crate::domain::event::EventKind;
 use crate::domain::run::RunState;
-use crate::git::commit::{CommitText, commit};
+use crate::git::commit::{CommitText, commit_while};
 use crate::git::diff::{self, FileStatus};
 use crate::git::error::HarvestError;
 use crate::git::harvest::{Harvest, HarvestLimits, Warning, harvest};
@@ -203,9 +203,11 @@ fn take(environment: &Environment, run: &RunRow, task: &TaskRow) -> Result<Taken
         time: chrono::Utc::now().timestamp(),
     };
     let base = worktree.commit();
-    let id = commit(&mirror, base, &mut found, &branch, &text)?;
-    let files: Vec<FileChange> = diff::files(&mirror, base, id)?.into_iter().map(file_change).collect();
-    let patch = diff::patch(&mirror, base, id, PATCH_BYTES)?;
+    let (id, (files, patch)) = commit_while(&mirror, base, &mut found, &branch, &text, |id| {
+        (diff::files(&mirror, base, id), diff::patch(&mirror, base, id, PATCH_BYTES))
+    })?;
+    let files: Vec<FileChange> = files?.into_iter().map(file_change).collect();
+    let patch = patch?;
     let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     let result = ResultRow {
         patch: patch.bytes,

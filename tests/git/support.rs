@@ -159,7 +159,7 @@ pub fn settings() -> Settings {
 pub fn take(mirror: &Mirror, worktree: &Worktree) -> Result<Harvest, HarvestError> {
     worktree.unmount()?;
     let mut harvest = harvest(mirror, worktree, &HarvestLimits::default())?;
-    harvest.objects.write(mirror)?;
+    harvest.objects.write(mirror)?.flush()?;
     Ok(harvest)
 }
 

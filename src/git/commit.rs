@@ -45,15 +45,16 @@ pub fn commit_while<T: Send>(
     if !branch.starts_with(BRANCH_PREFIX) || branch.contains('/') || !Reference::is_valid_name(&name) {
         return Err(GitError::BranchRefused(branch.to_owned()));
     }
-    let _lock = FileLock::exclusive(&mirror.path().join("kage-branches.lock"))?;
+    let lock = FileLock::exclusive(&mirror.path().join("kage-branches.lock"))?;
     // Under our lock nobody holds git's: a commit that was killed left it.
     let _ = std::fs::remove_file(mirror.path().join(format!("{name}.lock")));
     let repository = mirror.repository()?;
     match repository.find_reference(&name) {
         Ok(existing) => {
-            return same_result(&existing, base, harvest.tree)?
-                .map(|id| (id, read(id)))
-                .ok_or_else(|| GitError::BranchTaken(branch.to_owned()));
+            let id = same_result(&existing, base, harvest.tree)?
+                .ok_or_else(|| GitError::BranchTaken(branch.to_owned()))?;
+            drop(lock);
+            return Ok((id, read(id)));
         }
         Err(error) if error.code() == ErrorCode::NotFound => {}
         Err(error) => return Err(error.into()),
@@ -65,6 +66,8 @@ pub fn commit_while<T: Send>(
         let reading = scope.spawn(move || read(id));
         unflushed.flush()?;
         repository.reference(&name, id, false, "")?;
+        // Other results of this repository need not wait for the reading.
+        drop(lock);
         Ok((id, reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))))
     })
 }

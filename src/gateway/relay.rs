@@ -36,6 +36,11 @@ pub(super) fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed()
 }
 
+/// What comes faster than this is gathered: to wake the CLI for each of a thousand small writes costs more than to
+/// pass them on. A stream that comes as a model writes is not held up.
+const PASS_EVERY: Duration = Duration::from_millis(1);
+const GATHER_BYTES: usize = 64 << 10;
+
 /// How a provider's body went on.
 enum Next {
     Chunk(Bytes),
@@ -50,10 +55,13 @@ struct Source {
     end: Pin<Box<WaitForCancellationFutureOwned>>,
     deadline: Pin<Box<Sleep>>,
     silence: Pin<Box<Sleep>>,
-    /// How long the provider may be silent, and when that was last counted from.
+    /// How long the provider may be silent.
     idle: Duration,
-    heard: Instant,
     left: u64,
+    /// When bytes were last passed on.
+    passed: Option<Instant>,
+    /// What the last gathering ended with.
+    ended: Option<Next>,
 }
 
 impl Source {
@@ -66,20 +74,56 @@ impl Source {
             deadline: Box::pin(sleep_until(deadline)),
             silence: Box::pin(sleep_until(Instant::now() + idle)),
             idle,
-            heard: Instant::now(),
             left: limit.min(config.answer_bytes),
+            passed: None,
+            ended: None,
         }
     }
 
+    /// What is to be passed on next.
     async fn next(&mut self) -> Next {
+        if let Some(ended) = self.ended.take() {
+            return ended;
+        }
+        let first = match self.wait().await {
+            Next::Chunk(first) => first,
+            other => return other,
+        };
+        let due = self.passed.map(|passed| passed + PASS_EVERY).filter(|due| *due > Instant::now());
+        let chunk = match due {
+            None => first,
+            Some(due) => self.gather(first, due).await,
+        };
+        let now = Instant::now();
+        self.passed = Some(now);
+        self.silence.as_mut().reset(now + self.idle);
+        Next::Chunk(chunk)
+    }
+
+    /// A chunk and those that come until `due`.
+    async fn gather(&mut self, first: Bytes, due: Instant) -> Bytes {
+        let mut gathered = BytesMut::from(first);
+        let mut due = Box::pin(sleep_until(due));
+        while gathered.len() < GATHER_BYTES {
+            let next = tokio::select! {
+                biased;
+                () = &mut due => break,
+                next = self.wait() => next,
+            };
+            match next {
+                Next::Chunk(chunk) => gathered.extend_from_slice(&chunk),
+                ended => {
+                    self.ended = Some(ended);
+                    break;
+                }
+            }
+        }
+        gathered.freeze()
+    }
+
+    async fn wait(&mut self) -> Next {
         let slow =
             |what: &str| Next::Failed(CallOutcome::Timeout, RefusalKind::UpstreamTimeout, what.to_owned());
-        // Set anew now and then is exact enough, and never too early.
-        let slack = self.idle / 8;
-        if self.heard.elapsed() > slack {
-            self.heard = Instant::now();
-            self.silence.as_mut().reset(self.heard + self.idle + slack);
-        }
         let chunk = tokio::select! {
             biased;
             () = &mut self.end => {
@@ -90,21 +134,21 @@ impl Source {
             chunk = self.answer.chunk() => chunk,
             () = &mut self.silence => return slow("the provider fell silent"),
         };
+        self.count(chunk)
+    }
+
+    fn count(&mut self, chunk: Result<Option<Bytes>, reqwest::Error>) -> Next {
+        let broken =
+            |why: &str| Next::Failed(CallOutcome::Broken, RefusalKind::UpstreamBroken, why.to_owned());
         match chunk {
-            Err(_) => {
-                let why = "the provider's answer broke off".to_owned();
-                Next::Failed(CallOutcome::Broken, RefusalKind::UpstreamBroken, why)
-            }
+            Err(_) => broken("the provider's answer broke off"),
             Ok(None) => Next::End,
             Ok(Some(chunk)) => match self.left.checked_sub(chunk.len() as u64) {
                 Some(left) => {
                     self.left = left;
                     Next::Chunk(chunk)
                 }
-                None => {
-                    let why = "the provider's answer is too large".to_owned();
-                    Next::Failed(CallOutcome::Broken, RefusalKind::UpstreamBroken, why)
-                }
+                None => broken("the provider's answer is too large"),
             },
         }
     }

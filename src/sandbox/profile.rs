@@ -234,6 +234,8 @@ pub fn record(spec: &Spec, seccomp: &SeccompProfile) -> Value {
     json!({
         "image": spec.image,
         "seccomp": seccomp.hash(),
+        // A runtime that cannot hand over its listener still refuses; nobody is told.
+        "refused_calls": if seccomp.reports() { "recorded" } else { "not recorded: this runtime does not report them" },
         "user": { "uid": spec.user.uid, "gid": spec.user.gid },
         "limits": spec.limits,
         "runtime": spec.runtime,

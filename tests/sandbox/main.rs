@@ -4,6 +4,7 @@
 mod engine;
 mod lifecycle;
 mod link;
+mod refusals;
 mod resources;
 mod shim;
 mod support;

@@ -114,7 +114,8 @@ async fn refusals(
         return Ok(None);
     }
     let path = folders.refusals();
-    let listening = Refusals::listen(&path).map_err(|source| StartError::Folder { path, source })?;
+    let listening = Refusals::listen(&path, config.record_addresses)
+        .map_err(|source| StartError::Folder { path, source })?;
     Ok(Some(listening))
 }
 

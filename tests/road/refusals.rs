@@ -17,7 +17,10 @@ fn refused(run: &Value) -> Vec<(String, u64)> {
     let alarming = calls.iter().filter(|call| call["expected"] == json!(false));
     let one = |call: &Value| {
         let form = call["form"].as_str().unwrap_or_default();
-        (format!("{} {form}", string(&call["call"])).trim().to_owned(), call["count"].as_u64().expect("a count"))
+        (
+            format!("{} {form}", string(&call["call"])).trim().to_owned(),
+            call["count"].as_u64().expect("a count"),
+        )
     };
     alarming.map(one).collect()
 }
@@ -42,9 +45,15 @@ async fn a_refused_call_is_an_event_a_row_and_an_audit_entry() {
     let mut told: Vec<Value> =
         seen.iter().filter(|event| event.name == "security").map(|event| event.data.clone()).collect();
     told.sort_by_key(|event| event["call"].to_string());
-    assert_eq!((&told[0]["call"], &told[0]["run"], &told[0]["attempt"]), (&json!("bpf"), &json!("shell"), &json!(1)));
+    assert_eq!(
+        (&told[0]["call"], &told[0]["run"], &told[0]["attempt"]),
+        (&json!("bpf"), &json!("shell"), &json!(1))
+    );
     assert_eq!(told[0]["arguments"][0], "0x5");
-    assert_eq!((&told[1]["call"], &told[1]["form"]), (&json!("socket"), &json!("AF_PACKET, SOCK_RAW, protocol 0")));
+    assert_eq!(
+        (&told[1]["call"], &told[1]["form"]),
+        (&json!("socket"), &json!("AF_PACKET, SOCK_RAW, protocol 0"))
+    );
     assert!(string(&told[1]["message"]).contains("socket (AF_PACKET"), "{told:#?}");
     let expected = [("bpf".to_owned(), 2), ("socket AF_PACKET, SOCK_RAW, protocol 0".to_owned(), 1)];
     eventually("both are counted", async || {

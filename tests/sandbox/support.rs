@@ -51,7 +51,7 @@ impl World {
         let image = image.expect("these tests need a Debian base image (KAGE_TEST_BASE_IMAGE)").digest;
         let folder = tempfile::Builder::new().prefix("kage-sandbox-").tempdir().expect("a folder");
         let instance = format!("test-{}", Uuid::new_v4().simple());
-        let refusals = Refusals::listen(&folder.path().join("l")).expect("listens");
+        let refusals = Refusals::listen(&folder.path().join("l"), true).expect("listens");
         Self { engine, instance, image, folder, refusals, watched: Mutex::default() }
     }
 

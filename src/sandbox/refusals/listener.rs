@@ -19,6 +19,7 @@ use crate::sandbox::refusals::handover::{self, Handover, HandoverError};
 use crate::sandbox::refusals::tally::Tally;
 use crate::sandbox::refusals::watch;
 use crate::sandbox::seccomp::SeccompProfile;
+use crate::sandbox::seccomp::table::Told;
 
 /// Runtimes that hand over the kernel's listener, by the names that engines give them. gVisor's and Kata's have a kernel
 /// of their own behind the host's, and ignore the profile.
@@ -36,6 +37,7 @@ const MAX_PENDING: usize = 32;
 #[derive(Debug)]
 pub struct Refusals {
     path: PathBuf,
+    told: Told,
     shared: Arc<Shared>,
     accepting: AbortHandle,
 }
@@ -62,11 +64,13 @@ pub struct Watched {
 }
 
 impl Refusals {
-    /// Listens in this folder, which is made and closed to others. Must be called within a runtime.
+    /// Listens in this folder, which is made and closed to others. `addresses`: those that programs want to reach are
+    /// recorded too. Must be called within a runtime.
     ///
     /// # Errors
     /// The folder's or the socket's; a path that is too long for a socket says so.
-    pub fn listen(folder: &Path) -> io::Result<Self> {
+    pub fn listen(folder: &Path, addresses: bool) -> io::Result<Self> {
+        let told = if addresses { Told::RefusedAndAddresses } else { Told::Refused };
         DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         fs::set_permissions(folder, Permissions::from_mode(0o700))?;
         let path = folder.join(SOCKET);
@@ -85,7 +89,7 @@ impl Refusals {
         fs::set_permissions(&path, Permissions::from_mode(0o600))?;
         let shared = Arc::new(Shared::default());
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared))).abort_handle();
-        Ok(Self { path, shared, accepting })
+        Ok(Self { path, told, shared, accepting })
     }
 
     /// Expects one sandbox, which is to be made with [`Watched::profile`].
@@ -97,7 +101,7 @@ impl Refusals {
         let tally = Arc::new(Tally::default());
         let expected = Expected { tally: Arc::clone(&tally), connected: sender };
         self.shared.expected().insert(token.clone(), expected);
-        let profile = SeccompProfile::reporting(&self.path, &token);
+        let profile = SeccompProfile::reporting(self.told, &self.path, &token);
         Watched { shared: Arc::clone(&self.shared), token, profile, tally, connected }
     }
 }

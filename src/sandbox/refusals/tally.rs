@@ -7,11 +7,11 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use tokio::sync::Notify;
 
-/// Kinds that are told apart in one attempt; all others are one more.
-pub const MAX_KINDS: usize = 256;
+/// Forms of one call that are told apart in one attempt; all others are one more. There are as many calls as a kernel has.
+pub const MAX_FORMS: usize = 32;
 
-/// The name under which the others are counted.
-pub const OTHERS: &str = "(others)";
+/// The form under which the others are counted.
+pub const OTHERS: &str = "(other forms)";
 
 /// Calls of one name and form.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,16 +48,21 @@ impl Tally {
         let now = Utc::now();
         let mut kinds = self.kinds();
         kinds.fresh = true;
-        let full = kinds.by_name.len() >= MAX_KINDS;
         let mut key = (call, form);
-        if full && !kinds.by_name.contains_key(&key) {
-            key = (OTHERS.to_owned(), format!("more than {MAX_KINDS} kinds"));
+        if !kinds.by_name.contains_key(&key) {
+            let forms = kinds
+                .by_name
+                .range((key.0.clone(), String::new())..)
+                .take_while(|(there, _)| there.0 == key.0);
+            if forms.count() >= MAX_FORMS {
+                key.1 = OTHERS.to_owned();
+            }
         }
         let kind = kinds.by_name.entry(key).or_insert_with_key(|(call, form)| Refused {
             call: call.clone(),
             form: form.clone(),
             arguments,
-            quiet: quiet && call != OTHERS,
+            quiet,
             count: 0,
             first_at: now,
             last_at: now,
@@ -106,10 +111,10 @@ mod tests {
             count(&tally, "socket", &format!("family {}", number % 1000));
         }
         let news = tally.take_news().expect("something was counted");
-        assert_eq!(news.len(), MAX_KINDS + 1);
+        assert_eq!(news.len(), MAX_FORMS + 1);
         assert_eq!(news.iter().map(|kind| kind.count).sum::<u64>(), 1_000_000);
-        let others = news.iter().find(|kind| kind.call == OTHERS).expect("the others");
-        assert_eq!(others.count, 1_000_000 - MAX_KINDS as u64 * 1000);
+        let others = news.iter().find(|kind| kind.form == OTHERS).expect("the others");
+        assert_eq!(others.count, 1_000_000 - MAX_FORMS as u64 * 1000);
     }
 
     #[test]

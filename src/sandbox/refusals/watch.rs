@@ -9,7 +9,7 @@ use kage_notify::{Call, Listener};
 use tokio::time::{Instant, sleep};
 
 use crate::sandbox::refusals::tally::Tally;
-use crate::sandbox::refusals::words;
+use crate::sandbox::refusals::{address, words};
 use crate::sandbox::seccomp;
 use crate::sandbox::seccomp::architecture::Architecture;
 
@@ -20,6 +20,8 @@ const BURST: f64 = 500_000.0;
 const STEADY: f64 = 2_000.0;
 /// How long it waits when it has had all of them.
 const PAUSE: Duration = Duration::from_millis(50);
+/// Where the host does not let us read: no CAP_SYS_PTRACE, or another PID namespace.
+const UNREADABLE: &str = "to an address that could not be read";
 /// Answers after which other tasks of the process have their turn.
 const TURN: u32 = 32;
 
@@ -45,12 +47,35 @@ pub async fn answer_all(listener: Listener, tally: Arc<Tally>) -> io::Result<()>
 
 fn answer(listener: &Listener, call: &Call, tally: &Tally) -> io::Result<()> {
     let name = Architecture::NATIVE.call(call.number);
+    if let (Some(name), Some(place)) = (name, seccomp::observed(name)) {
+        return look(listener, call, name, place, tally);
+    }
     let answer = seccomp::answer(name);
     // Counted first: who has the answer may look for the count.
     let form = name.map_or_else(String::new, |name| words::form(name, &call.arguments));
     let name = name.map_or_else(|| format!("call {}", call.number), str::to_owned);
     tally.count(name, form, call.arguments, answer.quiet);
     listener.refuse(call.id, answer.errno).map(|_| ())
+}
+
+/// An allowed call: noted if it wants to go outside, and carried out by the kernel whatever it says by then.
+fn look(
+    listener: &Listener,
+    call: &Call,
+    name: &str,
+    (address, size): (usize, usize),
+    tally: &Tally,
+) -> io::Result<()> {
+    let read = address::read(call.thread, call.arguments[address], call.arguments[size]);
+    // Only then was it the caller's memory that was read.
+    if listener.still_waits(call.id) {
+        match read {
+            Ok(Some(outside)) => tally.count(name.to_owned(), format!("to {outside}"), call.arguments, false),
+            Ok(None) => {}
+            Err(_) => tally.count(name.to_owned(), UNREADABLE.to_owned(), call.arguments, true),
+        }
+    }
+    listener.let_pass(call.id).map(|_| ())
 }
 
 /// A bucket of answers that fills up again.

@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use crate::sandbox::seccomp::architecture::Architecture;
 use crate::sandbox::seccomp::rules::{Rule, rules};
-use crate::sandbox::seccomp::table::Table;
+use crate::sandbox::seccomp::table::{Table, Told};
 
 static TABLE: LazyLock<Table> =
     LazyLock::new(|| Table::read(table::TEXT).expect("the built-in table is valid; a test reads it"));
@@ -25,7 +25,7 @@ static TABLE: LazyLock<Table> =
 pub struct SeccompProfile {
     json: String,
     hash: String,
-    reports: bool,
+    told: Told,
 }
 
 /// Docker's format.
@@ -43,14 +43,14 @@ struct File {
 }
 
 impl File {
-    fn new(architecture: Architecture, reports: bool) -> Self {
+    fn new(architecture: Architecture, told: Told) -> Self {
         Self {
             default_action: "SCMP_ACT_ERRNO",
             default_errno_ret: table::REFUSED,
             listener_path: None,
             listener_metadata: None,
             architectures: [architecture.seccomp_name()],
-            syscalls: rules(&TABLE, architecture, reports),
+            syscalls: rules(&TABLE, architecture, told),
         }
     }
 
@@ -62,19 +62,19 @@ impl File {
 impl SeccompProfile {
     /// The profile for the machine's own architecture, for a runtime that cannot tell of refused calls.
     pub fn built_in() -> Self {
-        let json = File::new(Architecture::NATIVE, false).json();
-        Self { hash: hash(&json), json, reports: false }
+        let json = File::new(Architecture::NATIVE, Told::Nothing).json();
+        Self { hash: hash(&json), json, told: Told::Nothing }
     }
 
     /// The same, whose refused calls are told to a listener: the runtime connects to `socket` as a sandbox starts,
     /// and hands over the kernel's descriptor with these words.
-    pub fn reporting(socket: &Path, metadata: &str) -> Self {
-        let mut file = File::new(Architecture::NATIVE, true);
+    pub fn reporting(told: Told, socket: &Path, metadata: &str) -> Self {
+        let mut file = File::new(Architecture::NATIVE, told);
         // Who listens is no part of what is refused.
         let hash = hash(&file.json());
         file.listener_path = Some(socket.to_string_lossy().into_owned());
         file.listener_metadata = Some(metadata.to_owned());
-        Self { hash, json: file.json(), reports: true }
+        Self { hash, json: file.json(), told }
     }
 
     /// The engine's JSON, without reasons.
@@ -87,10 +87,16 @@ impl SeccompProfile {
         &self.hash
     }
 
-    /// Whether refused calls are told to a listener.
-    pub fn reports(&self) -> bool {
-        self.reports
+    /// What a listener is told.
+    pub fn told(&self) -> Told {
+        self.told
     }
+}
+
+/// The arguments of an allowed call that are looked at: the address's, and its size's. `None`: it is not an allowed call.
+pub fn observed(name: Option<&str>) -> Option<(usize, usize)> {
+    let found = TABLE.observe.iter().find(|one| name == Some(one.call.as_str()))?;
+    Some((found.address as usize, found.size as usize))
 }
 
 /// What a call that is not allowed gets for an answer.

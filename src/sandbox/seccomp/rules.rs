@@ -8,11 +8,14 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use crate::sandbox::seccomp::architecture::Architecture;
-use crate::sandbox::seccomp::table::{Condition, Form, Table};
+use crate::sandbox::seccomp::table::{Condition, Form, Observed, Table, Told};
 
 const ALLOW: &str = "SCMP_ACT_ALLOW";
 const NOTIFY: &str = "SCMP_ACT_NOTIFY";
 const ERRNO: &str = "SCMP_ACT_ERRNO";
+
+/// A socket address has at most 128 bytes.
+const SIZE_BITS: u32 = 8;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -36,38 +39,47 @@ pub struct Argument {
     pub op: &'static str,
 }
 
-/// The rules of one architecture. `reports`: with those that tell a listener what is refused.
-pub fn rules(table: &Table, architecture: Architecture, reports: bool) -> Vec<Rule> {
+/// The rules of one architecture.
+pub fn rules(table: &Table, architecture: Architecture, told: Told) -> Vec<Rule> {
     let known: BTreeSet<&str> = architecture.calls().collect();
-    let allowed = table.allow.keys().filter(|name| known.contains(name.as_str())).cloned().collect();
-    let mut rules = vec![plain(allowed, ALLOW)];
-    let here = |forms: &'_ [Form]| -> Vec<(String, Vec<Condition>)> {
-        let forms = forms.iter().filter(|form| known.contains(form.call.as_str()));
-        forms.map(|form| (form.call.clone(), form.when.clone())).collect()
+    let here = |name: &str| known.contains(name);
+    let observed: Vec<&Observed> = match told {
+        Told::RefusedAndAddresses => table.observe.iter().filter(|one| here(&one.call)).collect(),
+        Told::Nothing | Told::Refused => Vec::new(),
     };
-    for (call, when) in here(&table.allow_if) {
-        rules.extend(forms(&call, &when, ALLOW));
+    let whole = |name: &&String| here(name) && !observed.iter().any(|one| one.call == **name);
+    let mut rules = vec![plain(table.allow.keys().filter(whole).cloned().collect(), ALLOW)];
+    let of_forms = |forms: &[Form], action| -> Vec<Rule> {
+        forms
+            .iter()
+            .filter(|form| here(&form.call))
+            .flat_map(|form| ways(&form.call, &form.when, action))
+            .collect()
+    };
+    rules.extend(of_forms(&table.allow_if, ALLOW));
+    for one in &observed {
+        let (arg, not) = (one.size, one.sizes.clone());
+        rules.extend(ways(&one.call, &[Condition::Not { arg, not, bits: SIZE_BITS }], ALLOW));
     }
-    if reports {
-        let named: BTreeSet<&str> = table
-            .allow
-            .keys()
-            .map(String::as_str)
-            .chain(table.allow_if.iter().map(|form| form.call.as_str()))
-            .collect();
-        let refused = known.difference(&named).map(|name| (*name).to_owned()).collect();
-        rules.push(plain(refused, NOTIFY));
-        for (call, when) in here(&table.report) {
-            rules.extend(forms(&call, &when, NOTIFY));
-        }
-    } else {
-        let answers = table.answer.iter().filter(|answer| known.contains(answer.call.as_str()));
+    if told == Told::Nothing {
+        let answers = table.answer.iter().filter(|answer| here(&answer.call));
         rules.extend(
             answers.map(|answer| Rule {
                 errno_ret: Some(answer.errno),
                 ..plain(vec![answer.call.clone()], ERRNO)
             }),
         );
+        return rules;
+    }
+    let forms = table.allow_if.iter().map(|form| form.call.as_str());
+    let named: BTreeSet<&str> = table.allow.keys().map(String::as_str).chain(forms).collect();
+    rules.push(plain(known.difference(&named).map(|name| (*name).to_owned()).collect(), NOTIFY));
+    rules.extend(of_forms(&table.report, NOTIFY));
+    for one in &observed {
+        for is in &one.sizes {
+            let condition = Condition::Is { arg: one.size, is: *is, mask: None };
+            rules.extend(ways(&one.call, &[condition], NOTIFY));
+        }
     }
     rules
 }
@@ -77,7 +89,7 @@ fn plain(names: Vec<String>, action: &'static str) -> Rule {
 }
 
 /// One rule for each way in which all conditions can hold.
-fn forms(call: &str, when: &[Condition], action: &'static str) -> Vec<Rule> {
+fn ways(call: &str, when: &[Condition], action: &'static str) -> Vec<Rule> {
     let mut ways: Vec<Vec<Argument>> = vec![Vec::new()];
     for condition in when {
         let here = arguments(condition);

@@ -19,6 +19,8 @@ pub struct Table {
     pub answer: Vec<Special>,
     /// Refused forms of calls under `allow_if` that are told.
     pub report: Vec<Form>,
+    /// Allowed calls that are looked at.
+    pub observe: Vec<Observed>,
 }
 
 /// One form of a call.
@@ -52,6 +54,30 @@ pub struct Special {
     /// Ordinary programs try it: no alarm.
     pub quiet: bool,
     pub why: String,
+}
+
+/// An allowed call whose socket address is read before the kernel carries it out.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Observed {
+    pub call: String,
+    /// The argument that points to the address.
+    pub address: u32,
+    /// The argument with its size.
+    pub size: u32,
+    /// Sizes with which it is looked at; below 256.
+    pub sizes: Vec<u64>,
+    pub why: String,
+}
+
+/// What of a sandbox's calls is told to a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    Nothing,
+    /// What is refused.
+    Refused,
+    /// What is refused, and which addresses programs want to reach.
+    RefusedAndAddresses,
 }
 
 /// What a refused call returns.

@@ -15,7 +15,7 @@ use crate::runner::folders::Folders;
 use crate::runner::lease::Leases;
 use crate::runner::notifier::Notifier;
 use crate::sandbox::engine::Engine;
-use crate::sandbox::refusals::listener::{REPORTING_RUNTIMES, Refusals};
+use crate::sandbox::refusals::listener::{self, Refusals};
 use crate::sandbox::seccomp::SeccompProfile;
 use crate::sandbox::spec::SandboxUser;
 
@@ -102,15 +102,8 @@ async fn refusals(
     config: &RunnerConfig,
     folders: &Folders,
 ) -> Result<Option<Refusals>, StartError> {
-    let runtime = match &config.runtime {
-        Some(runtime) => runtime.clone(),
-        None => engine.info().await?.default_runtime,
-    };
-    if !REPORTING_RUNTIMES.contains(&runtime.as_str()) {
-        tracing::warn!(
-            runtime,
-            "runner.refusals_not_recorded: this runtime does not tell of refused system calls"
-        );
+    if !listener::reports(engine, config.runtime.as_deref()).await? {
+        tracing::warn!("runner.refusals_not_recorded: the runtime does not tell of refused system calls");
         return Ok(None);
     }
     let path = folders.refusals();

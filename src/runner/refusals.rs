@@ -20,6 +20,11 @@ const HANDOVER_WITHIN: Duration = Duration::from_secs(10);
 pub(super) const UNRECORDED: &str = "refused system calls of this attempt are refused as before, but no longer recorded: \
     the kernel's listener ended with the runner that began it";
 
+/// The same, where connections had to be looked at.
+pub(super) const UNCONNECTED: &str = "refused system calls of this attempt are refused as before, but no longer recorded, and \
+    it can open no new network connection, not even to its model: the kernel's listener ended with the runner that began it \
+    (KAGE_RUNNER_RECORD_ADDRESSES=false lets such runs go on, without a record of addresses)";
+
 impl Drive<'_> {
     /// No listener, no start.
     pub(super) async fn require_handover(&self) -> Result<(), RunFailure> {

@@ -10,3 +10,4 @@ mod shim;
 mod support;
 mod syscalls;
 mod walls;
+mod workloads;

@@ -46,8 +46,13 @@ pub struct World {
 
 impl World {
     pub async fn new() -> Self {
+        Self::of(&image_name()).await
+    }
+
+    /// With another image.
+    pub async fn of(image: &str) -> Self {
         let engine = Engine::connect(&engine_uri()).await.expect("these tests need a Docker Engine");
-        let image = inspect_image(&engine, &image_name()).await.expect("the engine answers");
+        let image = inspect_image(&engine, image).await.expect("the engine answers");
         let image = image.expect("these tests need a Debian base image (KAGE_TEST_BASE_IMAGE)").digest;
         let folder = tempfile::Builder::new().prefix("kage-sandbox-").tempdir().expect("a folder");
         let instance = format!("test-{}", Uuid::new_v4().simple());

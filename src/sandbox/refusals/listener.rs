@@ -15,6 +15,8 @@ use tokio::sync::{Semaphore, watch as channel};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
+use crate::sandbox::engine::Engine;
+use crate::sandbox::error::SandboxError;
 use crate::sandbox::refusals::handover::{self, Handover, HandoverError};
 use crate::sandbox::refusals::tally::Tally;
 use crate::sandbox::refusals::watch;
@@ -23,7 +25,7 @@ use crate::sandbox::seccomp::table::Told;
 
 /// Runtimes that hand over the kernel's listener, by the names that engines give them. gVisor's and Kata's have a kernel
 /// of their own behind the host's, and ignore the profile.
-pub const REPORTING_RUNTIMES: [&str; 3] = ["runc", "io.containerd.runc.v2", "crun"];
+const REPORTING_RUNTIMES: [&str; 3] = ["runc", "io.containerd.runc.v2", "crun"];
 
 const SOCKET: &str = "refusals.sock";
 /// Most bytes of a socket's path that the kernel takes.
@@ -32,6 +34,18 @@ const MAX_PATH: usize = 107;
 const HANDOVER_WITHIN: Duration = Duration::from_secs(5);
 /// Connections that may be handing over at a time; the others wait in the kernel's queue.
 const MAX_PENDING: usize = 32;
+
+/// Whether a runtime (`None`: the engine's default) hands over the kernel's listener.
+///
+/// # Errors
+/// The engine is away.
+pub async fn reports(engine: &Engine, runtime: Option<&str>) -> Result<bool, SandboxError> {
+    let runtime = match runtime {
+        Some(runtime) => runtime.to_owned(),
+        None => engine.info().await?.default_runtime,
+    };
+    Ok(REPORTING_RUNTIMES.contains(&runtime.as_str()))
+}
 
 /// Listens for the sandboxes of one runner. What it has taken over is answered until it is dropped.
 #[derive(Debug)]

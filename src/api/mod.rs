@@ -44,6 +44,7 @@ use crate::lifecycle::Lifecycle;
         crate::wire::event::Connected,
         crate::wire::event::Log,
         crate::wire::event::Notice,
+        crate::wire::event::Security,
         crate::wire::event::Progress,
         crate::wire::event::RunResult,
         crate::wire::event::State,

@@ -2,7 +2,7 @@
 
 use crate::cli::view::changes;
 use crate::cli::{escape, output};
-use crate::wire::run::{ModelUse, Run};
+use crate::wire::run::{ModelUse, RefusedCall, Run};
 use crate::wire::task::Task;
 
 /// The table of a task's runs, the errors, and what to do next. Harmless; ends with a line end.
@@ -16,7 +16,8 @@ pub fn render(task: &Task) -> String {
     ));
     for run in &task.runs {
         let decided = run.decided_by.as_ref().map(|by| format!("decided by: {by}"));
-        for line in run.usage.as_ref().map(usage).into_iter().chain(decided) {
+        let refused = refused(run);
+        for line in run.usage.as_ref().map(usage).into_iter().chain(decided).chain(refused) {
             text.push_str(&escape::line(&format!("[{}] {line}", run.name)));
             text.push('\n');
         }
@@ -42,6 +43,22 @@ fn usage(used: &ModelUse) -> String {
         "{model}{provider}: {} {calls}, {} tokens in ({} cached), {} out",
         used.calls, used.input_tokens, used.cached_input_tokens, used.output_tokens
     )
+}
+
+/// `refused: bpf, socket (AF_PACKET, SOCK_RAW, protocol 768) x3`; what ordinary programs try is not named.
+fn refused(run: &Run) -> Option<String> {
+    const SHOWN: usize = 8;
+    let calls: Vec<_> = run.refused_calls.iter().filter(|refused| !refused.expected).collect();
+    let one = |refused: &&RefusedCall| {
+        let form = if refused.form.is_empty() { String::new() } else { format!(" ({})", refused.form) };
+        let times = if refused.count == 1 { String::new() } else { format!(" x{}", refused.count) };
+        format!("{}{form}{times}", refused.call)
+    };
+    let mut named: Vec<String> = calls.iter().take(SHOWN).map(one).collect();
+    if calls.len() > SHOWN {
+        named.push(format!("and {} more kinds", calls.len() - SHOWN));
+    }
+    (!named.is_empty()).then(|| format!("refused: {}", named.join(", ")))
 }
 
 fn row(run: &Run) -> Vec<String> {

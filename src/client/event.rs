@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::de::DeserializeOwned;
 
 use crate::client::sse::Frame;
-use crate::wire::event::{Connected, Log, Notice, Progress, RunResult, State, TaskComplete};
+use crate::wire::event::{Connected, Log, Notice, Progress, RunResult, Security, State, TaskComplete};
 
 /// One event of a task, at its place in the stream.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,6 +26,7 @@ pub enum Payload {
     Progress(Progress),
     Result(Box<RunResult>),
     Warning(Notice),
+    Security(Security),
     Error(Notice),
     TaskComplete(TaskComplete),
     /// An event that this version does not know.
@@ -60,7 +61,7 @@ pub fn read(frame: Frame) -> Result<Message, Malformed> {
                     parse::<Notice>(&name, &data).map_or_else(|_| data.clone(), |notice| notice.message);
                 Ok(Message::Broken(text))
             }
-            "log" | "state" | "progress" | "result" | "warning" | "task_complete" => {
+            "log" | "state" | "progress" | "result" | "warning" | "security" | "task_complete" => {
                 Err(format!("a {name} event without an id"))
             }
             _ => Ok(Message::Nothing),
@@ -73,6 +74,7 @@ pub fn read(frame: Frame) -> Result<Message, Malformed> {
         "progress" => Payload::Progress(parse(&name, &data)?),
         "result" => Payload::Result(parse(&name, &data)?),
         "warning" => Payload::Warning(parse(&name, &data)?),
+        "security" => Payload::Security(parse(&name, &data)?),
         "error" => Payload::Error(parse(&name, &data)?),
         "task_complete" => Payload::TaskComplete(parse(&name, &data)?),
         _ => {

@@ -21,13 +21,17 @@ use crate::wire;
 /// A write by the lease's holder: events first, then whatever follows does to the run's row. Not committed,
 /// it leaves no trace. Every transition looks at the state that it finds: one that was committed before, whose
 /// answer was lost, is not made twice.
-struct Fenced<'a> {
-    transaction: Transaction<'a, Postgres>,
-    run: RunRow,
+pub(super) struct Fenced<'a> {
+    pub transaction: Transaction<'a, Postgres>,
+    pub run: RunRow,
 }
 
 /// Opens a transaction, appends the events (and so locks the task), and locks the run by lease.
-async fn fenced<'a>(pool: &'a PgPool, lease: Lease, new: &[NewEvent]) -> Result<Fenced<'a>, DbError> {
+pub(super) async fn fenced<'a>(
+    pool: &'a PgPool,
+    lease: Lease,
+    new: &[NewEvent],
+) -> Result<Fenced<'a>, DbError> {
     let mut transaction = pool.begin().await?;
     events::append(&mut transaction, lease.task, Some(lease.run), new).await?;
     let run: Option<RunRow> = sqlx::query_as("SELECT * FROM runs WHERE id = $1 AND lease_id = $2 FOR UPDATE")

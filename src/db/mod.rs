@@ -17,6 +17,7 @@ pub mod model_use;
 pub mod notify;
 pub mod private;
 pub mod queue;
+pub mod refused_calls;
 pub mod repositories;
 pub mod results;
 mod run_events;

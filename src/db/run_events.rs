@@ -5,8 +5,8 @@ use sqlx::PgConnection;
 
 use crate::db::error::DbError;
 use crate::db::events::{self, NewEvent};
-use crate::db::model_use;
 use crate::db::runs::RunRow;
+use crate::db::{model_use, refused_calls};
 use crate::domain::event::EventKind;
 use crate::domain::run::RunState;
 use crate::wire;
@@ -71,9 +71,10 @@ pub(super) async fn append_result(
         ..progress(run, state, message)
     };
     let usage = model_use::of_runs(&mut *connection, &[run.id]).await?.remove(&run.id);
+    let refused = refused_calls::of_runs(&mut *connection, &[run.id]).await?.remove(&run.id);
     let result = wire::event::RunResult {
         task_id: run.task_id,
-        run: run.to_wire(usage),
+        run: run.to_wire(usage, refused.unwrap_or_default()),
         files_modified: paths,
         warnings: warnings.to_vec(),
     };

@@ -73,8 +73,12 @@ impl RunRow {
         (end - start).as_seconds_f64().max(0.0)
     }
 
-    /// `usage`: of [`crate::db::model_use`].
-    pub fn to_wire(&self, usage: Option<wire::run::ModelUse>) -> wire::run::Run {
+    /// `usage`: of [`crate::db::model_use`]; `refused_calls`: of [`crate::db::refused_calls`].
+    pub fn to_wire(
+        &self,
+        usage: Option<wire::run::ModelUse>,
+        refused_calls: Vec<wire::run::RefusedCall>,
+    ) -> wire::run::Run {
         wire::run::Run {
             id: self.id,
             name: self.name.clone(),
@@ -96,6 +100,7 @@ impl RunRow {
             cost: self.cost_usd,
             usage,
             decided_by: self.decided_by.clone(),
+            refused_calls,
         }
     }
 }

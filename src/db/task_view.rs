@@ -10,17 +10,18 @@ use crate::db::budgets::BudgetRow;
 use crate::db::error::DbError;
 use crate::db::runs::{self, RunRow};
 use crate::db::tasks::TaskRow;
-use crate::db::{budgets, model_use, results};
+use crate::db::{budgets, model_use, refused_calls, results};
 use crate::domain::run::ResultStatus;
 use crate::domain::task::MergeStrategy;
 use crate::wire;
-use crate::wire::run::ModelUse;
+use crate::wire::run::{ModelUse, RefusedCall};
 
 /// What belongs to many tasks, by the ids of tasks and runs.
 struct Around {
     runs: BTreeMap<Uuid, Vec<RunRow>>,
     paths: BTreeMap<Uuid, Vec<String>>,
     used: BTreeMap<Uuid, ModelUse>,
+    refused: BTreeMap<Uuid, Vec<RefusedCall>>,
     budgets: BTreeMap<Uuid, wire::task::Budget>,
 }
 
@@ -36,6 +37,7 @@ pub async fn to_wire(pool: &PgPool, rows: Vec<TaskRow>) -> Result<Vec<wire::task
         runs: BTreeMap::new(),
         paths: results::paths_of_tasks(pool, &ids).await?.into_iter().collect(),
         used: model_use::of_runs(pool, &run_ids).await?,
+        refused: refused_calls::of_runs(pool, &run_ids).await?,
         budgets: budgets::of_tasks(pool, &ids).await?.iter().filter_map(budget).collect(),
     };
     for run in all {
@@ -64,6 +66,10 @@ fn task_to_wire(row: &TaskRow, around: &Around) -> Result<wire::task::Task, DbEr
             .filter_map(|run| cli_result(run, around.paths.get(&run.id).cloned().unwrap_or_default()))
             .collect()
     });
+    let run_to_wire = |run: &RunRow| {
+        let refused = around.refused.get(&run.id).cloned().unwrap_or_default();
+        run.to_wire(around.used.get(&run.id).cloned(), refused)
+    };
     let successes = |results: &[wire::task::CliResult]| {
         results.iter().filter(|result| result.status == ResultStatus::Success).count() as u32
     };
@@ -84,7 +90,7 @@ fn task_to_wire(row: &TaskRow, around: &Around) -> Result<wire::task::Task, DbEr
         started_at: row.started_at,
         completed_at: row.completed_at,
         error: row.error.clone(),
-        runs: runs.iter().map(|run| run.to_wire(around.used.get(&run.id).cloned())).collect(),
+        runs: runs.iter().map(run_to_wire).collect(),
         success_count: results.as_deref().map(successes),
         failure_count: results.as_deref().map(|all| all.len() as u32 - successes(all)),
         total_cost: Some(runs.iter().map(|run| run.cost_usd).sum()),

@@ -20,6 +20,8 @@ pub enum EventKind {
     Error,
     /// Something that is not a failure but should be seen.
     Warning,
+    /// The sandbox refused something that ordinary programs do not try.
+    Security,
 }
 
 impl EventKind {
@@ -32,6 +34,7 @@ impl EventKind {
             Self::TaskComplete => "task_complete",
             Self::Error => "error",
             Self::Warning => "warning",
+            Self::Security => "security",
         }
     }
 }

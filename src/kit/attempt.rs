@@ -24,6 +24,7 @@ use crate::kit::stage::{Folders, Stage};
 use crate::kit::tree::{self, Entry};
 use crate::sandbox::container::Sandbox;
 use crate::sandbox::profile::{HOME, MODEL_SOCKET, WORKSPACE};
+use crate::sandbox::refusals::listener::{Watched, reports};
 use crate::sandbox::shim_link::{LinkError, ShimLink, new_session};
 use crate::sandbox::shim_listener::ShimListener;
 use crate::sandbox::spec::{SandboxUser, Spec};
@@ -125,15 +126,19 @@ async fn in_sandbox(
     let hear = |kind| signal(kind).map_err(KitError::Signals);
     let (mut interrupt, mut terminate) = (hear(SignalKind::interrupt())?, hear(SignalKind::terminate())?);
     let begun = Instant::now();
-    let mut sandbox = Sandbox::create(&stage.engine, &spec, &stage.seccomp).await?;
+    let reports = reports(&stage.engine, stage.runtime.as_deref()).await?;
+    let watched = reports.then(|| stage.refusals.expect());
+    let seccomp = watched.as_ref().map_or(&stage.seccomp, Watched::profile);
+    let mut sandbox = Sandbox::create(&stage.engine, &spec, seccomp).await?;
     let done = tokio::select! {
         done = drive(stage, plan, folders, &sandbox, listener, (begun, asked)) => done,
         _ = interrupt.recv() => Err(KitError::Interrupted),
         _ = terminate.recv() => Err(KitError::Interrupted),
     };
     let removed = sandbox.remove().await;
-    let done = done?;
+    let mut done = done?;
     removed?;
+    done.0.refused = watched.map(|watched| watched.tally().take_news().unwrap_or_default());
     Ok(done)
 }
 
@@ -350,6 +355,7 @@ impl<'a> Watch<'a> {
             memory_peak: None,
             changed: Vec::new(),
             written,
+            refused: None,
             hosts_asked: None,
         }
     }

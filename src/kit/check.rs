@@ -14,6 +14,7 @@ use crate::kit::observed::Observed;
 use crate::kit::report::{Figures, Item, Need, Report};
 use crate::kit::secrets::Known;
 use crate::kit::stage::Stage;
+use crate::sandbox::refusals::tally::Refused;
 
 /// For a task that nothing disturbs.
 const TASK_WITHIN: Duration = Duration::from_secs(180);
@@ -115,7 +116,7 @@ impl<T: FnMut(&Item)> Check<'_, T> {
         self.add(task::items(&observed, manifest));
         self.add(gateway::items(dialect, &observed));
         self.add(secrecy::items(&observed, &surroundings.image_environment, &surroundings.known));
-        self.add([syscalls_item()]);
+        self.add([syscalls_item(&observed)]);
         note_figures(&mut self.report, &observed);
         Ok(observed.model_calls() > 0)
     }
@@ -196,9 +197,19 @@ fn image_item(stage: &Stage) -> Item {
     Item::new("image", Need::Must, "a sandbox may be made from the image", seen)
 }
 
-fn syscalls_item() -> Item {
-    let why = "the sandbox refuses with EPERM and keeps no record yet";
-    Item::not_measured("system-calls", Need::Note, "which system calls are refused", why)
+fn syscalls_item(observed: &Observed) -> Item {
+    let (id, title) =
+        ("system-calls", "which system calls are refused, and which addresses it wants to reach");
+    let Some(refused) = &observed.refused else {
+        return Item::not_measured(id, Need::Note, title, "this runtime does not tell of them");
+    };
+    let one = |kind: &Refused| {
+        let form = if kind.form.is_empty() { String::new() } else { format!(" ({})", kind.form) };
+        let usual = if kind.quiet { " [usual]" } else { "" };
+        format!("{}{form} x{}{usual}", kind.call, kind.count)
+    };
+    let named: Vec<String> = refused.iter().map(one).collect();
+    Item::new(id, Need::Note, title, Ok(if named.is_empty() { "none".to_owned() } else { named.join(", ") }))
 }
 
 fn note_figures(report: &mut Report, observed: &Observed) {

@@ -10,6 +10,7 @@ use crate::image::manifest::{Judge, Manifest};
 use crate::image::mapped::MappedEvent;
 use crate::kit::processes::Process;
 use crate::kit::tree::Entry;
+use crate::sandbox::refusals::tally::Refused;
 
 /// Who ended the CLI.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +51,8 @@ pub struct Observed {
     pub changed: Vec<Entry>,
     /// In `/tmp` and HOME. None: the host does not show them.
     pub written: Option<Vec<Entry>>,
+    /// System calls that were refused, and addresses that it wanted to reach. None: the runtime does not tell.
+    pub refused: Option<Vec<Refused>>,
     /// None: nobody listened.
     pub hosts_asked: Option<BTreeSet<String>>,
 }

@@ -14,6 +14,7 @@ use crate::kit::tree::{self, Entry};
 use crate::sandbox::engine::Engine;
 use crate::sandbox::image_check::ImageFacts;
 use crate::sandbox::profile::WORKSPACE;
+use crate::sandbox::refusals::listener::Refusals;
 use crate::sandbox::seccomp::SeccompProfile;
 use crate::sandbox::spec::SandboxUser;
 
@@ -28,6 +29,7 @@ pub struct Stage {
     pub instance: String,
     pub engine: Engine,
     pub seccomp: SeccompProfile,
+    pub refusals: Refusals,
     pub manifest: Manifest,
     pub image: ImageFacts,
     pub limits: Limits,
@@ -58,6 +60,8 @@ pub struct Props {
 }
 
 impl Stage {
+    /// Must be called within a runtime.
+    ///
     /// # Errors
     /// [`KitError::File`]: no folder can be made there, or the shim is not to be found.
     pub fn set(props: Props) -> Result<Self, KitError> {
@@ -69,10 +73,12 @@ impl Stage {
         let shim = root.path().join("kage-shim");
         fs::copy(&props.shim, &shim).map_err(KitError::file(&props.shim))?;
         fs::set_permissions(&shim, fs::Permissions::from_mode(0o555)).map_err(KitError::file(&shim))?;
+        let folder = root.path().join("refusals");
         Ok(Self {
             instance: format!("{INSTANCE}-{}", Uuid::new_v4().simple()),
             engine: props.engine,
             seccomp: SeccompProfile::built_in(),
+            refusals: Refusals::listen(&folder, true).map_err(KitError::file(&folder))?,
             manifest: props.manifest,
             image: props.image,
             limits: props.limits,

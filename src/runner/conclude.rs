@@ -58,6 +58,7 @@ impl Drive<'_> {
             sandbox.leave();
         }
         self.remove_all(run).await?;
+        self.last_refusals(run).await?;
         let manifest: Option<Manifest> = serde_json::from_value(run.manifest.clone()).ok();
         let record = self.record(run, manifest.as_ref()).await?;
         let told = verdict.told.clone();

@@ -7,6 +7,7 @@
 //! Every step may be the first one of this process: a run whose runner died is taken up where the database
 //! says that it stands.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use tokio_util::task::TaskTracker;
@@ -26,9 +27,11 @@ use crate::runner::failure::RunFailure;
 use crate::runner::lease::Orders;
 use crate::runner::prepare::{self, Prepared, SHIM_WITHIN};
 use crate::runner::pump::{Ending, Pump};
+use crate::runner::refusals::{UNCONNECTED, UNRECORDED};
 use crate::runner::sweep;
 use crate::runner::verdict::Verdict;
 use crate::sandbox::container::{self, ContainerState, Inspected, Sandbox};
+use crate::sandbox::refusals::listener::Watched;
 use crate::sandbox::shim_listener::ShimListener;
 
 /// What every step of one run needs.
@@ -47,6 +50,8 @@ pub(super) struct Here {
     attempt: AtomicI32,
     /// Threads that work in the run's folder; they go on when the drive is dropped.
     pub threads: TaskTracker,
+    /// Counts what the sandbox that it made is refused, where its runtime tells.
+    pub watched: OnceLock<Watched>,
 }
 
 pub(super) async fn drive(
@@ -163,7 +168,11 @@ impl Drive<'_> {
             let verdict = Verdict::new(RunState::Cancelled, "cancelled before the CLI began");
             return Ok(Ended { verdict, sandbox: Some(prepared.sandbox) });
         }
-        let Prepared { sandbox, listener, job, facts, .. } = prepared;
+        let Prepared { sandbox, listener, job, facts, watched, .. } = prepared;
+        if let Some(watched) = watched {
+            // A drive makes one sandbox.
+            let _ = self.here.watched.set(watched);
+        }
         let session = job.session.clone();
         let start = async {
             let facts = SandboxFacts {
@@ -177,6 +186,7 @@ impl Drive<'_> {
                 self.commit(|| db::attempts::set_running(&self.environment.pool, self.lease, run, &facts));
             let started = async { sandbox.start().await.map_err(RunFailure::from) };
             tokio::try_join!(running, started)?;
+            self.require_handover().await?;
             let mut link = tokio::select! {
                 link = listener.accept_first(SHIM_WITHIN) => link?,
                 ended = sandbox.wait() => {
@@ -194,7 +204,11 @@ impl Drive<'_> {
             Err(failure) => Ok(Ended { verdict: verdict_of(failure)?, sandbox: Some(sandbox) }),
             Ok(link) => {
                 let pump = Pump::open(*self, run, &sandbox, session).await?;
-                self.pumped(run, pump.run(link).await?, sandbox).await
+                let ending = tokio::select! {
+                    ending = pump.run(link) => ending?,
+                    failure = self.keep_refusals(run) => return Err(failure),
+                };
+                self.pumped(run, ending, sandbox).await
             }
         }
     }
@@ -202,6 +216,11 @@ impl Drive<'_> {
     /// Takes up a run whose CLI may be at work.
     async fn resume(&self, run: &RunRow) -> Result<Ended, RunFailure> {
         self.notice(run, EventKind::Warning, "its runner was started anew; the run goes on").await?;
+        if self.environment.refusals.is_some() {
+            let looked_at = self.environment.config.record_addresses;
+            let message = if looked_at { UNCONNECTED } else { UNRECORDED };
+            self.notice(run, EventKind::Warning, message).await?;
+        }
         let lost = |why: &str| Verdict::new(RunState::Lost, why);
         let Some(id) = &run.container_id else {
             return Ok(Ended { verdict: lost("its container is not known"), sandbox: None });

@@ -15,6 +15,7 @@ use crate::runner::folders::Folders;
 use crate::runner::lease::Leases;
 use crate::runner::notifier::Notifier;
 use crate::sandbox::engine::Engine;
+use crate::sandbox::refusals::listener::{self, Refusals};
 use crate::sandbox::seccomp::SeccompProfile;
 use crate::sandbox::spec::SandboxUser;
 
@@ -26,7 +27,10 @@ pub(super) struct Environment {
     pub folders: Folders,
     pub bases: Bases,
     pub engine: Engine,
+    /// For a runtime that does not tell of refused calls.
     pub seccomp: SeccompProfile,
+    /// Counts refused calls; `None`: the runtime does not tell of them.
+    pub refusals: Option<Refusals>,
     /// On the host, where the engine finds it.
     pub shim: PathBuf,
     pub user: SandboxUser,
@@ -59,6 +63,7 @@ impl Environment {
         }
         let engine = Engine::connect(&config.docker).await?;
         engine.ping().await?;
+        let refusals = refusals(&engine, &config, &folders).await?;
         Ok(Arc::new(Self {
             id: folders.runner_id()?,
             shim: folders.install_shim(&shim)?,
@@ -67,6 +72,7 @@ impl Environment {
             gateway_uid,
             slots: Arc::new(Semaphore::new(config.concurrency)),
             seccomp: SeccompProfile::built_in(),
+            refusals,
             leases: Leases::default(),
             notifier: Notifier::default(),
             wake: Notify::new(),
@@ -88,6 +94,22 @@ impl Environment {
     pub fn file_owner(&self) -> Option<(u32, u32)> {
         rustix::process::geteuid().is_root().then(|| (self.user.uid.get(), self.user.gid.get()))
     }
+}
+
+/// Listens, where the runtime is one that hands over its listener.
+async fn refusals(
+    engine: &Engine,
+    config: &RunnerConfig,
+    folders: &Folders,
+) -> Result<Option<Refusals>, StartError> {
+    if !listener::reports(engine, config.runtime.as_deref()).await? {
+        tracing::warn!("runner.refusals_not_recorded: the runtime does not tell of refused system calls");
+        return Ok(None);
+    }
+    let path = folders.refusals();
+    let listening = Refusals::listen(&path, config.record_addresses)
+        .map_err(|source| StartError::Folder { path, source })?;
+    Ok(Some(listening))
 }
 
 fn beside_this_program(name: &str) -> PathBuf {

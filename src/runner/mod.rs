@@ -5,6 +5,7 @@
 //! claim      takes queued runs, as many as there are free slots        lease     keeps them ours
 //! drive      ONE run, told top to bottom:
 //!   prepare    base, worktree, run folder, container                   pump      its output into events
+//!   refusals   system calls that the sandbox refused, into events
 //!   conclude   container gone, harvest, branch, end (or another try)   retry     which ends are worth one
 //! grant         a run's way to a model, asked of the gateway
 //!   judge      what the run comes to
@@ -28,6 +29,7 @@ mod patience;
 mod prepare;
 mod presence;
 mod pump;
+mod refusals;
 mod repositories;
 mod retry;
 mod sweep;

@@ -35,6 +35,8 @@ use crate::runner::repositories;
 use crate::sandbox::container::Sandbox;
 use crate::sandbox::error::SandboxError;
 use crate::sandbox::profile::{self, MODEL_SOCKET, WORKSPACE};
+use crate::sandbox::refusals::listener::{Refusals, Watched};
+use crate::sandbox::seccomp::SeccompProfile;
 use crate::sandbox::shim_link::new_session;
 use crate::sandbox::shim_listener::ShimListener;
 use crate::sandbox::spec::Spec;
@@ -58,6 +60,8 @@ pub(super) struct Prepared {
     pub listener: ShimListener,
     pub job: Job,
     pub facts: Facts,
+    /// `None`: the runtime does not tell of refused calls.
+    pub watched: Option<Watched>,
     /// Something that the run's watchers should know.
     pub warning: Option<String>,
 }
@@ -113,26 +117,33 @@ pub(super) async fn prepare(drive: Drive<'_>, run: &RunRow, task: &TaskRow) -> R
         None => None,
     };
     let spec = spec(environment, run, &manifest, &worktree)?;
-    let sandbox = create(drive, run, &spec).await?;
+    let watched = environment.refusals.as_ref().map(Refusals::expect);
+    let seccomp = watched.as_ref().map_or(&environment.seccomp, Watched::profile);
+    let sandbox = create(drive, run, &spec, seccomp).await?;
     let facts = Facts {
         base_commit: worktree.commit().map(|commit| commit.to_string()),
         worktree: if worktree.layer() == Layer::Overlay { "overlay" } else { "copy" },
-        record: profile::record(&spec, &environment.seccomp),
+        record: profile::record(&spec, seccomp),
     };
     let warning =
         worktree.fallback().map(|why| format!("the worktree is a plain copy, not an overlay: {why}"));
     let launch = launch(run, task, &manifest, model.as_ref())?;
     let job = job(environment, run, launch, model.is_some(), session);
-    Ok(Prepared { sandbox, listener, job, facts, warning })
+    Ok(Prepared { sandbox, listener, job, facts, watched, warning })
 }
 
 /// Makes the container. Its name may be taken by this very attempt: the engine carries out a call whose caller was
 /// killed, and for a while it keeps the name without showing the container.
-async fn create(drive: Drive<'_>, run: &RunRow, spec: &Spec) -> Result<Sandbox, RunFailure> {
+async fn create(
+    drive: Drive<'_>,
+    run: &RunRow,
+    spec: &Spec,
+    seccomp: &SeccompProfile,
+) -> Result<Sandbox, RunFailure> {
     let environment = drive.environment;
     let give_up = Instant::now() + NAME_FREE_WITHIN;
     loop {
-        match Sandbox::create(&environment.engine, spec, &environment.seccomp).await {
+        match Sandbox::create(&environment.engine, spec, seccomp).await {
             Err(SandboxError::NameTaken { .. }) if Instant::now() < give_up => {
                 drive.remove_containers(run.id).await?;
                 tokio::time::sleep(NAME_PAUSE).await;

@@ -12,6 +12,7 @@ pub mod error;
 pub mod host_kill;
 pub mod image_check;
 pub mod profile;
+pub mod refusals;
 pub mod seccomp;
 pub mod shim_link;
 pub mod shim_listener;

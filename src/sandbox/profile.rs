@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::domain::limits::Limits;
 use crate::sandbox::seccomp::SeccompProfile;
+use crate::sandbox::seccomp::table::Told;
 use crate::sandbox::spec::Spec;
 
 /// Where the sandbox sees its worktree.
@@ -234,6 +235,15 @@ pub fn record(spec: &Spec, seccomp: &SeccompProfile) -> Value {
     json!({
         "image": spec.image,
         "seccomp": seccomp.hash(),
+        "refused_calls": match seccomp.told() {
+            // It still refuses.
+            Told::Nothing => "not recorded: this runtime does not tell of them",
+            Told::Refused | Told::RefusedAndAddresses => "recorded",
+        },
+        "addresses": match seccomp.told() {
+            Told::RefusedAndAddresses => "recorded",
+            Told::Nothing | Told::Refused => "not recorded",
+        },
         "user": { "uid": spec.user.uid, "gid": spec.user.gid },
         "limits": spec.limits,
         "runtime": spec.runtime,

@@ -113,6 +113,27 @@ pub struct TaskComplete {
     pub timestamp: DateTime<Utc>,
 }
 
+/// `security`: the sandbox refused a kind of system call for the first time in this attempt. How often it did is in the
+/// run's `refused_calls`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Security {
+    pub task_id: Uuid,
+    pub run: String,
+    pub run_id: Uuid,
+    pub attempt: u32,
+    pub call: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub form: String,
+    /// Of the first such call, in hexadecimal. A pointer means nothing outside.
+    pub arguments: Vec<String>,
+    /// So far.
+    pub count: u64,
+    /// The same in words.
+    pub message: String,
+    /// Of the first such call.
+    pub timestamp: DateTime<Utc>,
+}
+
 /// `error` and `warning`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Notice {

@@ -41,6 +41,26 @@ pub struct Run {
     /// When it has ended: what its state rests on, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decided_by: Option<String>,
+    /// System calls that its sandbox refused, over all its attempts; absent if none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused_calls: Vec<RefusedCall>,
+}
+
+/// A kind of system call that a sandbox refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RefusedCall {
+    pub attempt: u32,
+    /// The kernel's name for it; `(others)` counts what is beyond the number of kinds that are told apart.
+    pub call: String,
+    /// Which form of it, such as a socket's family; empty where the name says it all.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub form: String,
+    pub count: u64,
+    /// Ordinary programs try it and do without: no alarm.
+    #[serde(default)]
+    pub expected: bool,
+    pub first_at: DateTime<Utc>,
+    pub last_at: DateTime<Utc>,
 }
 
 /// What a run has used of a model, over all its attempts.

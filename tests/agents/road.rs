@@ -1,5 +1,8 @@
 //! Each CLI does a task.
 
+use std::collections::BTreeSet;
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use crate::models::{AGENTS, CREDENTIAL, world};
@@ -48,6 +51,8 @@ async fn road(agent: &str) {
     assert!(activity("tool_call") && activity("tool_result"), "{events:#?}");
     assert!(agent == "aider" || activity("assistant"), "{events:#?}");
 
+    assert_refused(agent, run);
+
     // The gateway counted it.
     let usage = &run["usage"];
     assert!(usage["calls"].as_u64() > Some(0) && usage["output_tokens"].as_u64() > Some(0), "{run}");
@@ -67,6 +72,22 @@ async fn road(agent: &str) {
     for text in [&rows, &log, &ended.to_string(), &kage.process(0).log()] {
         assert!(!text.contains(CREDENTIAL));
     }
+}
+
+/// What the sandbox refused this CLI is a checked-in list: another version that needs more, or tries more, shows up.
+/// `KAGE_WRITE_GOLDEN=1` writes it anew.
+fn assert_refused(agent: &str, run: &Value) {
+    let calls = run["refused_calls"].as_array().cloned().unwrap_or_default();
+    let one =
+        |call: &Value| format!("{} {}", string(&call["call"]), call["form"].as_str().unwrap_or_default());
+    let found: BTreeSet<String> = calls.iter().map(|call| one(call).trim().to_owned() + "\n").collect();
+    let found: String = found.into_iter().collect();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/agents/refused/{agent}.txt"));
+    if std::env::var_os("KAGE_WRITE_GOLDEN").is_some() {
+        std::fs::write(&path, &found).expect("is written");
+    }
+    let expected = std::fs::read_to_string(&path).expect("a list for each CLI");
+    assert_eq!(found, expected, "{agent} was refused other calls than {}", path.display());
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ mod migrations;
 mod models;
 mod names;
 mod prompts;
+mod refusals;
 mod repositories;
 mod road;
 mod server;

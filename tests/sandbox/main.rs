@@ -4,8 +4,10 @@
 mod engine;
 mod lifecycle;
 mod link;
+mod refusals;
 mod resources;
 mod shim;
 mod support;
 mod syscalls;
 mod walls;
+mod workloads;

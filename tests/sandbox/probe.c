@@ -2,7 +2,9 @@
    Every argument is wrong on purpose: a call that gets through does nothing but complain. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <arpa/inet.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -13,7 +15,9 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 static void say(const char *name, long result) { printf("%s %d\n", name, result == -1 ? errno : 0); }
@@ -222,12 +226,62 @@ static void other_architecture(void) {
 #endif
 }
 
+/* Where programs want to reach: outside by every way that a libc has, and inside, which is nobody's business. */
+static void reach(void) {
+  struct sockaddr_in four = {.sin_family = AF_INET, .sin_port = htons(443)};
+  struct sockaddr_in6 six = {.sin6_family = AF_INET6, .sin6_port = htons(853)};
+  struct sockaddr_un path = {.sun_family = AF_UNIX, .sun_path = "/none"};
+  inet_pton(AF_INET, "1.1.1.1", &four.sin_addr);
+  inet_pton(AF_INET6, "2606:4700::1111", &six.sin6_addr);
+  CALL("tcp4", SYS_connect, socket(AF_INET, SOCK_STREAM, 0), &four, sizeof four);
+  CALL("tcp6", SYS_connect, socket(AF_INET6, SOCK_STREAM, 0), &six, sizeof six);
+  inet_pton(AF_INET, "169.254.169.254", &four.sin_addr);
+  CALL("udp4", SYS_sendto, socket(AF_INET, SOCK_DGRAM, 0), "x", 1, 0, &four, sizeof four);
+  inet_pton(AF_INET6, "::ffff:8.8.8.8", &six.sin6_addr);
+  CALL("mapped", SYS_connect, socket(AF_INET6, SOCK_DGRAM, 0), &six, sizeof six);
+  inet_pton(AF_INET, "127.0.0.1", &four.sin_addr);
+  CALL("loopback", SYS_connect, socket(AF_INET, SOCK_STREAM, 0), &four, sizeof four);
+  CALL("unix", SYS_connect, socket(AF_UNIX, SOCK_STREAM, 0), &path, sizeof path);
+  CALL("unix16", SYS_connect, socket(AF_UNIX, SOCK_STREAM, 0), &path, 16);
+  CALL("nowhere", SYS_connect, socket(AF_INET, SOCK_STREAM, 0), BAD, 16);
+  int ends[2];
+  CALL("pair", SYS_socketpair, AF_UNIX, SOCK_STREAM, 0, ends);
+  say("send", send(ends[0], "x", 1, 0));
+}
+
+static void flood(long times) {
+  while (times--) syscall(SYS_bpf, 9999, 0, 0);
+}
+
+static void timed(const char *name, long times, long number, long a, long b, long c) {
+  struct timespec from, to;
+  clock_gettime(CLOCK_MONOTONIC, &from);
+  for (long i = 0; i < times; i++) syscall(number, a, b, c, 0, 0, 0);
+  clock_gettime(CLOCK_MONOTONIC, &to);
+  printf("%s %ld\n", name, ((to.tv_sec - from.tv_sec) * 1000000000 + to.tv_nsec - from.tv_nsec) / times);
+}
+
+/* Nanoseconds a call. */
+static void costs(void) {
+  struct sockaddr_in four = {.sin_family = AF_INET, .sin_port = htons(1)};
+  inet_pton(AF_INET, "127.0.0.1", &four.sin_addr);
+  int tcp = socket(AF_INET, SOCK_STREAM, 0);
+  timed("getppid", 1000000, SYS_getppid, 0, 0, 0);
+  timed("openat_bad", 200000, SYS_openat, -1, (long)"none", 0);
+  timed("sendto_bad", 200000, SYS_sendto, -1, 0, 0);
+  timed("bpf", 20000, SYS_bpf, 9999, 0, 0);
+  timed("connect", 20000, SYS_connect, tcp, (long)&four, sizeof four);
+}
+
 int main(int count, char **words) {
   const char *what = count > 1 ? words[1] : "";
   if (!strcmp(what, "euid")) return printf("euid %d\n", geteuid()), 0;
   if (!strcmp(what, "calls")) calls(), namespaces(), modes();
   else if (!strcmp(what, "needed")) threads(), modes(), needed();
   else if (!strcmp(what, "sockets")) sockets();
+  else if (!strcmp(what, "reach")) reach();
+  else if (!strcmp(what, "flood")) flood(atol(words[2]));
+  else if (!strcmp(what, "costs")) costs();
   else if (!strcmp(what, "architecture")) other_architecture();
   else return 2;
   return 0;

@@ -1,11 +1,11 @@
 //! A world for one test: an instance of its own, its folders, and what it made removed at the end.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use bollard::models::{ContainerCreateBody, HostConfig};
@@ -14,7 +14,8 @@ use kage::domain::limits::Limits;
 use kage::sandbox::container::{Ended, Inspected, Sandbox, list};
 use kage::sandbox::engine::Engine;
 use kage::sandbox::image_check::inspect_image;
-use kage::sandbox::seccomp::SeccompProfile;
+use kage::sandbox::refusals::listener::{Refusals, Watched};
+use kage::sandbox::refusals::tally::Refused;
 use kage::sandbox::shim_listener::ShimListener;
 use kage::sandbox::spec::{ImageDigest, SandboxUser, Spec};
 use tempfile::TempDir;
@@ -38,16 +39,25 @@ pub struct World {
     pub instance: String,
     pub image: ImageDigest,
     pub folder: TempDir,
+    pub refusals: Refusals,
+    /// By the run's id.
+    watched: Mutex<HashMap<Uuid, Arc<Watched>>>,
 }
 
 impl World {
     pub async fn new() -> Self {
+        Self::of(&image_name()).await
+    }
+
+    /// With another image.
+    pub async fn of(image: &str) -> Self {
         let engine = Engine::connect(&engine_uri()).await.expect("these tests need a Docker Engine");
-        let image = inspect_image(&engine, &image_name()).await.expect("the engine answers");
+        let image = inspect_image(&engine, image).await.expect("the engine answers");
         let image = image.expect("these tests need a Debian base image (KAGE_TEST_BASE_IMAGE)").digest;
         let folder = tempfile::Builder::new().prefix("kage-sandbox-").tempdir().expect("a folder");
         let instance = format!("test-{}", Uuid::new_v4().simple());
-        Self { engine, instance, image, folder }
+        let refusals = Refusals::listen(&folder.path().join("l"), true).expect("listens");
+        Self { engine, instance, image, folder, refusals, watched: Mutex::default() }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -84,13 +94,28 @@ impl World {
     }
 
     pub async fn create(&self, spec: &Spec) -> Sandbox {
-        Sandbox::create(&self.engine, spec, &SeccompProfile::built_in()).await.expect("creates")
+        let watched = Arc::new(self.refusals.expect());
+        self.watched.lock().expect("not poisoned").insert(spec.run_id, Arc::clone(&watched));
+        Sandbox::create(&self.engine, spec, watched.profile()).await.expect("creates")
     }
 
     pub async fn started(&self, spec: &Spec) -> Sandbox {
         let sandbox = self.create(spec).await;
         sandbox.start().await.expect("starts");
         sandbox
+    }
+
+    /// What was counted of a sandbox that was made here.
+    pub fn watched(&self, spec: &Spec) -> Arc<Watched> {
+        Arc::clone(&self.watched.lock().expect("not poisoned")[&spec.run_id])
+    }
+
+    /// What it was refused, as `call form` with the count.
+    pub fn refused(&self, spec: &Spec) -> BTreeMap<String, u64> {
+        let tally = self.watched(spec);
+        tally.tally().renew();
+        let line = |one: Refused| (format!("{} {}", one.call, one.form).trim().to_owned(), one.count);
+        tally.tally().take_news().unwrap_or_default().into_iter().map(line).collect()
     }
 
     /// Runs a specification to its end and removes it.

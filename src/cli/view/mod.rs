@@ -45,6 +45,7 @@ pub fn notice(update: &Update) -> Option<String> {
         )),
         Update::Event(event) => match &event.payload {
             Payload::Warning(Notice { run, message, .. }) => Some(tagged(run.as_deref(), "warning", message)),
+            Payload::Security(refused) => Some(tagged(Some(&refused.run), "security", &refused.message)),
             Payload::Error(Notice { run, message, .. }) => Some(tagged(run.as_deref(), "error", message)),
             _ => None,
         },

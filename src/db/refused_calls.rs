@@ -1,0 +1,151 @@
+//! System calls that sandboxes refused: what the runner counted, and what is told of it.
+
+use std::collections::{BTreeMap, HashSet};
+
+use chrono::{DateTime, Utc};
+use serde_json::json;
+use sqlx::{PgExecutor, PgPool};
+use uuid::Uuid;
+
+use crate::db::attempts::fenced;
+use crate::db::audit;
+use crate::db::error::DbError;
+use crate::db::events::NewEvent;
+use crate::db::queue::Lease;
+use crate::db::runs::RunRow;
+use crate::domain::audit::{Actor, Entry, Outcome};
+use crate::domain::event::EventKind;
+use crate::wire;
+
+/// One kind of call that was refused in an attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedKind {
+    pub call: String,
+    /// Empty where the name says it all.
+    pub form: String,
+    /// Of the first such call, in hexadecimal.
+    pub arguments: Vec<String>,
+    /// Ordinary programs try it: no event, no audit entry.
+    pub expected: bool,
+    /// In this attempt so far.
+    pub count: i64,
+    pub first_at: DateTime<Utc>,
+    pub last_at: DateTime<Utc>,
+}
+
+/// Stores an attempt's counts as they stand. A kind that was not there before is an event and an audit entry, in the
+/// same transaction; so this is safe to repeat.
+///
+/// # Errors
+/// [`DbError::LeaseLost`].
+pub async fn record(pool: &PgPool, lease: Lease, run: &RunRow, kinds: &[RefusedKind]) -> Result<(), DbError> {
+    // Only the lease's holder writes these.
+    let known: Vec<(String, String)> =
+        sqlx::query_as("SELECT call, form FROM refused_calls WHERE run_id = $1 AND attempt = $2")
+            .bind(run.id)
+            .bind(run.attempt)
+            .fetch_all(pool)
+            .await?;
+    let known: HashSet<(String, String)> = known.into_iter().collect();
+    let is_new =
+        |kind: &&RefusedKind| !kind.expected && !known.contains(&(kind.call.clone(), kind.form.clone()));
+    let new: Vec<&RefusedKind> = kinds.iter().filter(is_new).collect();
+    let events: Vec<NewEvent> = new.iter().map(|kind| event(run, kind)).collect();
+    let mut write = fenced(pool, lease, &events).await?;
+    store(&mut *write.transaction, run, kinds).await?;
+    for kind in new {
+        let details = json!({ "task": lease.task, "attempt": run.attempt, "call": kind.call, "form": kind.form,
+                              "arguments": kind.arguments, "count": kind.count });
+        let entry = Entry {
+            actor: Actor::Runner(lease.runner.to_string()),
+            action: "sandbox.refuse",
+            object: format!("run:{}", run.id),
+            outcome: Outcome::Refused,
+            details,
+        };
+        audit::append(&mut write.transaction, &entry).await?;
+    }
+    write.transaction.commit().await?;
+    Ok(())
+}
+
+async fn store(executor: impl PgExecutor<'_>, run: &RunRow, kinds: &[RefusedKind]) -> Result<(), DbError> {
+    let column = |of: fn(&RefusedKind) -> String| kinds.iter().map(of).collect::<Vec<_>>();
+    sqlx::query(
+        "INSERT INTO refused_calls (run_id, attempt, call, form, expected, count, first_at, last_at)
+         SELECT $1, $2, * FROM unnest($3::text[], $4::text[], $5::boolean[], $6::bigint[], $7::timestamptz[], $8::timestamptz[])
+         ON CONFLICT (run_id, attempt, call, form)
+         DO UPDATE SET count = excluded.count, last_at = excluded.last_at",
+    )
+    .bind(run.id)
+    .bind(run.attempt)
+    .bind(column(|kind| kind.call.clone()))
+    .bind(column(|kind| kind.form.clone()))
+    .bind(kinds.iter().map(|kind| kind.expected).collect::<Vec<_>>())
+    .bind(kinds.iter().map(|kind| kind.count).collect::<Vec<_>>())
+    .bind(kinds.iter().map(|kind| kind.first_at).collect::<Vec<_>>())
+    .bind(kinds.iter().map(|kind| kind.last_at).collect::<Vec<_>>())
+    .execute(executor)
+    .await?;
+    Ok(())
+}
+
+fn event(run: &RunRow, kind: &RefusedKind) -> NewEvent {
+    let form = if kind.form.is_empty() { String::new() } else { format!(" ({})", kind.form) };
+    let times = if kind.count == 1 { String::new() } else { format!(", {} times so far", kind.count) };
+    let security = wire::event::Security {
+        task_id: run.task_id,
+        run: run.name.clone(),
+        run_id: run.id,
+        attempt: run.attempt.unsigned_abs(),
+        call: kind.call.clone(),
+        form: kind.form.clone(),
+        arguments: kind.arguments.clone(),
+        count: kind.count.unsigned_abs(),
+        message: format!("the sandbox refused the system call {}{form}{times}", kind.call),
+        timestamp: kind.first_at,
+    };
+    NewEvent::other(EventKind::Security, &security)
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    run_id: Uuid,
+    attempt: i32,
+    call: String,
+    form: String,
+    expected: bool,
+    count: i64,
+    first_at: DateTime<Utc>,
+    last_at: DateTime<Utc>,
+}
+
+/// What was refused to those of these runs that were refused anything, over all their attempts.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn of_runs(
+    executor: impl PgExecutor<'_>,
+    runs: &[Uuid],
+) -> Result<BTreeMap<Uuid, Vec<wire::run::RefusedCall>>, DbError> {
+    let rows: Vec<Row> = sqlx::query_as(
+        "SELECT run_id, attempt, call, form, expected, count, first_at, last_at FROM refused_calls
+         WHERE run_id = ANY($1) ORDER BY run_id, attempt, call, form",
+    )
+    .bind(runs)
+    .fetch_all(executor)
+    .await?;
+    let mut by_run: BTreeMap<Uuid, Vec<wire::run::RefusedCall>> = BTreeMap::new();
+    for row in rows {
+        by_run.entry(row.run_id).or_default().push(wire::run::RefusedCall {
+            attempt: row.attempt.unsigned_abs(),
+            call: row.call,
+            form: row.form,
+            count: row.count.unsigned_abs(),
+            expected: row.expected,
+            first_at: row.first_at,
+            last_at: row.last_at,
+        });
+    }
+    Ok(by_run)
+}

@@ -1,0 +1,20 @@
+//! Refused system calls, as they happen.
+//!
+//! The kernel holds a call that the profile marks until we have answered it ([`crate::sandbox::seccomp`]). The runtime
+//! connects to [`listener`] while it starts a sandbox and hands the kernel's descriptor over ([`handover`]); [`watch`]
+//! answers, always with an error; [`tally`] counts, so that a million refusals are a few rows; [`words`] says which
+//! form of a call it was.
+//!
+//! A call that is refused is never let pass, and nothing of its caller's memory is read. When we are gone the kernel
+//! itself refuses.
+//!
+//! `connect` and `sendto` are another matter: they are allowed, whatever the address, because the sandbox's network
+//! has nothing but its own loopback. Where addresses are recorded, [`address`] reads the one that is passed (at most 128
+//! bytes), and the kernel goes on. The caller may change it in between; it gets nowhere either way.
+
+pub mod address;
+pub mod handover;
+pub mod listener;
+pub mod tally;
+pub mod watch;
+pub mod words;

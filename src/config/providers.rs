@@ -8,7 +8,8 @@ use serde::Deserialize;
 use url::{Host, Url};
 
 use crate::config::error::ConfigError;
-use crate::domain::model::Dialect;
+use crate::config::policy::{CliPolicy, CliSection, Policies};
+use crate::domain::model::{Dialect, SERVER_TOOL_KINDS};
 
 const BUILT_IN: &str = include_str!("providers.toml");
 
@@ -19,7 +20,9 @@ pub struct Providers {
     pub providers: Vec<Provider>,
     /// By CLI name.
     #[serde(default, rename = "cli")]
-    pub clis: BTreeMap<String, CliPolicy>,
+    pub clis: BTreeMap<String, CliSection>,
+    #[serde(default, rename = "policy")]
+    pub policies: Policies,
 }
 
 /// One place that answers model calls in one dialect.
@@ -63,6 +66,10 @@ pub struct Provider {
     /// Instead of `KAGE_GATEWAY_CALL_SECS`.
     #[serde(default)]
     pub call_secs: Option<u64>,
+    /// USD for a call that offers the model a tool of this kind which the provider runs: what all its uses within one
+    /// call cost at most, for they are not counted. A kind without a price is not let through, unless it is all free.
+    #[serde(default)]
+    pub server_tool_usd_per_call: BTreeMap<String, f64>,
     #[serde(default, rename = "model")]
     pub models: Vec<PricedModel>,
 }
@@ -141,40 +148,6 @@ impl AuthHeader {
     }
 }
 
-/// What a CLI may ask for. Everything that is not said is the gateway's default.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CliPolicy {
-    /// Else the first of the CLI's dialect.
-    #[serde(default)]
-    pub provider: Option<String>,
-    /// Of the provider's models, those that this CLI may use; with `*`.
-    #[serde(default)]
-    pub models: Vec<String>,
-    /// Where the task names none.
-    #[serde(default)]
-    pub default_model: Option<String>,
-    /// Kinds of server-side tools that are let through. They reach out from the vendor's machines.
-    #[serde(default)]
-    pub server_tools: Vec<String>,
-    /// Refuses a call with a tool that is not let through, instead of taking the tool out.
-    #[serde(default)]
-    pub refuse_server_tools: bool,
-    /// Lets URLs and ids of stored files stand in requests.
-    #[serde(default)]
-    pub remote_references: bool,
-    #[serde(default)]
-    pub requests_per_minute: Option<u32>,
-    #[serde(default)]
-    pub max_output_tokens: Option<u64>,
-    /// For each run.
-    #[serde(default)]
-    pub budget_usd: Option<f64>,
-    /// For each run; input and output together.
-    #[serde(default)]
-    pub budget_tokens: Option<u64>,
-}
-
 impl Providers {
     /// The table that comes with the program.
     ///
@@ -193,6 +166,12 @@ impl Providers {
             source,
         })?;
         Self::parse(&text).map_err(|problem| ConfigError::Toml { path: path.to_owned(), problem })
+    }
+
+    /// What a CLI may ask for, whether or not the file knows its name.
+    pub fn policy(&self, cli: &str) -> CliPolicy {
+        let section = self.clis.get(cli).cloned().unwrap_or_default();
+        section.over(&self.policies.default)
     }
 
     fn parse(text: &str) -> Result<Self, String> {
@@ -214,10 +193,9 @@ impl Providers {
             {
                 return Err(format!("cli {name:?}: there is no provider {provider:?}"));
             }
-            if cli.budget_usd.is_some_and(|usd| !usd.is_finite() || !(0.0..=1e9).contains(&usd)) {
-                return Err(format!("cli {name:?}: budget_usd is a number from 0 to a billion"));
-            }
+            cli.check().map_err(|problem| format!("cli {name:?}: {problem}"))?;
         }
+        this.policies.check()?;
         Ok(this)
     }
 }
@@ -251,6 +229,14 @@ impl Provider {
             }
             if chrono::NaiveDate::parse_from_str(&model.as_of, "%Y-%m-%d").is_err() {
                 return Err(format!("model {:?}: as_of is a day such as 2026-01-31", model.name));
+            }
+        }
+        for (kind, usd) in &self.server_tool_usd_per_call {
+            if !SERVER_TOOL_KINDS.contains(&kind.as_str()) || !(0.0..=1e3).contains(usd) {
+                let kinds = SERVER_TOOL_KINDS.join(", ");
+                return Err(format!(
+                    "server_tool_usd_per_call: {kind:?} is a number from 0 to 1000 for one of {kinds}"
+                ));
             }
         }
         for (name, value) in &self.headers {
@@ -366,6 +352,29 @@ mod tests {
             refused(("free = true", "free = true\nheaders = { Host = \"x\" }")).contains("gateway alone")
         );
         assert!(refused(("free = true", "free = true\nproxy = \"socks5://x\"")).contains("proxy"));
+    }
+
+    #[test]
+    fn policies_are_read_and_mistakes_in_them_refused() {
+        let with = |more: &str| Providers::parse(&format!("{GOOD}\n{more}\n"));
+        let table = with("[policy.default]\nbudget_usd = 1.0\n[cli.own]\nbudget_usd = 9.0").unwrap();
+        assert_eq!(table.policy("never-heard-of").budget_usd, Some(1.0));
+        assert_eq!(table.policy("own").budget_usd, Some(9.0));
+        assert_eq!(table.policy("codex").provider.as_deref(), Some("near"));
+        for wrong in [
+            "[policy.default]\ncolour = 1",
+            "[policy.default]\nprovider = \"near\"",
+            "[policy.codex]\nbudget_usd = 1.0",
+            "[policy.default]\nserver_tools = [\"websearch\"]",
+            "[cli.x]\nserver_tools = [\"websearch\"]",
+        ] {
+            assert!(with(wrong).is_err(), "{wrong}");
+        }
+        let fee = |fee: &str| {
+            refused(("free = true", &format!("free = true\nserver_tool_usd_per_call = {{ {fee} }}")))
+        };
+        assert!(fee("websearch = 0.1").contains("websearch"));
+        assert!(fee("web_search = -1").contains("from 0"));
     }
 
     #[test]

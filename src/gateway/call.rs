@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::BodyExt;
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Incoming;
 use secrecy::SecretString;
 
 use crate::db::model_calls::CallOutcome;
@@ -14,19 +13,29 @@ use crate::dialect::answer::{self, Refusal, RefusalKind};
 use crate::dialect::request::{self, Checked, Rules};
 use crate::dialect::route::{self, Call};
 use crate::domain::model::Dialect;
+use crate::gateway::body::BodyError;
 use crate::gateway::booked::Booked;
 use crate::gateway::catalog::{self, Resolved};
 use crate::gateway::environment::Environment;
-use crate::gateway::ledger::{self, Ask, Held, Reservation};
+use crate::gateway::ledger::Ask;
 use crate::gateway::relay::{self, Body};
 use crate::gateway::served::ServedRun;
 use crate::gateway::upstream::{self, SendError};
-use crate::gateway::{credential, headers, local, notices};
+use crate::gateway::{body, booked, credential, headers, local, notices, refused, tariff};
 
 /// Bodies above it are checked away from the threads that pass answers on.
 const LARGE_BODY: usize = 256 * 1024;
-/// A call that has to wait for others of its run is to come again after so many seconds.
-const BUSY_SECS: u64 = 3;
+
+impl From<BodyError> for Unserved {
+    fn from(error: BodyError) -> Self {
+        match error {
+            BodyError::Gone => {
+                Self::not_booked(Refusal::new(RefusalKind::BadRequest, "the request's body broke off"))
+            }
+            BodyError::Refused(refusal) => refusal.into(),
+        }
+    }
+}
 
 /// Answers a request, whatever it is.
 pub(super) async fn answer(
@@ -38,10 +47,34 @@ pub(super) async fn answer(
     match serve(&environment, &run, request).await {
         Ok(response) if head_only => response.map(|_| relay::full(Bytes::new())),
         Ok(response) => response,
-        Err(refusal) => {
+        Err(Unserved { refusal, to_book }) => {
             notices::refused(&environment, &run, &refusal);
-            refuse(run.dialect, &refusal)
+            let response = refuse(run.dialect, &refusal);
+            if to_book {
+                refused::book(&environment, &run, &refusal, response.status().as_u16()).await;
+            }
+            response
         }
+    }
+}
+
+/// Why a request is not answered by the provider.
+struct Unserved {
+    refusal: Refusal,
+    /// Nothing of it is in the books yet.
+    to_book: bool,
+}
+
+impl Unserved {
+    /// Of something that costs nothing, or that is in the books as a call.
+    fn not_booked(refusal: Refusal) -> Self {
+        Self { refusal, to_book: false }
+    }
+}
+
+impl From<Refusal> for Unserved {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, to_book: true }
     }
 }
 
@@ -62,12 +95,25 @@ async fn serve(
     environment: &Arc<Environment>,
     run: &Arc<ServedRun>,
     request: Request<Incoming>,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response<Body>, Unserved> {
     let started = Instant::now();
     let uri = request.uri();
-    let call = route::route(run.dialect, request.method().as_str(), uri.path(), uri.query())?;
+    let call = route::route(run.dialect, request.method().as_str(), uri.path(), uri.query())
+        .map_err(Unserved::not_booked)?;
+    let costs = matches!(call, Call::Generate { .. });
+    let served = serve_call(environment, run, call, request, started).await;
+    served.map_err(|unserved| Unserved { to_book: unserved.to_book && costs, ..unserved })
+}
+
+async fn serve_call(
+    environment: &Arc<Environment>,
+    run: &Arc<ServedRun>,
+    call: Call,
+    request: Request<Incoming>,
+    started: Instant,
+) -> Result<Response<Body>, Unserved> {
     if run.is_stopped() {
-        return Err(Refusal::new(RefusalKind::BudgetExhausted, "the run's budget is exhausted"));
+        return Err(Refusal::new(RefusalKind::BudgetExhausted, "the run's budget is exhausted").into());
     }
     run.admit().map_err(|retry_after_secs| {
         Refusal::new(RefusalKind::RateLimited { retry_after_secs }, "too many requests in one minute")
@@ -82,12 +128,12 @@ async fn serve(
         return Ok(response);
     }
     let busy = || {
-        let kind = RefusalKind::RateLimited { retry_after_secs: BUSY_SECS };
+        let kind = RefusalKind::RateLimited { retry_after_secs: booked::BUSY_SECS };
         Refusal::new(kind, "too many calls of this run at once")
     };
     let permit = Arc::clone(&run.calls).try_acquire_owned().map_err(|_| busy())?;
     let (parts, body) = request.into_parts();
-    let (body, _memory) = read_body(environment, run, body).await?;
+    let (body, _memory) = body::read(environment, run, body).await?;
     let checked = check(environment, run, &call, &body, run.rules.clone()).await?;
     let resolved = catalog::resolve(&run.provider, &run.policy, &checked.model).ok_or_else(|| {
         let shown: String = checked.model.chars().take(100).flat_map(char::escape_debug).collect();
@@ -105,7 +151,7 @@ async fn serve(
     }
     let prepared = Prepared { call, client: parts.headers, resolved };
     if matches!(prepared.call, Call::CountTokens { .. }) {
-        return count_tokens(environment, run, &prepared, checked).await;
+        return Ok(count_tokens(environment, run, &prepared, checked).await?);
     }
     generate(environment, run, &prepared, checked, &body, started, permit).await
 }
@@ -115,43 +161,6 @@ struct Prepared {
     call: Call,
     client: HeaderMap,
     resolved: Resolved,
-}
-
-/// The whole body, bounded in size and time, and in what bodies of this run are in memory.
-async fn read_body(
-    environment: &Environment,
-    run: &ServedRun,
-    mut body: Incoming,
-) -> Result<(Bytes, tokio::sync::OwnedSemaphorePermit), Refusal> {
-    let config = &environment.config;
-    let too_large = || Refusal::new(RefusalKind::TooLarge, "the request's body is too large");
-    let read = async {
-        // Without a length it may become as large as any.
-        let most = body.size_hint().exact().map_or(config.body_bytes, |exact| exact as usize);
-        if most > config.body_bytes {
-            return Err(too_large());
-        }
-        let permits = u32::try_from(most.div_ceil(1024).max(1)).unwrap_or(u32::MAX);
-        let memory = Arc::clone(&run.bodies).acquire_many_owned(permits).await;
-        let mut memory =
-            memory.map_err(|_| Refusal::new(RefusalKind::Overloaded, "the gateway is closing"))?;
-        let mut bytes = BytesMut::new();
-        while let Some(frame) = body.frame().await {
-            let frame =
-                frame.map_err(|_| Refusal::new(RefusalKind::BadRequest, "the request's body broke off"))?;
-            if let Ok(data) = frame.into_data() {
-                if bytes.len() + data.len() > config.body_bytes {
-                    return Err(too_large());
-                }
-                bytes.extend_from_slice(&data);
-            }
-        }
-        // What it did not need is free again.
-        drop(memory.split(memory.num_permits().saturating_sub(bytes.len().div_ceil(1024).max(1))));
-        Ok((bytes.freeze(), memory))
-    };
-    let late = || Refusal::new(RefusalKind::BadRequest, "the request's body did not come in time");
-    tokio::time::timeout(config.body, read).await.map_err(|_| late())?
 }
 
 async fn check(
@@ -180,14 +189,24 @@ async fn generate(
     body: &Bytes,
     started: Instant,
     permit: tokio::sync::OwnedSemaphorePermit,
-) -> Result<Response<Body>, Refusal> {
-    let held = hold(environment, run, prepared, &checked).await?;
-    let price = prepared.resolved.price;
-    let mut booked = Booked::new(environment, run, held, price, started, permit);
-    if held.output < checked.output_limit {
+) -> Result<Response<Body>, Unserved> {
+    let mut resolved = prepared.resolved.clone();
+    resolved.price =
+        tariff::with_server_tools(&run.provider, &resolved.model, resolved.price, &checked.server_tools)?;
+    let ask = Ask {
+        model_asked: checked.model.clone(),
+        resolved,
+        input: checked.input_estimate,
+        most_input: checked.input_bound,
+        output: checked.output_limit,
+        streamed: checked.stream,
+    };
+    let mut booked = Booked::hold(environment, run, ask, started, permit).await?;
+    run.note_booked();
+    let output = booked.output();
+    if output < checked.output_limit {
         // A smaller answer can be paid: the request is written anew with that limit.
-        let rules =
-            Rules { max_output_tokens: held.output, default_output_tokens: held.output, ..run.rules.clone() };
+        let rules = Rules { max_output_tokens: output, default_output_tokens: output, ..run.rules.clone() };
         checked = check(environment, run, &prepared.call, body, rules).await?;
     }
     if let Some(note) = &prepared.resolved.price_note {
@@ -197,54 +216,24 @@ async fn generate(
         Ok(secret) => secret,
         Err(refusal) => {
             booked.end(CallOutcome::UpstreamAuth, None, Some(refusal.message.clone())).await;
-            return Err(refusal);
+            return Err(Unserved::not_booked(refusal));
         }
     };
     let call_secs = run.provider.call_secs.map_or(environment.config.call, Duration::from_secs);
     let deadline = tokio::time::Instant::now() + call_secs;
     booked.sent = true;
-    match send(environment, run, prepared, checked, secret.as_ref(), deadline).await {
+    booked.secret.clone_from(&secret);
+    let answered = match send(environment, run, prepared, checked, secret.as_ref(), deadline).await {
         Ok(answer) if answer.status().is_success() => relay::success(booked, answer, deadline).await,
-        Ok(answer) => upstream_error(booked, answer, secret.as_ref()).await,
+        Ok(answer) => upstream_error(booked, answer).await,
         Err(Unsent { outcome, refusal, detail }) => {
             booked.sent = outcome != CallOutcome::Unreachable;
             tracing::warn!(run = %run.run, provider = run.provider.name, detail, "gateway.upstream_failed");
             booked.end(outcome, None, Some(refusal.message.clone())).await;
             Err(refusal)
         }
-    }
-}
-
-/// Holds what the call can cost; a budget that is spent ends the run.
-async fn hold(
-    environment: &Arc<Environment>,
-    run: &Arc<ServedRun>,
-    prepared: &Prepared,
-    checked: &Checked,
-) -> Result<Held, Refusal> {
-    let ask = Ask {
-        model_asked: &checked.model,
-        resolved: &prepared.resolved,
-        input: checked.input_estimate,
-        output: checked.output_limit,
-        streamed: checked.stream,
     };
-    let unbooked = |error| {
-        tracing::error!(run = %run.run, %error, "gateway.cannot_book");
-        Refusal::new(RefusalKind::Overloaded, "the call cannot be booked now")
-    };
-    match ledger::reserve(environment, run, &ask).await.map_err(unbooked)? {
-        Reservation::Held(held) => Ok(held),
-        Reservation::Later => {
-            let kind = RefusalKind::RateLimited { retry_after_secs: BUSY_SECS };
-            Err(Refusal::new(kind, "what is left of the budget is held by calls under way"))
-        }
-        Reservation::Exhausted(why) => {
-            // Before the answer: the CLI may end at once, and its run is judged by this.
-            notices::stop(environment, run, &why).await.map_err(unbooked)?;
-            Err(Refusal::new(RefusalKind::BudgetExhausted, why))
-        }
-    }
+    answered.map_err(Unserved::not_booked)
 }
 
 fn secret(environment: &Environment, run: &ServedRun) -> Result<Option<SecretString>, Refusal> {
@@ -312,49 +301,43 @@ async fn send(
 
 /// An answer with another status than 2xx. What concerns the operator's account stays here; what concerns the
 /// request is passed on in the provider's words.
-async fn upstream_error(
-    mut booked: Booked,
-    answer: reqwest::Response,
-    secret: Option<&SecretString>,
-) -> Result<Response<Body>, Refusal> {
+async fn upstream_error(mut booked: Booked, answer: reqwest::Response) -> Result<Response<Body>, Refusal> {
     let status = answer.status();
-    let name = booked.run.provider.name.clone();
+    let (name, secret) = (booked.run.provider.name.clone(), booked.secret.clone());
     let refusal =
         |kind, text: &str| Refusal::new(kind, format!("provider {name}: {text} (HTTP {})", status.as_u16()));
-    if matches!(status.as_u16(), 401 | 402 | 403 | 407) {
+    let head = headers::to_client(answer.headers(), headers::BodyKind::Json, secret.as_ref());
+    let retry_after = answer.headers().get(http::header::RETRY_AFTER).and_then(|value| value.to_str().ok());
+    let retry_after_secs = retry_after.and_then(|text| text.parse().ok()).unwrap_or(5).min(3600);
+    let document = if status.as_u16() >= 400 { relay::short_document(answer).await } else { None };
+    if answer::is_about_the_key(booked.run.dialect, status.as_u16(), document.as_deref()) {
         let refusal = refusal(RefusalKind::UpstreamAuth, "it refuses the operator's credential or account");
         tracing::error!(provider = name, status = status.as_u16(), "gateway.credential_refused");
         booked.end(CallOutcome::UpstreamAuth, None, Some(refusal.message.clone())).await;
         return Err(refusal);
     }
-    let retry_after = answer.headers().get(http::header::RETRY_AFTER).and_then(|value| value.to_str().ok());
     let fallback = match status.as_u16() {
-        429 => {
-            let retry_after_secs = retry_after.and_then(|text| text.parse().ok()).unwrap_or(5).min(3600);
-            refusal(RefusalKind::RateLimited { retry_after_secs }, "it asks to slow down")
-        }
+        429 => refusal(RefusalKind::RateLimited { retry_after_secs }, "it asks to slow down"),
         413 => refusal(RefusalKind::TooLarge, "the request is too large for it"),
         400..500 => refusal(RefusalKind::BadRequest, "it refuses the request"),
         300..400 => refusal(RefusalKind::UpstreamBroken, "it redirects, which is not followed"),
         _ => refusal(RefusalKind::UpstreamUnavailable, "it reports a failure"),
     };
-    let passed = if status.as_u16() >= 400 {
-        let head = headers::to_client(answer.headers(), headers::BodyKind::Json);
-        let document = relay::short_document(answer).await;
-        let clean = |text: &Bytes| !secret.is_some_and(|secret| credential::appears_in(secret, text));
-        document.filter(clean).map(|document| (head, document))
-    } else {
-        None
-    };
+    let passed = document.filter(|text| is_clean(text, secret.as_ref()));
     booked.status = passed.as_ref().map(|_| status.as_u16());
     let (environment, run) = (Arc::clone(&booked.environment), Arc::clone(&booked.run));
     booked.end(CallOutcome::UpstreamError, None, Some(fallback.message.clone())).await;
-    let Some((head, document)) = passed else { return Err(fallback) };
+    let Some(document) = passed else { return Err(fallback) };
     notices::refused(&environment, &run, &fallback);
     let mut response = Response::new(relay::full(document));
     *response.status_mut() = status;
     *response.headers_mut() = head;
     Ok(response)
+}
+
+/// Whether a document of the provider's may go on to the CLI.
+fn is_clean(text: &Bytes, secret: Option<&SecretString>) -> bool {
+    !secret.is_some_and(|secret| credential::appears_in(secret, text))
 }
 
 /// How long a request is: asked of the provider, costs nothing, is not booked.
@@ -373,11 +356,12 @@ async fn count_tokens(
         let text = format!("provider {}: it cannot count (HTTP {})", run.provider.name, status.as_u16());
         Refusal::new(RefusalKind::UpstreamBroken, text)
     };
-    let head = headers::to_client(answer.headers(), headers::BodyKind::Json);
+    let head = headers::to_client(answer.headers(), headers::BodyKind::Json, secret.as_ref());
     if !status.is_success() {
         return Err(broken());
     }
-    let document = relay::short_document(answer).await.ok_or_else(broken)?;
+    let document = relay::short_document(answer).await.filter(|text| is_clean(text, secret.as_ref()));
+    let document = document.ok_or_else(broken)?;
     let mut response = Response::new(relay::full(document));
     *response.headers_mut() = head;
     Ok(response)

@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::config::providers::{CliPolicy, Provider, Providers};
+use crate::config::policy::CliPolicy;
+use crate::config::providers::{Provider, Providers};
 use crate::domain::model::Dialect;
+use crate::gateway::pattern::matches;
 use crate::gateway::price::Price;
+use crate::gateway::tariff;
 
 /// A model as it is sent on, and what it costs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,24 +20,24 @@ pub(super) struct Resolved {
 
 pub(super) struct Catalog {
     providers: Vec<Arc<Provider>>,
-    clis: std::collections::BTreeMap<String, CliPolicy>,
+    configured: Providers,
 }
 
 impl Catalog {
     pub fn new(configured: &Providers) -> Self {
         Self {
             providers: configured.providers.iter().cloned().map(Arc::new).collect(),
-            clis: configured.clis.clone(),
+            configured: configured.clone(),
         }
     }
 
     pub fn policy(&self, cli: &str) -> CliPolicy {
-        self.clis.get(cli).cloned().unwrap_or_default()
+        self.configured.policy(cli)
     }
 
     /// The provider that serves a CLI, or why there is none.
     pub fn provider(&self, cli: &str, dialect: Dialect) -> Result<Arc<Provider>, String> {
-        match self.clis.get(cli).and_then(|policy| policy.provider.as_deref()) {
+        match self.policy(cli).provider.as_deref() {
             Some(name) => {
                 let found = self.providers.iter().find(|provider| provider.name == name);
                 let found = found.filter(|provider| provider.dialect == dialect).cloned();
@@ -63,22 +66,16 @@ pub(super) fn resolve(provider: &Provider, policy: &CliPolicy, asked: &str) -> O
         provider.allow.iter().any(|pattern| matches(pattern, model))
     };
     let allowed = policy.models.is_empty() || policy.models.iter().any(|pattern| matches(pattern, model));
-    let searches = searches_by_itself(model) && !policy.server_tools.iter().any(|tool| tool == "web_search");
+    let searches =
+        tariff::searches_by_itself(model) && !policy.server_tools.iter().any(|tool| tool == "web_search");
     // An Ollama that is signed in passes these on to its maker's servers.
     let leaves = provider.dialect == Dialect::Ollama
         && model.to_ascii_lowercase().ends_with("cloud")
         && !provider.allow.iter().any(|name| name == model);
     (offered && allowed && !searches && !leaves).then(|| {
-        let (price, price_note) = price_of(provider, model);
+        let (price, price_note) = tariff::price_of(provider, model);
         Resolved { model: model.to_owned(), price, price_note }
     })
-}
-
-/// Models, and resellers' suffixes, that search the web without a tool being named in the request: only where the
-/// operator lets `web_search` through. <https://platform.openai.com/docs/guides/tools-web-search>
-fn searches_by_itself(model: &str) -> bool {
-    let model = model.to_ascii_lowercase();
-    ["-search-preview", "-search-api", "deep-research", ":online"].iter().any(|part| model.contains(part))
 }
 
 /// Names to show to a CLI that asks which models there are: aliases, and models that stand without a `*`.
@@ -96,30 +93,30 @@ pub(super) fn listed(provider: &Provider, policy: &CliPolicy, also: &str) -> Vec
     names
 }
 
-/// The price under the longest name that fits; else the dearest of the provider, and a note that says so.
-fn price_of(provider: &Provider, model: &str) -> (Price, Option<String>) {
-    if provider.free {
-        return (Price::FREE, None);
+/// What an operator should know of a provider's prices: that some models are charged as the dearest, and which of
+/// those that are named somewhere.
+pub(super) fn price_warning(provider: &Provider, configured: &Providers) -> Option<String> {
+    let dearest = tariff::dearest_of(provider);
+    if provider.free || provider.models.iter().all(|model| Price::of(model) == dearest) {
+        return None;
     }
-    let known = provider.models.iter().filter(|known| matches(&known.name, model));
-    if let Some(known) = known.max_by_key(|known| (!known.name.contains('*'), known.name.len())) {
-        return (Price::of(known), None);
+    let exact = |name: &&str| !name.contains('*');
+    let defaults = configured.clis.values().filter_map(|cli| cli.default_model.as_deref());
+    let named = provider.allow.iter().chain(provider.aliases.values()).map(String::as_str).filter(exact);
+    let mut unpriced: Vec<&str> = named
+        .chain(defaults)
+        .filter(|name| {
+            resolve(provider, &CliPolicy::default(), name).is_some_and(|it| it.price_note.is_some())
+        })
+        .collect();
+    unpriced.sort_unstable();
+    unpriced.dedup();
+    let open = provider.allow.iter().any(|pattern| pattern.contains('*'));
+    if unpriced.is_empty() && !open {
+        return None;
     }
-    let dearest = provider.models.iter().map(Price::of).fold(Price::FREE, Price::dearer);
-    let note = format!("{model} has no price: charged as the dearest model of {}", provider.name);
-    (dearest, Some(note))
-}
-
-/// Whether a name fits a pattern, in which `*` stands for any run of characters.
-fn matches(pattern: &str, name: &str) -> bool {
-    let Some((first, mut rest)) = pattern.split_once('*') else { return pattern == name };
-    let Some(mut left) = name.strip_prefix(first) else { return false };
-    while let Some((middle, after)) = rest.split_once('*') {
-        let Some(at) = left.find(middle) else { return false };
-        left = &left[at + middle.len()..];
-        rest = after;
-    }
-    left.ends_with(rest)
+    let which = if unpriced.is_empty() { String::new() } else { format!(" ({})", unpriced.join(", ")) };
+    Some(format!("a model without a price of its own{which} is charged as its dearest: {dearest}"))
 }
 
 #[cfg(test)]
@@ -141,7 +138,7 @@ mod tests {
             output_usd_per_mtok = 9
             as_of = "2026-01-01"
             [[provider.model]]
-            name = "claude-sonnet-4*"
+            name = "claude-sonnet-4-5*"
             input_usd_per_mtok = 3
             output_usd_per_mtok = 15
             as_of = "2026-01-01"
@@ -164,25 +161,6 @@ mod tests {
             "#,
         );
         Catalog::new(&providers.unwrap())
-    }
-
-    #[test]
-    fn patterns_fit() {
-        for (pattern, name, fits) in [
-            ("a", "a", true),
-            ("a", "ab", false),
-            ("a*", "a", true),
-            ("a*c", "abc", true),
-            ("a*c", "ac", true),
-            ("ab*ba", "aba", false),
-            ("*", "", true),
-            ("*b*", "abc", true),
-            ("a*b*c", "axxbyyc", true),
-            ("a*b*c", "acb", false),
-            ("A*", "ab", false),
-        ] {
-            assert_eq!(matches(pattern, name), fits, "{pattern} {name}");
-        }
     }
 
     #[test]
@@ -238,6 +216,21 @@ mod tests {
         let resolved = resolve(&vendor, &CliPolicy::default(), "claude-unheard-of").unwrap();
         assert_eq!(resolved.price, Price::of(&vendor.models[0]));
         assert!(resolved.price_note.unwrap().contains("dearest"));
+    }
+
+    #[test]
+    fn the_operator_is_told_what_is_charged_as_the_dearest() {
+        let catalog = catalog();
+        let vendor = Arc::clone(&catalog.providers[0]);
+        let warning = price_warning(&vendor, &catalog.configured).unwrap();
+        assert!(warning.contains("9 USD for a million tokens in, 15 out"), "{warning}");
+        let mut named = (*vendor).clone();
+        named.allow = vec!["claude-new".to_owned(), "claude-sonnet-4-5".to_owned()];
+        let warning = price_warning(&named, &catalog.configured).unwrap();
+        assert!(warning.contains("(claude-new)"), "{warning}");
+        named.allow.remove(0);
+        assert_eq!(price_warning(&named, &catalog.configured), None);
+        assert_eq!(price_warning(&catalog.providers[1], &catalog.configured), None);
     }
 
     #[test]

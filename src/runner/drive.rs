@@ -20,6 +20,7 @@ use crate::db::runs::RunRow;
 use crate::db::tasks::TaskRow;
 use crate::domain::event::EventKind;
 use crate::domain::run::RunState;
+use crate::domain::verdict::Verdict;
 use crate::git::worktree::Worktree;
 use crate::runner::environment::Environment;
 use crate::runner::failure::RunFailure;
@@ -27,7 +28,6 @@ use crate::runner::lease::Orders;
 use crate::runner::prepare::{self, Prepared, SHIM_WITHIN};
 use crate::runner::pump::{Ending, Pump};
 use crate::runner::sweep;
-use crate::runner::verdict::Verdict;
 use crate::sandbox::container::{self, ContainerState, Inspected, Sandbox};
 use crate::sandbox::shim_listener::ShimListener;
 

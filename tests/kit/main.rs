@@ -6,8 +6,9 @@
 
 use std::path::PathBuf;
 
+use kage::domain::judgement::Judge;
 use kage::domain::limits::Limits;
-use kage::image::manifest::{Judge, Manifest};
+use kage::image::manifest::Manifest;
 use kage::kit::check::{Extent, Surroundings, check};
 use kage::kit::report::{Item, Need, Outcome, Report};
 use kage::kit::stage::{Props, Stage};

@@ -96,6 +96,7 @@ impl RunRow {
             cost: self.cost_usd,
             usage,
             decided_by: self.decided_by.clone(),
+            events: self.manifest.get("events").is_some_and(Value::is_string),
         }
     }
 }

@@ -41,6 +41,9 @@ pub struct Run {
     /// When it has ended: what its state rests on, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decided_by: Option<String>,
+    /// Its image reads its output: what it says and does is told by `progress` events with an `activity`.
+    #[serde(default)]
+    pub events: bool,
 }
 
 /// What a run has used of a model, over all its attempts.

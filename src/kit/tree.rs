@@ -7,7 +7,7 @@ use std::io::{self, Read as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{self, Dir, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{self, Dir, FileType, FsWord, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 const MOST_ENTRIES: usize = 20_000;
@@ -30,7 +30,7 @@ const BENEATH: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_MAGICLINKS)
     .union(ResolveFlags::NO_XDEV);
 /// The kernel's `TMPFS_MAGIC`.
-const TMPFS: i64 = 0x0102_1994;
+const TMPFS: FsWord = 0x0102_1994;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -61,9 +61,7 @@ pub fn walk_tmpfs(pid: u32, path: &str) -> io::Result<Vec<Entry>> {
     // The kernel's own link, which only the root folder of that process can be behind.
     let root = fs::open(format!("/proc/{pid}/root"), flags, Mode::empty())?;
     let folder = open_in(root.as_fd(), path)?;
-    #[expect(clippy::unnecessary_cast, reason = "its width depends on the processor")]
-    let kind = fs::fstatfs(&folder)?.f_type as i64;
-    if kind != TMPFS {
+    if fs::fstatfs(&folder)?.f_type != TMPFS {
         return Err(io::Error::other(format!("{path} is no tmpfs")));
     }
     Walk::new("").run(&folder, path)

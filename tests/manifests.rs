@@ -1,6 +1,7 @@
 //! The manifests of images/, against what each CLI really printed: `fixtures/cli-events/NAME.jsonl` is its output for a
 //! task that wrote one file and ran one command, `NAME.failed.jsonl` for a model API that answered 402 each time,
-//! `NAME.retried.jsonl` for one that failed at first. The streams are of real CLIs against the scripted model server.
+//! `NAME.retried.jsonl` for one that failed at first, `NAME.compacted.jsonl` the beginning of one whose conversation grew
+//! too long. The streams are of real CLIs against the scripted model server.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -57,7 +58,7 @@ fn listed(events: &[MappedEvent]) -> String {
 fn each_stream_becomes_its_events() {
     for (name, _) in CLIS {
         let mapping = manifest(name).mapping().expect("has a filter");
-        for variant in ["", ".failed", ".retried"] {
+        for variant in ["", ".failed", ".retried", ".compacted"] {
             let fixture_name = format!("{name}{variant}");
             if let Some(stream) = fixture(&fixture_name) {
                 insta::assert_snapshot!(fixture_name, listed(&events(&mapping, &stream)));

@@ -91,7 +91,8 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, CliError> {
         Command::New(args) => return image_check::new(&args, globals),
         Command::Check(args) => return image_check::run(&args, globals).await,
         Command::Build { image, with, existing } => {
-            build_and_register(&configuration()?, globals, &image, &with, existing).await
+            let folder = image_folder::require(&image).map_err(CliError::Host)?;
+            build_and_register(&configuration()?, globals, &folder, &with, existing).await
         }
         Command::List => list(&configuration()?, globals).await,
         Command::Inspect { name } => inspect(&configuration()?, globals, &name).await,
@@ -103,19 +104,18 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, CliError> {
 async fn build_and_register(
     configuration: &Configuration,
     globals: &Globals,
-    given: &Path,
+    folder: &Path,
     with: &BuildWith,
     existing: Option<String>,
 ) -> anyhow::Result<()> {
-    let folder = image_folder::require(given)?;
-    let manifest = Manifest::read(&folder)?;
+    let manifest = Manifest::read(folder)?;
     let engine = Engine::connect(&configuration.runner.docker).await?;
     let facts = match existing {
         Some(reference) => {
             let facts = inspect_image(&engine, &reference).await?;
             facts.ok_or_else(|| no_such_image(&reference))?
         }
-        None => build_image(&engine, &folder, &manifest, with).await?,
+        None => build_image(&engine, folder, &manifest, with).await?,
     };
     facts.check()?;
     let pool = configuration.pool(Zone::Runner).await?;

@@ -140,6 +140,30 @@ fn first_line(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::mapped::Usage;
+
+    #[test]
+    fn lines_that_come_again_do_not_count_twice() {
+        let mut teller = Teller {
+            task_id: Uuid::nil(),
+            run_id: Uuid::nil(),
+            name: "shell".to_owned(),
+            takes_cost: true,
+            cost_usd: 0.0,
+            told: Told::default(),
+            stored: (Told::default(), 0.0),
+        };
+        let step = || MappedEvent::StepUsage(Usage { cost_usd: Some(0.25), ..Usage::default() });
+        teller.take(step());
+        teller.stored();
+        teller.take(step());
+        teller.take(MappedEvent::Error("the link breaks here".to_owned()));
+        assert_eq!((teller.cost(), teller.told.error.is_some()), (Some(0.5), true));
+        teller.rewind();
+        assert_eq!((teller.cost(), teller.told.error.is_some()), (Some(0.25), false));
+        teller.take(step());
+        assert_eq!(teller.cost(), Some(0.5));
+    }
 
     #[test]
     fn a_tools_words_are_cut_to_a_line() {

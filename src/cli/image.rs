@@ -10,6 +10,7 @@ use crate::cli::escape;
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::host::Configuration;
 use crate::cli::image_check::{self, CheckArgs, NewArgs};
+use crate::cli::image_folder;
 use crate::cli::output::{self, Globals};
 use crate::db;
 use crate::db::Zone;
@@ -18,7 +19,8 @@ use crate::domain::audit::{Actor, Entry, Outcome};
 use crate::image::base;
 use crate::image::build::{BuildRequest, build};
 use crate::image::certificates::Certificates;
-use crate::image::manifest::{FILE_NAME, Manifest};
+use crate::image::error::ImageError;
+use crate::image::manifest::Manifest;
 use crate::sandbox::engine::Engine;
 use crate::sandbox::image_check::{ImageFacts, inspect_image};
 
@@ -45,24 +47,28 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Build the image in a folder and register it under its manifest's name
+    /// Build an image and register it under its manifest's name
     Build {
-        /// Folder with `Dockerfile` and `cli.toml`, or its name in `images/`
-        folder: PathBuf,
+        #[arg(value_name = "IMAGE", help = image_folder::HELP)]
+        image: PathBuf,
         #[command(flatten)]
         with: BuildWith,
         /// Register this image of the engine's (tag or digest) with the folder's manifest, without building
-        #[arg(long)]
+        #[arg(long, value_name = "REF")]
         existing: Option<String>,
     },
     /// List registered images
     List,
-    /// Make a folder to begin a CLI image with
+    /// Make an image's folder to begin with
     New(NewArgs),
-    /// Run a CLI in the real sandbox against a scripted model, and report what holds
+    /// Run an image's CLI in the real sandbox against a scripted model, and report what holds
     Check(CheckArgs),
     /// Show a registered image: manifest, digest, and whether the engine has it
-    Inspect { name: String },
+    Inspect {
+        /// The name that it is registered under
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
 }
 
 /// What a build stands on and needs.
@@ -84,8 +90,9 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, CliError> {
     let done = match args.command {
         Command::New(args) => return image_check::new(&args, globals),
         Command::Check(args) => return image_check::run(&args, globals).await,
-        Command::Build { folder, with, existing } => {
-            build_and_register(&configuration()?, globals, folder, &with, existing).await
+        Command::Build { image, with, existing } => {
+            let folder = image_folder::require(&image).map_err(CliError::Host)?;
+            build_and_register(&configuration()?, globals, &folder, &with, existing).await
         }
         Command::List => list(&configuration()?, globals).await,
         Command::Inspect { name } => inspect(&configuration()?, globals, &name).await,
@@ -97,19 +104,18 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, CliError> {
 async fn build_and_register(
     configuration: &Configuration,
     globals: &Globals,
-    folder: PathBuf,
+    folder: &Path,
     with: &BuildWith,
     existing: Option<String>,
 ) -> anyhow::Result<()> {
-    let folder = image_folder(&folder).unwrap_or(folder);
-    let manifest = Manifest::read(&folder)?;
+    let manifest = Manifest::read(folder)?;
     let engine = Engine::connect(&configuration.runner.docker).await?;
     let facts = match existing {
         Some(reference) => {
             let facts = inspect_image(&engine, &reference).await?;
-            facts.ok_or_else(|| anyhow!("the engine has no image {reference}"))?
+            facts.ok_or_else(|| no_such_image(&reference))?
         }
-        None => build_image(&engine, &folder, &manifest, with).await?,
+        None => build_image(&engine, folder, &manifest, with).await?,
     };
     facts.check()?;
     let pool = configuration.pool(Zone::Runner).await?;
@@ -137,11 +143,11 @@ async fn build_and_register(
     Ok(())
 }
 
-/// The folder with a manifest that is meant: one of that path, else one of that name in `images/`.
-pub fn image_folder(given: &Path) -> Option<PathBuf> {
-    [given.to_owned(), Path::new("images").join(given)]
-        .into_iter()
-        .find(|folder| folder.join(FILE_NAME).is_file())
+/// `--existing` names none.
+pub fn no_such_image(reference: &str) -> anyhow::Error {
+    anyhow!(
+        "the engine has no image {reference}: `docker images` lists those that it has; without --existing it is built"
+    )
 }
 
 /// What a built image is called in the engine's list.
@@ -184,10 +190,18 @@ pub async fn build_image(
         network: None,
         deadline: BUILD_WITHIN,
     };
-    Ok(build(engine, &request, |text| {
+    let built = build(engine, &request, |text| {
         text.split(['\r', '\n']).filter(|line| !line.trim().is_empty()).for_each(output::note)
+    });
+    built.await.map_err(|error| match error {
+        ImageError::Build(why) => {
+            anyhow!(
+                "the image could not be built: {why}; mend {}/Dockerfile and build again",
+                folder.display()
+            )
+        }
+        other => other.into(),
     })
-    .await?)
 }
 
 /// The engine's own image of the release that the Dockerfile names, if it has one.
@@ -215,7 +229,8 @@ async fn inspect(configuration: &Configuration, globals: &Globals, name: &str) -
     let pool = configuration.pool(Zone::Runner).await?;
     let mut connection = pool.acquire().await?;
     let image = db::images::find(&mut connection, name).await.context("database")?;
-    let image = image.ok_or_else(|| anyhow!("no CLI image {name:?} is registered"))?;
+    let image = image
+        .ok_or_else(|| anyhow!("no CLI image {name:?} is registered: `kage image list` shows which are"))?;
     let engine = Engine::connect(&configuration.runner.docker).await?;
     let facts = inspect_image(&engine, &image.digest).await?;
     let value = json!({ "registered": image, "engine": facts });

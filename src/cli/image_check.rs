@@ -8,11 +8,11 @@ use crate::cli::escape;
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::host::{self, Configuration};
 use crate::cli::image::{self, BuildWith};
+use crate::cli::image_folder;
 use crate::cli::output::{self, Globals};
 use crate::db;
 use crate::db::Zone;
 use crate::domain::model::Dialect;
-use crate::domain::name::Name;
 use crate::image::manifest::{FILE_NAME, Manifest};
 use crate::kit::check::{Extent, Surroundings, check};
 use crate::kit::error::KitError;
@@ -26,7 +26,7 @@ use crate::sandbox::spec::SandboxUser;
 
 #[derive(Debug, clap::Args)]
 pub struct CheckArgs {
-    /// Folder with `cli.toml`, name of a folder in `images/`, or name of a registered image
+    #[arg(value_name = "IMAGE", help = format!("{}; or the name of a registered image", image_folder::HELP))]
     image: String,
     /// Check this image of the engine's (tag or digest) with the folder's manifest [default: kage-cli-NAME:dev]
     #[arg(long, value_name = "REF")]
@@ -49,21 +49,18 @@ pub struct CheckArgs {
 
 #[derive(Debug, clap::Args)]
 pub struct NewArgs {
-    /// Name of the CLI
-    name: Name,
+    #[arg(value_name = "IMAGE", help = image_folder::HELP)]
+    image: PathBuf,
     /// Protocol that it speaks: anthropic, responses, chat, gemini or ollama
     #[arg(long, default_value = "chat")]
     dialect: Dialect,
-    /// Folder to make [default: images/NAME]
-    #[arg(long)]
-    folder: Option<PathBuf>,
 }
 
 /// # Errors
 /// [`CliError::Host`].
 pub fn new(args: &NewArgs, globals: &Globals) -> Result<Exit, CliError> {
-    let folder = args.folder.clone().unwrap_or_else(|| Path::new("images").join(args.name.as_str()));
-    scaffold::make(&folder, &args.name, args.dialect)
+    let (folder, name) = image_folder::to_make(&args.image).map_err(CliError::Host)?;
+    scaffold::make(&folder, &name, args.dialect)
         .map_err(|error| CliError::Host(anyhow::Error::new(error)))?;
     if globals.json {
         output::json(&serde_json::json!({ "folder": folder }))?;
@@ -137,7 +134,7 @@ async fn report(
 /// What is to be checked: from a folder, else from the registry.
 async fn subject(engine: &Engine, args: &CheckArgs) -> anyhow::Result<(Manifest, ImageFacts)> {
     let given = Path::new(&args.image);
-    if let Some(folder) = image::image_folder(given) {
+    if let Some(folder) = image_folder::find(given) {
         let manifest = Manifest::read(&folder)?;
         if args.build {
             let facts = image::build_image(engine, &folder, &manifest, &args.with).await?;
@@ -145,27 +142,38 @@ async fn subject(engine: &Engine, args: &CheckArgs) -> anyhow::Result<(Manifest,
         }
         let reference = args.existing.clone().unwrap_or_else(|| image::tag(&manifest));
         let facts = inspect_image(engine, &reference).await?;
-        let missing = || {
-            anyhow!(
+        let missing = || match &args.existing {
+            Some(reference) => image::no_such_image(reference),
+            None => anyhow!(
                 "the engine has no image {reference}; build it: kage image check --build {}",
                 folder.display()
-            )
+            ),
         };
         return Ok((manifest, facts.ok_or_else(missing)?));
     }
     if args.build || args.existing.is_some() {
-        bail!("there is no {FILE_NAME} in {0} or images/{0}", given.display());
+        image_folder::require(given)?;
     }
     let configuration = Configuration::load_with_database().with_context(|| {
-        format!("there is no {FILE_NAME} in {0} or images/{0}, and no database", given.display())
+        let missing = image_folder::missing(given);
+        format!("{missing} (to begin one: kage image new {}), and no registered images", given.display())
     })?;
     let pool = configuration.pool(Zone::Runner).await?;
     let mut connection = pool.acquire().await?;
     let row = db::images::find(&mut connection, &args.image).await.context("database")?;
-    let row = row.ok_or_else(|| anyhow!("no CLI image {:?} is registered", args.image))?;
+    let row = row.ok_or_else(|| {
+        let missing = image_folder::missing(given);
+        anyhow!("{missing}, and no image {:?} is registered: `kage image list` shows which are", args.image)
+    })?;
     let manifest: Manifest = serde_json::from_value(row.manifest).context("the registered manifest")?;
     let facts = inspect_image(engine, &row.digest).await?;
-    Ok((manifest, facts.ok_or_else(|| anyhow!("the engine has no image {} any more", row.digest))?))
+    let gone = || {
+        anyhow!(
+            "the engine has no image {} any more: build and register it again: kage image build",
+            row.digest
+        )
+    };
+    Ok((manifest, facts.ok_or_else(gone)?))
 }
 
 fn props(
@@ -182,6 +190,13 @@ fn props(
         Some(path) => path.clone(),
         None => std::env::current_exe().context("where this program is")?.with_file_name("kage-shim"),
     };
+    if !shim.is_file() {
+        bail!(
+            "there is no kage-shim at {}: say with KAGE_RUNNER_SHIM where it is (`scripts/build shim` builds it and \
+             prints its path)",
+            shim.display()
+        );
+    }
     // The runner's folder is where the engine sees what we see, also from within a container.
     let folder = if runner.data_dir.is_dir() { runner.data_dir.clone() } else { std::env::temp_dir() };
     Ok(Props {
@@ -190,7 +205,8 @@ fn props(
         image,
         limits: runner.limits.clone(),
         runtime: runner.runtime.clone(),
-        user: SandboxUser::new(uid, gid).ok_or_else(|| anyhow!("KAGE_RUNNER_UID cannot be {uid}"))?,
+        user: SandboxUser::new(uid, gid)
+            .ok_or_else(|| anyhow!("KAGE_RUNNER_UID cannot be {uid}: give a user that is not root"))?,
         shim,
         folder,
         keep,

@@ -45,7 +45,7 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, CliError> {
         } else if names.len() == 1 {
             Box::new(RawView::new(output::stdout_is_terminal()))
         } else {
-            Box::<PlainView>::default()
+            Box::new(PlainView::raw())
         };
         return follow(&client, args.id, args.run, view).await;
     }

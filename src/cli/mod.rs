@@ -10,6 +10,7 @@ pub mod exit;
 pub mod host;
 pub mod image;
 pub mod image_check;
+pub mod image_folder;
 pub mod key;
 pub mod lines;
 pub mod logs;

@@ -68,6 +68,9 @@ pub struct Args {
     /// Print the task's id once it is accepted, and leave
     #[arg(long, short)]
     detach: bool,
+    /// Show the output as the runs write it, line by line, and not in words
+    #[arg(long, conflicts_with = "json")]
+    raw: bool,
     /// Read the prompt from a file
     #[arg(long, value_name = "F", conflicts_with = "prompt")]
     file: Option<PathBuf>,
@@ -84,7 +87,7 @@ fn parse_context(text: &str) -> Result<Map<String, Value>, String> {
 /// [`CliError`].
 pub async fn run(args: Args, globals: &Globals) -> Result<Exit, CliError> {
     let client = connect::client()?;
-    let detach = args.detach;
+    let (detach, raw) = (args.detach, args.raw);
     let new = new_task(args)?;
     let mut interrupt = Interrupt::listen()?;
     let task = tokio::select! {
@@ -97,7 +100,22 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, CliError> {
     if detach {
         return detached(&task, globals).map(|()| Exit::Success);
     }
-    follow(&client, &task, globals, &mut interrupt).await
+    follow(&client, &task, view(&task, raw, globals)?, globals, &mut interrupt).await
+}
+
+fn view(task: &Task, raw: bool, globals: &Globals) -> Result<Box<dyn View>, CliError> {
+    if globals.json {
+        output::json(&serde_json::json!({ "event": "submitted", "data": task }))?;
+        return Ok(Box::new(JsonView));
+    }
+    output::note(&format!("task {}", task.id));
+    Ok(if raw {
+        Box::new(PlainView::raw())
+    } else if output::can_draw() {
+        Box::new(LiveView::new(&task.runs, task.updated_at))
+    } else {
+        Box::new(PlainView::of(&task.runs))
+    })
 }
 
 fn detached(task: &Task, globals: &Globals) -> Result<(), CliError> {
@@ -116,20 +134,10 @@ fn detached(task: &Task, globals: &Globals) -> Result<(), CliError> {
 async fn follow(
     client: &Client,
     task: &Task,
+    mut view: Box<dyn View>,
     globals: &Globals,
     interrupt: &mut Interrupt,
 ) -> Result<Exit, CliError> {
-    let mut view: Box<dyn View> = if globals.json {
-        output::json(&serde_json::json!({ "event": "submitted", "data": task }))?;
-        Box::new(JsonView)
-    } else {
-        output::note(&format!("task {}", task.id));
-        if output::can_draw() {
-            Box::new(LiveView::new(&task.runs, task.updated_at))
-        } else {
-            Box::<PlainView>::default()
-        }
-    };
     let watched = watch(&mut client.follow(task.id, None), view.as_mut(), interrupt).await;
     match watched {
         Ok(Watched::Ended(_)) => {}

@@ -101,6 +101,7 @@ impl RunRow {
             usage,
             decided_by: self.decided_by.clone(),
             refused_calls,
+            events: self.manifest.get("events").is_some_and(Value::is_string),
         }
     }
 }

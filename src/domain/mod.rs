@@ -3,6 +3,7 @@
 pub mod api_key;
 pub mod audit;
 pub mod event;
+pub mod judgement;
 pub mod limits;
 pub mod model;
 pub mod model_name;
@@ -11,3 +12,4 @@ pub mod prompt;
 pub mod repository;
 pub mod run;
 pub mod task;
+pub mod verdict;

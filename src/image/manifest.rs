@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::domain::judgement::Judge;
 use crate::domain::model::Dialect;
 use crate::domain::model_name::ModelName;
 use crate::domain::name::Name;
@@ -69,17 +70,6 @@ pub enum PromptWay {
     Argument,
     /// In a file that `{{prompt_file}}` in `command` names.
     File,
-}
-
-/// What a CLI's exit status is worth.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Judge {
-    /// Status 0 is a success, unless the CLI or the gateway says otherwise.
-    #[default]
-    Exit,
-    /// Only a `final` event that says `ok` is.
-    Final,
 }
 
 /// Which model API a CLI asks.

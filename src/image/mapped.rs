@@ -4,12 +4,15 @@
 //! {"kind": "progress" | "assistant" | "warning" | "error", "message": "…"}
 //! {"kind": "tool_call", "name": "Bash", "message": "ls"}
 //! {"kind": "tool_result", "name": "Bash", "message": "…", "ok": true}      (name and ok: if known)
-//! {"kind": "usage", "input_tokens": 1, "output_tokens": 2, "cost_usd": 0.03}
+//! {"kind": "usage", "input_tokens": 1, "output_tokens": 2, "cost_usd": 0.03}      (so far; the last one counts)
+//! {"kind": "usage_step", …}                                               (as usage, of one step; they are added up)
 //! {"kind": "final", "ok": true, "message": "…"}                           (message: if there is one)
 //! ```
 
 use jaq_json::Val;
 use jaq_std::ValT as _;
+
+use crate::domain::judgement::Told;
 
 /// Longer messages are cut, in bytes.
 pub const MAX_MESSAGE: usize = 64 * 1024;
@@ -34,8 +37,39 @@ pub enum MappedEvent {
     },
     Warning(String),
     Error(String),
+    /// Of the attempt so far.
     Usage(Usage),
+    /// Of one step, to be added to those before.
+    StepUsage(Usage),
     Final(Final),
+}
+
+/// What an event means for how long its CLI may still run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meaning {
+    /// It has work to do.
+    AtWork,
+    /// It has said its last word.
+    Done,
+    Nothing,
+}
+
+impl MappedEvent {
+    /// Takes note of what the CLI's end will be judged by.
+    pub fn note(&self, told: &mut Told) -> Meaning {
+        match self {
+            Self::Assistant(_) | Self::ToolCall { .. } | Self::ToolResult { .. } => Meaning::AtWork,
+            Self::Error(message) => {
+                told.hear_error(message);
+                Meaning::Nothing
+            }
+            Self::Final(last) => {
+                told.hear_final(last.ok, last.message.as_deref());
+                Meaning::Done
+            }
+            Self::Progress(_) | Self::Warning(_) | Self::Usage(_) | Self::StepUsage(_) => Meaning::Nothing,
+        }
+    }
 }
 
 /// What a CLI says that it has used. Only a claim: the gateway counts for itself.
@@ -44,6 +78,33 @@ pub struct Usage {
     pub input_tokens: Option<u64>,
     pub output_tokens: Option<u64>,
     pub cost_usd: Option<f64>,
+}
+
+impl Usage {
+    /// What the CLI claims in all: its last total, and the steps that it told of since.
+    pub fn claimed(events: &[MappedEvent]) -> Option<Self> {
+        events.iter().fold(None, |so_far, event| match event {
+            MappedEvent::Usage(total) => Some(total.clone()),
+            MappedEvent::StepUsage(step) => Some(so_far.unwrap_or_default().plus(step)),
+            _ => so_far,
+        })
+    }
+
+    fn plus(self, step: &Self) -> Self {
+        let add = |a: Option<u64>, b: Option<u64>| match (a, b) {
+            (None, None) => None,
+            (a, b) => Some(a.unwrap_or_default().saturating_add(b.unwrap_or_default())),
+        };
+        let cost_usd = match (self.cost_usd, step.cost_usd) {
+            (None, None) => None,
+            (a, b) => Some(a.unwrap_or_default() + b.unwrap_or_default()),
+        };
+        Self {
+            input_tokens: add(self.input_tokens, step.input_tokens),
+            output_tokens: add(self.output_tokens, step.output_tokens),
+            cost_usd,
+        }
+    }
 }
 
 /// A CLI's last word: that it has done its work, or why not.
@@ -78,7 +139,7 @@ pub fn event(output: &Val) -> Option<MappedEvent> {
             ok: truth("ok"),
         },
         b"final" => MappedEvent::Final(Final { ok: truth("ok")?, message: message() }),
-        b"usage" => {
+        kind @ (b"usage" | b"usage_step") => {
             let tokens = |name| field(name).and_then(Val::as_isize).and_then(|n| u64::try_from(n).ok());
             let cost =
                 field("cost_usd").and_then(Val::as_f64).filter(|cost| cost.is_finite() && *cost >= 0.0);
@@ -87,7 +148,8 @@ pub fn event(output: &Val) -> Option<MappedEvent> {
                 output_tokens: tokens("output_tokens"),
                 cost_usd: cost,
             };
-            return (usage != Usage::default()).then_some(MappedEvent::Usage(usage));
+            let event = if kind == b"usage" { MappedEvent::Usage } else { MappedEvent::StepUsage };
+            return (usage != Usage::default()).then_some(event(usage));
         }
         _ => return None,
     })
@@ -126,6 +188,43 @@ mod tests {
         assert_eq!(message.len(), MAX_TOOL_MESSAGE + '…'.len_utf8());
         let said = serde_json::json!({"kind": "assistant", "message": "hello"});
         assert_eq!(mapped(&said), Some(MappedEvent::Assistant("hello".to_owned())));
+    }
+
+    #[test]
+    fn steps_are_added_up_and_a_total_stands_for_all_before_it() {
+        let of = |kind: &str, fields: serde_json::Value| {
+            let mut object = fields;
+            object["kind"] = kind.into();
+            mapped(&object).expect("an event")
+        };
+        let step =
+            |input: u64| of("usage_step", serde_json::json!({"input_tokens": input, "output_tokens": 1}));
+        let claimed = |events: &[MappedEvent]| {
+            Usage::claimed(events).map(|usage| (usage.input_tokens, usage.output_tokens))
+        };
+        assert_eq!(claimed(&[]), None);
+        assert_eq!(claimed(&[step(10), step(5)]), Some((Some(15), Some(2))));
+        let total = of("usage", serde_json::json!({"input_tokens": 3}));
+        assert_eq!(claimed(&[step(10), total, step(5)]), Some((Some(8), Some(1))));
+        assert_eq!(
+            claimed(&vec![step(u64::try_from(i64::MAX).expect("fits")); 3]).map(|(input, _)| input),
+            Some(Some(u64::MAX))
+        );
+        let cost = of("usage_step", serde_json::json!({"cost_usd": 0.25}));
+        let usage = Usage::claimed(&[cost.clone(), cost]).expect("claims");
+        assert_eq!((usage.cost_usd, usage.input_tokens), (Some(0.5), None));
+    }
+
+    #[test]
+    fn what_the_end_is_judged_by_is_noted() {
+        let mut told = Told::default();
+        let mut note = |object: serde_json::Value| mapped(&object).expect("an event").note(&mut told);
+        assert_eq!(note(serde_json::json!({"kind": "error", "message": "bad key"})), Meaning::Nothing);
+        assert_eq!(note(serde_json::json!({"kind": "assistant", "message": "hm"})), Meaning::AtWork);
+        assert_eq!(note(serde_json::json!({"kind": "final", "ok": false, "message": "no"})), Meaning::Done);
+        assert_eq!(told.error.as_deref(), Some("bad key"));
+        let last = told.last_word.expect("a last word");
+        assert_eq!((last.ok, last.message.as_deref()), (false, Some("no")));
     }
 
     #[test]

@@ -13,7 +13,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
-use crate::image::mapped::MappedEvent;
+use crate::domain::judgement::Told;
+use crate::image::mapped::{MappedEvent, Meaning};
 use crate::image::mapping::{MAX_LINE, Mapping};
 use crate::image::template::{GATEWAY_PORT, PROMPT_FILE};
 use crate::kit::error::KitError;
@@ -39,6 +40,9 @@ const END_WITHIN: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(250);
 /// Bytes of output that are kept.
 const KEPT: usize = 4 << 20;
+
+/// Different processes that are kept: a CLI may start thousands.
+const MOST_PROCESSES: usize = 500;
 
 /// What is tried.
 pub struct Plan {
@@ -160,10 +164,7 @@ async fn drive(
     let mut watch = Watch::new(stage, sandbox.id(), pid);
     let exited = watch.follow(&mut link, plan, asked).await?;
     // All processes but the shim are gone, and its namespaces are still there.
-    let written = pid.and_then(|pid| {
-        let inside = |path: &str| tree::walk(format!("/proc/{pid}/root{path}").as_ref(), path, "").ok();
-        Some([inside("/tmp")?, inside(HOME)?].concat())
-    });
+    let written = pid.and_then(|pid| written(pid, &stage.manifest.writable));
     let after =
         tree::walk(&folders.workspace, WORKSPACE, ".git").map_err(KitError::file(&folders.workspace))?;
     let observed = Observed {
@@ -174,6 +175,15 @@ async fn drive(
     };
     link.release().await?;
     Ok((observed, started_ms))
+}
+
+/// What is in the sandbox's tmpfs mounts. None: the host does not show them.
+fn written(pid: u32, writable: &[String]) -> Option<Vec<Entry>> {
+    let mut entries = Vec::new();
+    for path in ["/tmp", HOME].into_iter().chain(writable.iter().map(String::as_str)) {
+        entries.append(&mut tree::walk_tmpfs(pid, path).ok()?);
+    }
+    Some(entries)
 }
 
 fn job(stage: &Stage, plan: &Plan) -> Result<Job, KitError> {
@@ -318,12 +328,10 @@ impl<'a> Watch<'a> {
         self.ignored += mapped.ignored;
         // As the runner counts: one that goes on after a final event has its time anew.
         for event in &mapped.events {
-            match event {
-                MappedEvent::Final(_) => self.final_event = Some(self.start.elapsed()),
-                MappedEvent::Assistant(_) | MappedEvent::ToolCall { .. } | MappedEvent::ToolResult { .. } => {
-                    self.at_work = self.start.elapsed();
-                }
-                _ => {}
+            match event.note(&mut Told::default()) {
+                Meaning::Done => self.final_event = Some(self.start.elapsed()),
+                Meaning::AtWork => self.at_work = self.start.elapsed(),
+                Meaning::Nothing => {}
             }
         }
         self.events.extend(mapped.events);
@@ -333,7 +341,8 @@ impl<'a> Watch<'a> {
         let Some(shim) = self.shim else { return };
         let seen = processes::of_container(self.container, shim);
         self.most_processes = self.most_processes.max(seen.len());
-        self.processes.extend(seen);
+        let room = MOST_PROCESSES.saturating_sub(self.processes.len());
+        self.processes.extend(seen.into_iter().take(room));
     }
 
     fn observed(self, exited: Exited, sandbox: Duration, written: Option<Vec<Entry>>) -> Observed {

@@ -22,7 +22,7 @@ pub enum KitError {
     Link(#[from] LinkError),
     #[error(transparent)]
     Launch(#[from] LaunchError),
-    #[error("{0} is in the way")]
+    #[error("{0} is there already, and is left as it is: go on with it, or give another name")]
     InTheWay(PathBuf),
     #[error("signals cannot be heard: {0}")]
     Signals(io::Error),

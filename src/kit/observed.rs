@@ -6,7 +6,10 @@ use std::time::Duration;
 use kage_model_server::recorder::Recorded;
 use kage_shim::protocol::Exited;
 
-use crate::image::manifest::{Judge, Manifest};
+use crate::domain::judgement::{Told, by_own_account};
+use crate::domain::run::RunState;
+use crate::domain::verdict::Verdict;
+use crate::image::manifest::Manifest;
 use crate::image::mapped::MappedEvent;
 use crate::kit::processes::Process;
 use crate::kit::tree::Entry;
@@ -58,45 +61,28 @@ pub struct Observed {
 }
 
 impl Observed {
-    /// What the runner would make of the CLI's own words and end, without the change and the gateway's record.
+    /// What the runner makes of the CLI's own words and end, without the change and the gateway's record.
     ///
     /// # Errors
     /// Why it is no success.
     pub fn regarded(&self, manifest: &Manifest) -> Result<(), String> {
-        if let Some(error) = &self.exited.spawn_error {
-            return Err(format!("it could not be started: {error}"));
-        }
-        let last = self.events.iter().rev().find_map(|event| match event {
-            MappedEvent::Final(last) => Some(last),
-            _ => None,
-        });
-        match (self.ended, last) {
-            (_, Some(last)) if !last.ok => {
-                return Err(format!(
-                    "its final event says failure: {}",
-                    shortened(last.message.as_deref().unwrap_or("-"))
-                ));
+        let verdict = match self.ended {
+            Ended::AfterFinal => Verdict::done(),
+            Ended::OverTime => {
+                let seconds = self.total.as_secs_f64();
+                Verdict::new(RunState::TimedOut, format!("it did not end within {seconds:.0} s"))
             }
-            (Ended::AfterFinal, Some(_)) => return Ok(()),
-            (Ended::OverTime, _) => return Err(format!("it did not end within {:?}", self.total)),
-            _ => {}
+            Ended::ByItself | Ended::AsPlanned => Verdict::of_exit(&self.exited, false),
+        };
+        let mut told = Told::default();
+        for event in &self.events {
+            event.note(&mut told);
         }
-        match (self.exited.code, self.exited.signal) {
-            (Some(0), _) => {}
-            (Some(code), _) => return Err(format!("it exited with status {code}")),
-            (None, signal) => return Err(format!("signal {} ended it", signal.unwrap_or_default())),
+        let judged = by_own_account(verdict, manifest.judge, &told);
+        match judged.state {
+            RunState::Succeeded => Ok(()),
+            state => Err(judged.error.map_or(state.to_string(), |error| shortened(&error))),
         }
-        if last.is_some() {
-            return Ok(());
-        }
-        if manifest.judge == Judge::Final {
-            return Err("it exited with status 0 but without a final event".to_owned());
-        }
-        let error = self.events.iter().rev().find_map(|event| match event {
-            MappedEvent::Error(message) => Some(message),
-            _ => None,
-        });
-        error.map_or(Ok(()), |message| Err(format!("status 0 after an error: {}", shortened(message))))
     }
 
     /// The end in words.

@@ -1,9 +1,13 @@
 //! The processes of a container as the host sees them, and what its control group has counted.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read as _;
 
 use crate::sandbox::host_kill::names_container;
+
+/// Bytes of each that are looked at.
+const MOST_BYTES: u64 = 256 << 10;
 
 /// Command line and environment of a process, NUL-separated as the kernel gives them.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,10 +25,19 @@ pub fn of_container(container_id: &str, shim: u32) -> BTreeSet<Process> {
         *pid != shim && cgroup.is_ok_and(|text| names_container(&text, container_id))
     });
     ours.map(|pid| Process {
-        command_line: fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default(),
-        environment: fs::read(format!("/proc/{pid}/environ")).unwrap_or_default(),
+        command_line: beginning(&format!("/proc/{pid}/cmdline")),
+        environment: beginning(&format!("/proc/{pid}/environ")),
     })
     .collect()
+}
+
+/// As good as empty where it cannot be read.
+fn beginning(path: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if let Ok(file) = File::open(path) {
+        let _ = file.take(MOST_BYTES).read_to_end(&mut bytes);
+    }
+    bytes
 }
 
 /// Most bytes that the control group of a process has held, file cache included. None where the host does not show it.

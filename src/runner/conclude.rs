@@ -8,12 +8,14 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
 use crate::db;
-use crate::db::attempts::Harvested;
+use crate::db::attempts::{Ending, Harvested};
 use crate::db::results::ResultRow;
 use crate::db::runs::RunRow;
 use crate::db::tasks::TaskRow;
 use crate::domain::event::EventKind;
+use crate::domain::judgement::{self, CallWord, Evidence, Work};
 use crate::domain::run::RunState;
+use crate::domain::verdict::Verdict;
 use crate::git::commit::{CommitText, commit_while};
 use crate::git::diff::{self, FileStatus};
 use crate::git::error::HarvestError;
@@ -24,10 +26,9 @@ use crate::runner::drive::{Drive, Ended};
 use crate::runner::environment::Environment;
 use crate::runner::failure::RunFailure;
 use crate::runner::grant::{self, Record};
-use crate::runner::judge::{self, Evidence, Work};
+use crate::runner::past_call;
 use crate::runner::prepare;
 use crate::runner::retry;
-use crate::runner::verdict::Verdict;
 use crate::wire::run::FileChange;
 
 /// Most bytes of a patch that are stored; the branch always has everything.
@@ -62,13 +63,15 @@ impl Drive<'_> {
         let manifest: Option<Manifest> = serde_json::from_value(run.manifest.clone()).ok();
         let record = self.record(run, manifest.as_ref()).await?;
         let told = verdict.told.clone();
+        let calls: Option<Vec<CallWord>> =
+            record.as_ref().map(|record| record.calls.iter().map(past_call::word).collect());
         let evidence = Evidence {
             judge: manifest.as_ref().map(|manifest| manifest.judge).unwrap_or_default(),
             told: &told,
             stopped: record.as_ref().and_then(|record| record.stopped.as_deref()),
-            calls: record.as_ref().map(|record| record.calls.as_slice()),
+            calls: calls.as_deref(),
         };
-        verdict = judge::before_harvest(verdict, evidence);
+        verdict = judgement::before_harvest(verdict, evidence);
         if let Some(delay) = self.retry_after(run, task, &verdict) {
             return self.again(run, &verdict, delay).await;
         }
@@ -88,13 +91,13 @@ impl Drive<'_> {
             self.notice(run, EventKind::Warning, warning).await?;
         }
         let work = Work { changed: taken.branch.is_some(), may_change_nothing: run.allow_no_changes };
-        verdict = judge::after_harvest(verdict, evidence, work);
+        verdict = judgement::after_harvest(verdict, evidence, work);
         if !work.changed
             && let Some(delay) = self.retry_after(run, task, &verdict)
         {
             return self.again(run, &verdict, delay).await;
         }
-        let (pool, ending) = (&self.environment.pool, verdict.ending());
+        let (pool, ending) = (&self.environment.pool, ending_of(&verdict));
         let (branch, warnings) = (taken.branch.as_ref(), &taken.warnings);
         self.commit(|| db::attempts::finish(pool, self.lease, run, &ending, branch, warnings)).await?;
         prepare::discard(self.environment, run.id).await;
@@ -137,7 +140,7 @@ impl Drive<'_> {
     async fn again(&self, run: &RunRow, verdict: &Verdict, delay: Duration) -> Result<(), RunFailure> {
         prepare::discard(self.environment, run.id).await;
         let seconds = u32::try_from(delay.as_secs()).unwrap_or(u32::MAX);
-        let (pool, ending) = (&self.environment.pool, verdict.ending());
+        let (pool, ending) = (&self.environment.pool, ending_of(verdict));
         self.commit(|| db::attempts::requeue(pool, self.lease, run, &ending, seconds)).await?;
         let environment = Arc::clone(self.environment);
         self.environment.lifecycle.spawn(async move {
@@ -156,6 +159,16 @@ impl Drive<'_> {
         blocking
             .await
             .unwrap_or_else(|error| Err(RunFailure::Refused(format!("the harvest failed: {error}"))))
+    }
+}
+
+/// What is stored of it.
+fn ending_of(verdict: &Verdict) -> Ending {
+    Ending {
+        state: verdict.state,
+        error: verdict.error.clone(),
+        exit_code: verdict.exit_code,
+        decided_by: verdict.decided_by.clone(),
     }
 }
 

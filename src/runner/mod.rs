@@ -8,7 +8,7 @@
 //!   refusals   system calls that the sandbox refused, into events
 //!   conclude   container gone, harvest, branch, end (or another try)   retry     which ends are worth one
 //! grant         a run's way to a model, asked of the gateway
-//!   judge      what the run comes to
+//!   past_call  what the gateway's record of a call says (`domain::judgement` judges)
 //! repositories  fulfils wishes: fetch, remove                          sweep     what nobody owns any more
 //! ```
 
@@ -20,11 +20,11 @@ mod environment;
 mod failure;
 mod folders;
 mod grant;
-mod judge;
 mod lease;
 mod lines;
 mod local_source;
 mod notifier;
+mod past_call;
 mod patience;
 mod prepare;
 mod presence;
@@ -34,7 +34,6 @@ mod repositories;
 mod retry;
 mod sweep;
 mod told;
-mod verdict;
 
 use sqlx::PgPool;
 

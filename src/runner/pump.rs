@@ -14,7 +14,9 @@ use crate::db::attempts::Output;
 use crate::db::events::NewEvent;
 use crate::db::runs::RunRow;
 use crate::domain::run::RunState;
+use crate::domain::verdict::Verdict;
 use crate::image::manifest::Manifest;
+use crate::image::mapped::Meaning;
 use crate::image::mapping::{Mapped, Mapping};
 use crate::runner::blocks::Blocks;
 use crate::runner::drive::Drive;
@@ -22,8 +24,7 @@ use crate::runner::failure::RunFailure;
 use crate::runner::lines::{Lines, MAX_LINE};
 use crate::runner::prepare::idle_secs;
 use crate::runner::retry::{self, TAIL_BYTES};
-use crate::runner::told::{Meaning, Teller};
-use crate::runner::verdict::Verdict;
+use crate::runner::told::Teller;
 use crate::sandbox::container::Sandbox;
 use crate::sandbox::error::SandboxError;
 use crate::sandbox::shim_link::{LinkError, ShimLink};
@@ -129,6 +130,7 @@ impl<'a> Pump<'a> {
     async fn rewind(&mut self) -> Result<(), RunFailure> {
         self.blocks = Blocks::new(self.run.attempt, self.committed, self.position);
         self.mapped.clear();
+        self.teller.rewind();
         let partial = if self.mapping.is_some() && self.committed.stdout > 0 {
             let pool = &self.drive.environment.pool;
             let read = || db::events::partial_line(pool, self.run.id, self.run.attempt, MAX_LINE);
@@ -291,6 +293,7 @@ impl<'a> Pump<'a> {
             self.drive.commit(|| db::attempts::append_output(pool, lease, &output)).await?;
             self.committed = ends;
             self.position = position;
+            self.teller.stored();
         }
         self.last_commit = Instant::now();
         self.idle_at = self.last_commit + self.idle;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use regex::bytes::Regex;
 
-use crate::runner::verdict::Verdict;
+use crate::domain::verdict::Verdict;
 
 /// Most seconds between two attempts.
 const LONGEST_DELAY: u32 = 600;

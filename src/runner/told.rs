@@ -1,48 +1,19 @@
 //! What a CLI tells of itself through its manifest's filter: events for the watchers, and the few facts that its
-//! end is judged by. All of it is a claim.
+//! end is judged by ([`Told`]). All of it is a claim.
 
 use chrono::Utc;
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::db::events::NewEvent;
 use crate::db::runs::RunRow;
 use crate::domain::event::EventKind;
+use crate::domain::judgement::Told;
 use crate::domain::run::RunState;
-use crate::image::mapped::MappedEvent;
+use crate::image::mapped::{MappedEvent, Meaning};
 use crate::wire::event::{Activity, Notice, Progress};
 
-/// Kept of a CLI's words for the judgement, in bytes.
-const KEPT: usize = 2000;
 /// Shown of what a tool was given or gave back, in characters.
 const SHOWN: usize = 200;
-
-/// The facts that the end is judged by; stored with the output that they were read from.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct Told {
-    /// The last final event.
-    pub last_word: Option<LastWord>,
-    /// The last error event.
-    pub error: Option<String>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct LastWord {
-    pub ok: bool,
-    pub message: Option<String>,
-}
-
-/// What an event means for how long its CLI may still run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Meaning {
-    /// It has work to do.
-    AtWork,
-    /// It has said its last word.
-    Done,
-    Nothing,
-}
 
 /// Whose events these are.
 pub(super) struct Teller {
@@ -54,19 +25,23 @@ pub(super) struct Teller {
     /// USD, as the CLI says.
     cost_usd: f64,
     pub told: Told,
+    /// Both, as they are in the database.
+    stored: (Told, f64),
 }
 
 impl Teller {
     /// Goes on from what is stored.
     pub fn new(run: &RunRow, takes_cost: bool) -> Self {
         let told = run.told.clone().and_then(|told| serde_json::from_value(told).ok());
+        let told: Told = told.unwrap_or_default();
         Self {
             task_id: run.task_id,
             run_id: run.id,
             name: run.name.clone(),
             takes_cost,
             cost_usd: run.cost_usd,
-            told: told.unwrap_or_default(),
+            stored: (told.clone(), run.cost_usd),
+            told,
         }
     }
 
@@ -77,35 +52,39 @@ impl Teller {
 
     /// Takes note of an event; what the watchers are told, and what it means.
     pub fn take(&mut self, event: MappedEvent) -> (Option<NewEvent>, Meaning) {
-        match event {
-            MappedEvent::Progress(message) => (Some(self.progress(message, None)), Meaning::Nothing),
-            MappedEvent::Assistant(text) => {
-                (Some(self.progress(text, Some(Activity::Assistant))), Meaning::AtWork)
-            }
+        let meaning = event.note(&mut self.told);
+        (self.event(event), meaning)
+    }
+
+    fn event(&mut self, event: MappedEvent) -> Option<NewEvent> {
+        Some(match event {
+            MappedEvent::Progress(message) => self.progress(message, None),
+            MappedEvent::Assistant(text) => self.progress(text, Some(Activity::Assistant)),
             MappedEvent::ToolCall { name, message } => {
                 let words = format!("→ {name}: {}", first_line(&message));
                 let activity = Activity::ToolCall { tool: name, argument: message };
-                (Some(self.progress(words, Some(activity))), Meaning::AtWork)
+                self.progress(words, Some(activity))
             }
             MappedEvent::ToolResult { name, message, ok } => {
                 let how = if ok == Some(false) { "failed: " } else { "" };
                 let from = name.as_ref().map(|name| format!("{name}: ")).unwrap_or_default();
                 let words = format!("← {from}{how}{}", first_line(&message));
                 let activity = Activity::ToolResult { tool: name, text: message, ok };
-                (Some(self.progress(words, Some(activity))), Meaning::AtWork)
+                self.progress(words, Some(activity))
             }
-            MappedEvent::Warning(message) => {
-                (Some(self.notice(EventKind::Warning, message)), Meaning::Nothing)
-            }
-            MappedEvent::Error(message) => {
-                self.told.error = Some(kept(&message));
-                (Some(self.notice(EventKind::Error, message)), Meaning::Nothing)
-            }
+            MappedEvent::Warning(message) => self.notice(EventKind::Warning, message),
+            MappedEvent::Error(message) => self.notice(EventKind::Error, message),
             MappedEvent::Usage(usage) => {
                 if let Some(cost) = usage.cost_usd.filter(|_| self.takes_cost) {
                     self.cost_usd = cost;
                 }
-                (None, Meaning::Nothing)
+                return None;
+            }
+            MappedEvent::StepUsage(usage) => {
+                if let Some(cost) = usage.cost_usd.filter(|_| self.takes_cost) {
+                    self.cost_usd += cost;
+                }
+                return None;
             }
             MappedEvent::Final(last) => {
                 let word =
@@ -114,11 +93,19 @@ impl Teller {
                     Some(message) => format!("{word}: {message}"),
                     None => word.to_owned(),
                 };
-                let message = last.message.as_deref().map(kept);
-                self.told.last_word = Some(LastWord { ok: last.ok, message });
-                (Some(self.progress(words, Some(Activity::Final { ok: last.ok }))), Meaning::Done)
+                self.progress(words, Some(Activity::Final { ok: last.ok }))
             }
-        }
+        })
+    }
+
+    /// What it has been told so far is stored.
+    pub fn stored(&mut self) {
+        self.stored = (self.told.clone(), self.cost_usd);
+    }
+
+    /// Forgets what is not stored: the same lines come again, and what they add must not count twice.
+    pub fn rewind(&mut self) {
+        (self.told, self.cost_usd) = self.stored.clone();
     }
 
     fn progress(&self, message: String, activity: Option<Activity>) -> NewEvent {
@@ -150,14 +137,33 @@ fn first_line(text: &str) -> String {
     if line.len() < text.len() { format!("{line} …") } else { line }
 }
 
-fn kept(text: &str) -> String {
-    let end = (0..=KEPT.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
-    text[..end].to_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::mapped::Usage;
+
+    #[test]
+    fn lines_that_come_again_do_not_count_twice() {
+        let mut teller = Teller {
+            task_id: Uuid::nil(),
+            run_id: Uuid::nil(),
+            name: "shell".to_owned(),
+            takes_cost: true,
+            cost_usd: 0.0,
+            told: Told::default(),
+            stored: (Told::default(), 0.0),
+        };
+        let step = || MappedEvent::StepUsage(Usage { cost_usd: Some(0.25), ..Usage::default() });
+        teller.take(step());
+        teller.stored();
+        teller.take(step());
+        teller.take(MappedEvent::Error("the link breaks here".to_owned()));
+        assert_eq!((teller.cost(), teller.told.error.is_some()), (Some(0.5), true));
+        teller.rewind();
+        assert_eq!((teller.cost(), teller.told.error.is_some()), (Some(0.25), false));
+        teller.take(step());
+        assert_eq!(teller.cost(), Some(0.5));
+    }
 
     #[test]
     fn a_tools_words_are_cut_to_a_line() {
@@ -165,11 +171,5 @@ mod tests {
         assert_eq!(first_line("\nExit code 1\nWRONG"), "Exit code 1 …");
         assert_eq!(first_line(&"é".repeat(201)), format!("{} …", "é".repeat(200)));
         assert_eq!(first_line(""), "");
-    }
-
-    #[test]
-    fn what_is_kept_ends_at_a_character() {
-        assert_eq!(kept("short"), "short");
-        assert_eq!(kept(&"€".repeat(1000)).len(), KEPT - KEPT % 3);
     }
 }

@@ -44,6 +44,9 @@ pub struct Run {
     /// System calls that its sandbox refused, over all its attempts; absent if none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refused_calls: Vec<RefusedCall>,
+    /// Its image reads its output: what it says and does is told by `progress` events with an `activity`.
+    #[serde(default)]
+    pub events: bool,
 }
 
 /// A kind of system call that a sandbox refused.

@@ -140,6 +140,27 @@ async fn two_clis_do_the_same_task() {
     }
 }
 
+/// What a person reads: what the CLIs say and do, each once, and not the JSON that they print.
+#[tokio::test]
+async fn the_client_tells_in_words() {
+    let (kage, _models) = world(&["opencode", "aider"]).await;
+    let prompt = "Write a greeting into hello.txt and show it.";
+    let output =
+        kage.client(&["run", "--cli", "opencode", "--cli", "aider", "--timeout", "300", prompt]).await;
+    let stdout = String::from_utf8(output.stdout).expect("UTF-8");
+    assert_eq!(output.status.code(), Some(0), "{stdout}{}", String::from_utf8_lossy(&output.stderr));
+    let lines = |start: &str| stdout.lines().filter(|line| line.starts_with(start)).count();
+    assert!(
+        stdout.lines().all(|line| line.starts_with("[opencode] ") || line.starts_with("[aider] ")),
+        "{stdout}"
+    );
+    assert!(lines("[opencode] → ") > 1 && lines("[opencode] ← ") > 1, "{stdout}");
+    assert_eq!(lines("[opencode] {"), 0, "{stdout}");
+    assert_eq!(lines("[opencode] hello.txt is written."), 1, "{stdout}");
+    assert_eq!(lines(&format!("[aider] {HELLO}")), 1, "{stdout}");
+    assert_eq!(lines("[aider] → edit: hello.txt"), 1, "{stdout}");
+}
+
 /// While it works: what the engine and the kernel show of its sandbox.
 #[tokio::test]
 async fn nobody_near_a_sandbox_sees_the_credential() {

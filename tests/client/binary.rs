@@ -6,13 +6,16 @@ use std::time::Duration;
 use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use kage::domain::repository::RepositoryState;
-use kage::domain::run::RunState;
+use kage::domain::run::{ProgressStatus, RunState};
 use kage::domain::task::TaskStatus;
+use kage::wire::event::{Activity, Progress};
 use kage::wire::repository::Repository;
+use kage::wire::run::Run;
 use kage::wire::task::{NewTask, Task};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
+use uuid::Uuid;
 
 use crate::hostile::HOSTILE;
 use crate::samples::{Sent, TASK, log, run, sent, start, story, task};
@@ -82,6 +85,79 @@ async fn run_shows_plain_lines_and_ends_as_the_task_ends() {
         let names: Vec<&str> = posted.cli_assignments.iter().map(|one| one.cli_name.as_str()).collect();
         assert_eq!(names, ["shell", "shell"]);
     }
+}
+
+fn says(id: u64, message: &str, activity: Option<Activity>) -> Sent {
+    let progress = Progress {
+        task_id: TASK,
+        cli_name: "shell".to_owned(),
+        session_id: Uuid::from_u128(7),
+        status: ProgressStatus::Working,
+        message: message.to_owned(),
+        timestamp: start(),
+        activity,
+        files_modified: None,
+        cost: None,
+        duration: None,
+    };
+    sent(Some(id), "progress", &progress)
+}
+
+/// Of an agent that prints its events as JSON, one line that is none, and its words once more in the last event.
+fn agents_story() -> Vec<Sent> {
+    let long = format!("{{\"type\":\"result\",\"text\":\"{}\"}}\n", "x".repeat(200_000));
+    let call = Activity::ToolCall { tool: "Bash".to_owned(), argument: "ls\n-la".to_owned() };
+    let mut story = vec![
+        sent(
+            Some(1),
+            "log",
+            &log("shell", "stdout", 0, "{\"type\":\"init\"}\nnot logged in\nplain words\n{\"ty"),
+        ),
+        sent(Some(2), "log", &log("shell", "stderr", 0, "{\"on\": \"stderr\"}\n")),
+        sent(Some(3), "log", &log("shell", "stdout", 52, &format!("pe\":\"text\"}}\n{long}"))),
+        says(4, "plain words", Some(Activity::Assistant)),
+        says(5, "I look\nat \u{1b}[2Jit.", Some(Activity::Assistant)),
+        says(6, "→ Bash: ls …", Some(call)),
+        says(7, "kage's own words", None),
+        says(8, "the CLI says that it is done: I look\nat \u{1b}[2Jit.", Some(Activity::Final { ok: true })),
+    ];
+    story.extend(story_end());
+    story
+}
+
+fn story_end() -> Vec<Sent> {
+    story(TaskStatus::Completed)
+        .into_iter()
+        .filter(|sent| sent.text.contains("event: task_complete\n"))
+        .collect()
+}
+
+#[tokio::test]
+async fn run_shows_what_an_agent_says_in_words_and_its_json_only_when_asked() {
+    let told = Run { events: true, ..run("shell", RunState::Succeeded) };
+    let server = |task| server_of(task, agents_story(), End::Silent);
+    let words = server(task(TaskStatus::Completed, vec![told.clone()])).await;
+    let (exit, stdout, stderr) = kage(&words.url, &RUN).await;
+    let in_words = "[shell] not logged in\n[shell] plain words\n[shell] I look\n[shell] at \\x1b[2Jit.\n\
+                    [shell] → Bash: ls …\n[shell] the CLI says that it is done\n";
+    assert_eq!((exit, stdout.as_str()), (0, in_words), "{stderr}");
+    assert!(stderr.contains("[shell] kage's own words\n") && !stderr.contains("Bash"), "{stderr}");
+    assert!(stderr.contains("[shell] {\"on\": \"stderr\"}\n"), "{stderr}");
+
+    let raw = server(task(TaskStatus::Completed, vec![told])).await;
+    let args: Vec<&str> = RUN.into_iter().chain(["--raw"]).collect();
+    let (exit, stdout, stderr) = kage(&raw.url, &args).await;
+    assert!(
+        exit == 0 && stdout.starts_with("[shell] {\"type\":\"init\"}\n[shell] not logged in\n"),
+        "{stderr}"
+    );
+    assert!(stdout.contains("\n[shell] {\"type\":\"text\"}\n") && stdout.len() > 200_000);
+    assert!(!stdout.contains("Bash") && !stderr.contains("Bash"), "{stderr}");
+
+    // A run whose image does not read its output may print JSON for a script that waits for it.
+    let plain = server(task(TaskStatus::Completed, vec![run("shell", RunState::Succeeded)])).await;
+    let (_, stdout, _) = kage(&plain.url, &RUN).await;
+    assert!(stdout.starts_with("[shell] {\"type\":\"init\"}\n"), "{stdout}");
 }
 
 #[tokio::test]

@@ -54,6 +54,9 @@ def main():
         prompt = " ".join(prompt.split())
     if BAD == "leaks":
         say(type="debug", environment="key sk-ant-" + "aB3" * 10)
+    if BAD == "home":
+        with open(os.path.expanduser("~/leak"), "w") as file:
+            file.write("sk-ant-" + "aB3" * 10)
     if BAD == "deaf":
         import signal
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -5,9 +5,13 @@
 #![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
 use std::path::PathBuf;
+use std::time::Duration;
 
+use bollard::query_parameters::RemoveImageOptions;
+use kage::domain::judgement::Judge;
 use kage::domain::limits::Limits;
-use kage::image::manifest::{Judge, Manifest};
+use kage::image::build::{BuildRequest, build};
+use kage::image::manifest::Manifest;
 use kage::kit::check::{Extent, Surroundings, check};
 use kage::kit::report::{Item, Need, Outcome, Report};
 use kage::kit::stage::{Props, Stage};
@@ -47,20 +51,26 @@ KEY = "{{{{token}}}}"
 }
 
 async fn report(manifest: Manifest, quick: bool) -> Report {
-    report_of(manifest, Extent { quick, only: None }).await
+    report_of(manifest, Extent { quick, only: None }, &image_name()).await
 }
 
 async fn only(manifest: Manifest, id: &str) -> Report {
-    report_of(manifest, Extent { quick: false, only: Some(id.to_owned()) }).await
+    report_of(manifest, Extent { quick: false, only: Some(id.to_owned()) }, &image_name()).await
 }
 
-async fn report_of(manifest: Manifest, extent: Extent) -> Report {
-    let engine =
-        std::env::var("KAGE_TEST_ENGINE").unwrap_or_else(|_| "unix:///var/run/docker.sock".to_owned());
-    let engine = Engine::connect(&engine).await.expect("these tests need a Docker Engine");
-    let image = std::env::var("KAGE_TEST_IMAGE").expect("./test sets it");
+fn image_name() -> String {
+    std::env::var("KAGE_TEST_IMAGE").expect("./test sets it")
+}
+
+async fn engine() -> Engine {
+    let uri = std::env::var("KAGE_TEST_ENGINE").unwrap_or_else(|_| "unix:///var/run/docker.sock".to_owned());
+    Engine::connect(&uri).await.expect("these tests need a Docker Engine")
+}
+
+async fn report_of(manifest: Manifest, extent: Extent, image: &str) -> Report {
+    let engine = engine().await;
     let props = Props {
-        image: inspect_image(&engine, &image).await.unwrap().expect("./test builds it"),
+        image: inspect_image(&engine, image).await.unwrap().expect("./test builds it"),
         engine,
         manifest,
         limits: Limits { memory_bytes: 256 << 20, ..Limits::default() },
@@ -146,4 +156,40 @@ async fn vices_under_faults_are_found() {
     assert_eq!(failed(&silent), ["errors-told"], "{silent:#?}");
     let impatient = only(manifest("impatient"), "error-500-once").await;
     assert_eq!(failed(&impatient), ["error-500-once"], "{impatient:#?}");
+}
+
+/// The kit is root and looks at `/proc/PID/root/home/agent`: a link that the image has there must not lead it to a folder
+/// of the host.
+#[tokio::test]
+async fn an_image_cannot_lead_the_kit_to_the_hosts_files() {
+    let host = tempfile::Builder::new().prefix("kage-kit-host-").tempdir_in("/var/tmp").unwrap();
+    std::fs::write(host.path().join("host-secret"), format!("ghp_{}", "aB3".repeat(12))).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = format!(
+        "ARG BASE_IMAGE\nFROM ${{BASE_IMAGE}}\nUSER root\nRUN rm -rf /home/agent && ln -s {} /home/agent\n",
+        host.path().display()
+    );
+    std::fs::write(folder.path().join("Dockerfile"), recipe).unwrap();
+    let (engine, base) = (engine().await, image_name());
+    let tag = format!("kage-kit-test-{}:dev", uuid::Uuid::new_v4().simple());
+    let request = BuildRequest {
+        folder: folder.path(),
+        tag: &tag,
+        args: &[("BASE_IMAGE", &base)],
+        labels: &[],
+        certificates: None,
+        network: Some("none"),
+        deadline: Duration::from_secs(300),
+    };
+    build(&engine, &request, |_| {}).await.unwrap();
+    let extent = Extent { quick: true, only: Some("task".to_owned()) };
+    let report = report_of(manifest("home"), extent, &tag).await;
+    engine.api().remove_image(&tag, None::<RemoveImageOptions>, None).await.unwrap();
+    // What the CLI left in its HOME is found behind that link, and nothing else.
+    assert_eq!(
+        item(&report, "no-credential").detail,
+        "a key of Anthropic's in /home/agent/leak",
+        "{report:#?}"
+    );
+    assert_eq!(report.paths_written, ["/home/agent/leak"]);
 }

@@ -1,10 +1,11 @@
 //! Ways to show a task that is being watched: [`live`] on a terminal, [`plain`] lines elsewhere,
-//! [`raw`] bytes of one run, [`json`] for machines.
+//! [`raw`] bytes of one run, [`json`] for machines; [`spoken`] is how output becomes words.
 
 pub mod json;
 pub mod live;
 pub mod plain;
 pub mod raw;
+pub mod spoken;
 
 use std::io;
 

@@ -1,9 +1,11 @@
 //! The task of three turns: write a file, run a command, say so.
 
-use kage_model_server::script::{Action, Script, Turn, Usage};
+use kage_model_server::script;
+use kage_model_server::script::{Action, Script, Turn};
 
-use crate::image::manifest::{Judge, Manifest};
-use crate::image::mapped::MappedEvent;
+use crate::domain::judgement::Judge;
+use crate::image::manifest::Manifest;
+use crate::image::mapped::{MappedEvent, Usage};
 use crate::kit::observed::{Ended, Observed};
 use crate::kit::report::{Item, Need};
 
@@ -12,7 +14,7 @@ const CONTENT: &str = "Hello from the kit.\nIt's \"quoted\".\n";
 const SHELL_FILE: &str = "kit-shell.txt";
 const LAST_WORDS: &str = "The kit-hello file is written.";
 /// Of each turn.
-const USAGE: Usage = Usage { input: 1200, output: 34, cached_input: 0, cache_write: 0 };
+const USAGE: script::Usage = script::Usage { input: 1200, output: 34, cached_input: 0, cache_write: 0 };
 
 pub fn script() -> Script {
     let turn = |text: &str, call: Vec<Action>| Turn {
@@ -166,12 +168,9 @@ fn says(observed: &Observed, text: &str) -> bool {
     all.contains(&plain(text))
 }
 
-/// The last claim, against what the model server gave out. Only a claim: the gateway counts for itself.
+/// What it claims in all, against what the model server gave out. Only a claim: the gateway counts for itself.
 fn usage(observed: &Observed) -> Result<String, String> {
-    let claimed = observed.events.iter().rev().find_map(|event| match event {
-        MappedEvent::Usage(usage) => Some(usage),
-        _ => None,
-    });
+    let claimed = Usage::claimed(&observed.events);
     let Some(claimed) = claimed else {
         return Err("no `usage`; the gateway's own count is shown".to_owned());
     };

@@ -1,61 +1,130 @@
 //! What a run comes to. Exit codes lie, and so may a CLI's last word: its exit, its words, its change and the
 //! gateway's own record count together, and the result says which of them decided. Pure: no clock, no database.
+//!
+//! The runner judges by all of it; the conformance kit by the CLI's own account alone ([`Evidence::own_account`]).
 
-use crate::db::model_calls::{CallOutcome, PastCall};
+use serde::{Deserialize, Serialize};
+
 use crate::domain::run::RunState;
-use crate::image::manifest::Judge;
-use crate::runner::told::Told;
-use crate::runner::verdict::Verdict;
+use crate::domain::verdict::Verdict;
+
+/// Kept of a CLI's words for the judgement, in bytes.
+const KEPT: usize = 2000;
+
+/// What a CLI's exit status is worth.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Judge {
+    /// Status 0 is a success, unless the CLI or the gateway says otherwise.
+    #[default]
+    Exit,
+    /// Only a `final` event that says `ok` is.
+    Final,
+}
+
+/// What a CLI says of itself: the facts that its end is judged by; stored with the output that they were read from.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Told {
+    /// The last final event.
+    pub last_word: Option<LastWord>,
+    /// The last error event.
+    pub error: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LastWord {
+    pub ok: bool,
+    pub message: Option<String>,
+}
+
+impl Told {
+    pub fn hear_error(&mut self, message: &str) {
+        self.error = Some(kept(message));
+    }
+
+    pub fn hear_final(&mut self, ok: bool, message: Option<&str>) {
+        self.last_word = Some(LastWord { ok, message: message.map(kept) });
+    }
+}
+
+fn kept(text: &str) -> String {
+    let end = (0..=KEPT.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
+    text[..end].to_owned()
+}
+
+/// What one call to a model says about the run that made it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CallWord {
+    Answered,
+    Failed {
+        /// Why, for a person.
+        error: String,
+        /// It may well go better another time.
+        passes: bool,
+    },
+    /// The CLI broke it off, or it ended with the run, or it is not over: it says nothing.
+    Nothing,
+}
 
 /// What there is to judge by, beside the exit.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Evidence<'a> {
+pub struct Evidence<'a> {
     pub judge: Judge,
     pub told: &'a Told,
     /// Why the gateway ended the attempt.
     pub stopped: Option<&'a str>,
     /// The attempt's model calls, the last first; `None` for a CLI that asks no model.
-    pub calls: Option<&'a [PastCall]>,
+    pub calls: Option<&'a [CallWord]>,
 }
 
 /// What the worktree shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Work {
+pub struct Work {
     pub changed: bool,
     /// The assignment takes a run that changed nothing for a success.
     pub may_change_nothing: bool,
 }
 
-impl Evidence<'_> {
+impl<'a> Evidence<'a> {
+    /// The CLI's own words, and nothing that others know of it.
+    pub const fn own_account(judge: Judge, told: &'a Told) -> Self {
+        Self { judge, told, stopped: None, calls: None }
+    }
+
     fn says_done(&self) -> bool {
         self.told.last_word.as_ref().is_some_and(|word| word.ok)
     }
 
-    /// The last call that says something, if it failed. One that the CLI broke off or that was ended with the run says
-    /// nothing.
-    fn model_failure(&self) -> Option<&PastCall> {
-        let silent = [CallOutcome::ClientGone, CallOutcome::Aborted, CallOutcome::Lost];
-        let silent = |call: &&PastCall| {
-            call.outcome != "open" && silent.iter().all(|outcome| outcome.as_str() != call.outcome)
-        };
-        self.calls?.iter().find(silent).filter(|call| !call.is_ok())
+    /// Why the last call that says something failed, if it did, and whether that passes.
+    fn model_failure(&self) -> Option<(&'a str, bool)> {
+        match self.calls?.iter().find(|call| **call != CallWord::Nothing)? {
+            CallWord::Failed { error, passes } => Some((error, *passes)),
+            CallWord::Answered | CallWord::Nothing => None,
+        }
     }
 
     /// It asks a model, and never got an answer.
     fn never_answered(&self) -> bool {
-        self.calls.is_some_and(|calls| !calls.iter().any(PastCall::is_ok))
+        self.calls.is_some_and(|calls| !calls.contains(&CallWord::Answered))
     }
 
     /// The most telling error that there is.
     fn error(&self) -> Option<String> {
-        let model = self.model_failure().map(words);
+        let model = self.model_failure().map(|(error, _)| error.to_owned());
         let last = self.told.last_word.as_ref().filter(|word| !word.ok);
         model.or_else(|| last.and_then(|word| word.message.clone())).or_else(|| self.told.error.clone())
+    }
+
+    /// The model's last word was an error that may well go better another time.
+    fn passes(&self) -> bool {
+        self.model_failure().is_some_and(|(_, passes)| passes)
     }
 }
 
 /// Before the worktree is looked at: whether the gateway ended the attempt, and whether another one may go better.
-pub(super) fn before_harvest(verdict: Verdict, evidence: Evidence<'_>) -> Verdict {
+pub fn before_harvest(verdict: Verdict, evidence: Evidence<'_>) -> Verdict {
     let by_itself = matches!(verdict.state, RunState::Succeeded | RunState::Failed);
     if by_itself && let Some(reason) = evidence.stopped {
         let finished = verdict.state == RunState::Succeeded && evidence.says_done();
@@ -67,7 +136,7 @@ pub(super) fn before_harvest(verdict: Verdict, evidence: Evidence<'_>) -> Verdic
     if verdict.state != RunState::Failed {
         return verdict;
     }
-    let transient = verdict.transient || evidence.model_failure().is_some_and(passes);
+    let transient = verdict.transient || evidence.passes();
     let error = match (verdict.error, evidence.error()) {
         (Some(error), Some(why)) => Some(format!("{error}; {why}")),
         (error, why) => error.or(why),
@@ -76,14 +145,14 @@ pub(super) fn before_harvest(verdict: Verdict, evidence: Evidence<'_>) -> Verdic
 }
 
 /// The state that the run ends in.
-pub(super) fn after_harvest(verdict: Verdict, evidence: Evidence<'_>, work: Work) -> Verdict {
+pub fn after_harvest(verdict: Verdict, evidence: Evidence<'_>, work: Work) -> Verdict {
     if verdict.state != RunState::Succeeded {
         return verdict;
     }
     let fails = |error: String, decided_by: &str| Verdict {
         state: RunState::Failed,
         error: Some(error),
-        transient: evidence.model_failure().is_some_and(passes),
+        transient: evidence.passes(),
         decided_by: decided_by.to_owned(),
         ..verdict.clone()
     };
@@ -97,8 +166,8 @@ pub(super) fn after_harvest(verdict: Verdict, evidence: Evidence<'_>, work: Work
     }
     let idle = !work.changed && !work.may_change_nothing;
     let done = evidence.says_done();
-    if let Some(call) = evidence.model_failure().filter(|_| idle || !done) {
-        return fails(words(call), "the gateway's record");
+    if let Some((error, _)) = evidence.model_failure().filter(|_| idle || !done) {
+        return fails(error.to_owned(), "the gateway's record");
     }
     if !work.changed && (idle || !done) && evidence.never_answered() {
         let error = match &evidence.told.error {
@@ -123,34 +192,16 @@ pub(super) fn after_harvest(verdict: Verdict, evidence: Evidence<'_>, work: Work
     Verdict { decided_by: format!("{word}, {change}"), ..verdict }
 }
 
-/// Whether a failed call may well go better another time.
-fn passes(call: &PastCall) -> bool {
-    let outcome = |outcome: CallOutcome| call.outcome == outcome.as_str();
-    match call.status {
-        _ if outcome(CallOutcome::Unreachable)
-            || outcome(CallOutcome::Timeout)
-            || outcome(CallOutcome::Broken) =>
-        {
-            true
-        }
-        Some(status) => status == 429 || (500..600).contains(&status),
-        None => false,
-    }
-}
-
-fn words(call: &PastCall) -> String {
-    let status = call.status.map(|status| format!(" ({status})")).unwrap_or_default();
-    let why = call.error.as_deref().unwrap_or(&call.outcome);
-    if call.outcome == CallOutcome::Refused.as_str() {
-        return format!("the model gateway refused its last call{status}: {why}");
-    }
-    format!("the model's last answer was an error{status}: {why}")
+/// What a run comes to by the CLI's own account: neither its change nor the gateway's record is asked.
+pub fn by_own_account(verdict: Verdict, judge: Judge, told: &Told) -> Verdict {
+    let evidence = Evidence::own_account(judge, told);
+    let work = Work { changed: false, may_change_nothing: true };
+    after_harvest(before_harvest(verdict, evidence), evidence, work)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runner::told::LastWord;
     use kage_shim::protocol::{EndedBy, Exited, Offsets};
 
     fn exit(code: i32) -> Verdict {
@@ -165,14 +216,8 @@ mod tests {
         Verdict::of_exit(&exited, false)
     }
 
-    fn call(outcome: CallOutcome, status: i32) -> PastCall {
-        PastCall {
-            outcome: outcome.as_str().to_owned(),
-            status: Some(status),
-            error: (status >= 400).then(|| format!("said {status}")),
-            model: "m".to_owned(),
-            started_at: chrono::DateTime::UNIX_EPOCH,
-        }
+    fn failed(status: i32, passes: bool) -> CallWord {
+        CallWord::Failed { error: format!("said {status}"), passes }
     }
 
     fn says(ok: Option<bool>, error: Option<&str>) -> Told {
@@ -189,13 +234,13 @@ mod tests {
         told: Told,
         judge: Judge,
         stopped: Option<&'static str>,
-        calls: Option<Vec<PastCall>>,
+        calls: Option<Vec<CallWord>>,
         work: Work,
     }
 
     impl Default for Case {
         fn default() -> Self {
-            let calls = Some(vec![call(CallOutcome::Ok, 200)]);
+            let calls = Some(vec![CallWord::Answered]);
             Self { code: 0, told: says(None, None), judge: Judge::Exit, stopped: None, calls, work: CHANGED }
         }
     }
@@ -246,7 +291,7 @@ mod tests {
     #[test]
     fn a_swallowed_model_error_is_a_failure_with_its_reason() {
         for (status, transient) in [(401, false), (400, false), (429, true), (529, true)] {
-            let calls = || Some(vec![call(CallOutcome::UpstreamError, status), call(CallOutcome::Ok, 200)]);
+            let calls = || Some(vec![failed(status, transient), CallWord::Answered]);
             for work in [UNCHANGED, ALLOWED, CHANGED] {
                 let case = Case { calls: calls(), work, ..Case::default() };
                 let judged = case.ends(RunState::Failed, "the gateway's record");
@@ -263,28 +308,17 @@ mod tests {
 
     /// It edited, was refused by the gateway itself, and exits with 0 without a word.
     #[test]
-    fn a_call_that_the_gateway_refused_is_a_failure_with_its_reason() {
-        for (status, transient) in [(400, false), (403, false), (429, true), (503, true)] {
-            let calls = Some(vec![call(CallOutcome::Refused, status), call(CallOutcome::Ok, 200)]);
-            let case = Case { calls, ..Case::default() };
-            let judged = case.ends(RunState::Failed, "the gateway's record");
-            let error = judged.error.expect("a reason");
-            assert!(error.contains("refused") && error.contains(&format!("said {status}")), "{error}");
-            assert_eq!(judged.transient, transient);
-        }
+    fn a_refused_call_is_a_failure_unless_it_was_not_the_last() {
+        let calls = Some(vec![failed(403, false), CallWord::Answered]);
+        Case { calls, ..Case::default() }.ends(RunState::Failed, "the gateway's record");
         // It went on after the refusal, and was answered.
-        let calls = Some(vec![call(CallOutcome::Ok, 200), call(CallOutcome::Refused, 400)]);
+        let calls = Some(vec![CallWord::Answered, failed(400, false)]);
         Case { calls, ..Case::default() }.ends(RunState::Succeeded, "exit status 0, change");
-        // It says itself that it is done: a side call was refused.
-        let calls = Some(vec![call(CallOutcome::Refused, 400), call(CallOutcome::Ok, 200)]);
-        Case { calls, told: says(Some(true), None), ..Case::default() }
-            .ends(RunState::Succeeded, "final event, change");
     }
 
     #[test]
     fn calls_that_were_broken_off_say_nothing() {
-        let calls = [CallOutcome::Aborted, CallOutcome::ClientGone, CallOutcome::Lost, CallOutcome::Ok];
-        let calls: Vec<PastCall> = calls.into_iter().map(|outcome| call(outcome, 200)).collect();
+        let calls = vec![CallWord::Nothing, CallWord::Nothing, CallWord::Answered];
         Case { calls: Some(calls), ..Case::default() }.ends(RunState::Succeeded, "exit status 0, change");
     }
 
@@ -312,7 +346,7 @@ mod tests {
     /// One CLI exits with the HTTP status modulo 256.
     #[test]
     fn another_status_is_a_failure_that_names_the_models_error() {
-        let calls = Some(vec![call(CallOutcome::UpstreamError, 429)]);
+        let calls = Some(vec![failed(429, true)]);
         let judged = Case { code: 173, calls, ..Case::default() }.ends(RunState::Failed, "exit status 173");
         let error = judged.error.expect("a reason");
         assert!(error.contains("status 173") && error.contains("said 429"), "{error}");
@@ -341,5 +375,22 @@ mod tests {
             let judged = after_harvest(before_harvest(verdict.clone(), evidence), evidence, CHANGED);
             assert_eq!(judged, verdict);
         }
+    }
+
+    #[test]
+    fn the_own_account_knows_neither_change_nor_record() {
+        let judged = |code, told: &Told, judge| by_own_account(exit(code), judge, told).state;
+        assert_eq!(judged(0, &says(None, None), Judge::Exit), RunState::Succeeded);
+        assert_eq!(judged(0, &says(Some(true), Some("a retry")), Judge::Final), RunState::Succeeded);
+        assert_eq!(judged(0, &says(None, Some("bad key")), Judge::Exit), RunState::Failed);
+        assert_eq!(judged(0, &says(None, None), Judge::Final), RunState::Failed);
+        assert_eq!(judged(0, &says(Some(false), None), Judge::Exit), RunState::Failed);
+        assert_eq!(judged(3, &says(Some(true), None), Judge::Exit), RunState::Failed);
+    }
+
+    #[test]
+    fn what_is_kept_of_its_words_ends_at_a_character() {
+        assert_eq!(kept("short"), "short");
+        assert_eq!(kept(&"€".repeat(1000)).len(), KEPT - KEPT % 3);
     }
 }

@@ -1,16 +1,15 @@
-//! How an attempt's CLI ended: written down before the harvest, so that a runner that takes the run up
+//! How an attempt's CLI ended. A runner writes it down before the harvest, so that one that takes the run up
 //! again need not ask anybody.
 
 use kage_shim::protocol::{EndedBy, Exited};
 use serde::{Deserialize, Serialize};
 
-use crate::db::attempts::Ending;
+use crate::domain::judgement::Told;
 use crate::domain::run::RunState;
-use crate::runner::told::Told;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Verdict {
+pub struct Verdict {
     /// `Succeeded` until the harvest has shown whether anything changed.
     pub state: RunState,
     pub error: Option<String>,
@@ -102,15 +101,6 @@ impl Verdict {
             },
             (None, Some(signal)) => state(RunState::Failed, format!("signal {signal} ended the CLI")),
             (None, None) => state(RunState::SandboxError, "the shim reported no exit status".to_owned()),
-        }
-    }
-
-    pub fn ending(&self) -> Ending {
-        Ending {
-            state: self.state,
-            error: self.error.clone(),
-            exit_code: self.exit_code,
-            decided_by: self.decided_by.clone(),
         }
     }
 }

@@ -28,6 +28,8 @@ pub enum CallOutcome {
     Aborted,
     /// The gateway died in the middle; charged as reserved.
     Lost,
+    /// The gateway itself said no: nothing was sent, nothing was held.
+    Refused,
 }
 
 impl CallOutcome {
@@ -42,6 +44,7 @@ impl CallOutcome {
             Self::ClientGone => "client_gone",
             Self::Aborted => "aborted",
             Self::Lost => "lost",
+            Self::Refused => "refused",
         }
     }
 }
@@ -85,6 +88,42 @@ pub async fn insert(connection: &mut PgConnection, call: &NewCall<'_>) -> Result
     .bind(call.streamed)
     .bind(call.price_note)
     .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// A call that the gateway refuses by itself. Its model is not always known: the row names none, the error does.
+#[derive(Debug, Clone, Copy)]
+pub struct RefusedCall<'a> {
+    pub run: Uuid,
+    pub task: Uuid,
+    pub attempt: i32,
+    pub provider: &'a str,
+    pub dialect: &'a str,
+    /// HTTP status that the CLI got.
+    pub status: u16,
+    /// In words, without a secret.
+    pub error: &'a str,
+}
+
+/// # Errors
+/// [`DbError`].
+pub async fn insert_refused(pool: &PgPool, call: &RefusedCall<'_>) -> Result<(), DbError> {
+    sqlx::query(
+        "INSERT INTO model_calls (id, run_id, task_id, attempt, provider, dialect, model_asked, model, status,
+                                  outcome, reserved_micros, reserved_tokens, streamed, error, duration_ms)
+         VALUES ($1, $2, $3, $4, $5, $6, '', '', $7, $8, 0, 0, false, $9, 0)",
+    )
+    .bind(Uuid::now_v7())
+    .bind(call.run)
+    .bind(call.task)
+    .bind(call.attempt)
+    .bind(call.provider)
+    .bind(call.dialect)
+    .bind(i32::from(call.status))
+    .bind(CallOutcome::Refused.as_str())
+    .bind(call.error)
+    .execute(pool)
     .await?;
     Ok(())
 }
@@ -187,6 +226,7 @@ pub async fn runs_left_open(pool: &PgPool) -> Result<Vec<Uuid>, DbError> {
 /// What a run has used, over all its attempts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ModelTotals {
+    /// Without those that the gateway refused by itself.
     pub calls: u64,
     /// All input, cached too.
     pub input_tokens: u64,
@@ -203,7 +243,7 @@ pub struct ModelTotals {
 /// [`DbError`].
 pub async fn totals_of_runs(pool: &PgPool, runs: &[Uuid]) -> Result<Vec<(Uuid, ModelTotals)>, DbError> {
     let rows: Vec<(Uuid, i64, i64, i64, i64, i64, i64)> = sqlx::query_as(
-        "SELECT run_id, count(*), coalesce(sum(input_tokens), 0)::bigint, coalesce(sum(output_tokens), 0)::bigint,
+        "SELECT run_id, count(*) FILTER (WHERE outcome <> 'refused'), coalesce(sum(input_tokens), 0)::bigint, coalesce(sum(output_tokens), 0)::bigint,
                 coalesce(sum(cached_input_tokens), 0)::bigint, coalesce(sum(cache_write_tokens), 0)::bigint,
                 coalesce(sum(cost_micros), 0)::bigint
          FROM model_calls WHERE run_id = ANY($1) GROUP BY run_id",

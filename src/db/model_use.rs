@@ -31,7 +31,7 @@ pub async fn of_runs(
     let rows: Vec<UseRow> = sqlx::query_as(
         "SELECT g.run_id, g.provider, g.model, c.calls, c.input, c.output, c.cached, c.written
          FROM model_grants g CROSS JOIN LATERAL (
-             SELECT count(*) AS calls, coalesce(sum(input_tokens), 0)::bigint AS input,
+             SELECT count(*) FILTER (WHERE outcome <> 'refused') AS calls, coalesce(sum(input_tokens), 0)::bigint AS input,
                     coalesce(sum(output_tokens), 0)::bigint AS output,
                     coalesce(sum(cached_input_tokens), 0)::bigint AS cached,
                     coalesce(sum(cache_write_tokens), 0)::bigint AS written

@@ -21,7 +21,7 @@ use crate::gateway::ledger::{self, Ask, Held, Reservation};
 use crate::gateway::relay::{self, Body};
 use crate::gateway::served::ServedRun;
 use crate::gateway::upstream::{self, SendError};
-use crate::gateway::{credential, headers, local, notices};
+use crate::gateway::{credential, headers, local, notices, refused};
 
 /// Bodies above it are checked away from the threads that pass answers on.
 const LARGE_BODY: usize = 256 * 1024;
@@ -38,10 +38,34 @@ pub(super) async fn answer(
     match serve(&environment, &run, request).await {
         Ok(response) if head_only => response.map(|_| relay::full(Bytes::new())),
         Ok(response) => response,
-        Err(refusal) => {
+        Err(Unserved { refusal, to_book }) => {
             notices::refused(&environment, &run, &refusal);
-            refuse(run.dialect, &refusal)
+            let response = refuse(run.dialect, &refusal);
+            if to_book {
+                refused::book(&environment, &run, &refusal, response.status().as_u16()).await;
+            }
+            response
         }
+    }
+}
+
+/// Why a request is not answered by the provider.
+struct Unserved {
+    refusal: Refusal,
+    /// Nothing of it is in the books yet.
+    to_book: bool,
+}
+
+impl Unserved {
+    /// Of something that costs nothing, or that is in the books as a call.
+    fn not_booked(refusal: Refusal) -> Self {
+        Self { refusal, to_book: false }
+    }
+}
+
+impl From<Refusal> for Unserved {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, to_book: true }
     }
 }
 
@@ -62,12 +86,25 @@ async fn serve(
     environment: &Arc<Environment>,
     run: &Arc<ServedRun>,
     request: Request<Incoming>,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response<Body>, Unserved> {
     let started = Instant::now();
     let uri = request.uri();
-    let call = route::route(run.dialect, request.method().as_str(), uri.path(), uri.query())?;
+    let call = route::route(run.dialect, request.method().as_str(), uri.path(), uri.query())
+        .map_err(Unserved::not_booked)?;
+    let costs = matches!(call, Call::Generate { .. });
+    let served = serve_call(environment, run, call, request, started).await;
+    served.map_err(|unserved| Unserved { to_book: unserved.to_book && costs, ..unserved })
+}
+
+async fn serve_call(
+    environment: &Arc<Environment>,
+    run: &Arc<ServedRun>,
+    call: Call,
+    request: Request<Incoming>,
+    started: Instant,
+) -> Result<Response<Body>, Unserved> {
     if run.is_stopped() {
-        return Err(Refusal::new(RefusalKind::BudgetExhausted, "the run's budget is exhausted"));
+        return Err(Refusal::new(RefusalKind::BudgetExhausted, "the run's budget is exhausted").into());
     }
     run.admit().map_err(|retry_after_secs| {
         Refusal::new(RefusalKind::RateLimited { retry_after_secs }, "too many requests in one minute")
@@ -105,7 +142,7 @@ async fn serve(
     }
     let prepared = Prepared { call, client: parts.headers, resolved };
     if matches!(prepared.call, Call::CountTokens { .. }) {
-        return count_tokens(environment, run, &prepared, checked).await;
+        return Ok(count_tokens(environment, run, &prepared, checked).await?);
     }
     generate(environment, run, &prepared, checked, &body, started, permit).await
 }
@@ -122,14 +159,14 @@ async fn read_body(
     environment: &Environment,
     run: &ServedRun,
     mut body: Incoming,
-) -> Result<(Bytes, tokio::sync::OwnedSemaphorePermit), Refusal> {
+) -> Result<(Bytes, tokio::sync::OwnedSemaphorePermit), Unserved> {
     let config = &environment.config;
     let too_large = || Refusal::new(RefusalKind::TooLarge, "the request's body is too large");
     let read = async {
         // Without a length it may become as large as any.
         let most = body.size_hint().exact().map_or(config.body_bytes, |exact| exact as usize);
         if most > config.body_bytes {
-            return Err(too_large());
+            return Err(too_large().into());
         }
         let permits = u32::try_from(most.div_ceil(1024).max(1)).unwrap_or(u32::MAX);
         let memory = Arc::clone(&run.bodies).acquire_many_owned(permits).await;
@@ -137,11 +174,14 @@ async fn read_body(
             memory.map_err(|_| Refusal::new(RefusalKind::Overloaded, "the gateway is closing"))?;
         let mut bytes = BytesMut::new();
         while let Some(frame) = body.frame().await {
-            let frame =
-                frame.map_err(|_| Refusal::new(RefusalKind::BadRequest, "the request's body broke off"))?;
+            let frame = frame.map_err(|_| {
+                // Nobody is left who could hear it.
+                let why = "the request's body broke off";
+                Unserved::not_booked(Refusal::new(RefusalKind::BadRequest, why))
+            })?;
             if let Ok(data) = frame.into_data() {
                 if bytes.len() + data.len() > config.body_bytes {
-                    return Err(too_large());
+                    return Err(too_large().into());
                 }
                 bytes.extend_from_slice(&data);
             }
@@ -180,8 +220,9 @@ async fn generate(
     body: &Bytes,
     started: Instant,
     permit: tokio::sync::OwnedSemaphorePermit,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response<Body>, Unserved> {
     let held = hold(environment, run, prepared, &checked).await?;
+    run.note_booked();
     let price = prepared.resolved.price;
     let mut booked = Booked::new(environment, run, held, price, started, permit);
     if held.output < checked.output_limit {
@@ -197,13 +238,13 @@ async fn generate(
         Ok(secret) => secret,
         Err(refusal) => {
             booked.end(CallOutcome::UpstreamAuth, None, Some(refusal.message.clone())).await;
-            return Err(refusal);
+            return Err(Unserved::not_booked(refusal));
         }
     };
     let call_secs = run.provider.call_secs.map_or(environment.config.call, Duration::from_secs);
     let deadline = tokio::time::Instant::now() + call_secs;
     booked.sent = true;
-    match send(environment, run, prepared, checked, secret.as_ref(), deadline).await {
+    let answered = match send(environment, run, prepared, checked, secret.as_ref(), deadline).await {
         Ok(answer) if answer.status().is_success() => relay::success(booked, answer, deadline).await,
         Ok(answer) => upstream_error(booked, answer, secret.as_ref()).await,
         Err(Unsent { outcome, refusal, detail }) => {
@@ -212,7 +253,8 @@ async fn generate(
             booked.end(outcome, None, Some(refusal.message.clone())).await;
             Err(refusal)
         }
-    }
+    };
+    answered.map_err(Unserved::not_booked)
 }
 
 /// Holds what the call can cost; a budget that is spent ends the run.

@@ -16,7 +16,7 @@ use crate::domain::model::Dialect;
 use crate::gateway::environment::Environment;
 use crate::gateway::head::{self, HeadError};
 use crate::gateway::served::ServedRun;
-use crate::gateway::{call, notices};
+use crate::gateway::{call, notices, refused};
 
 /// Serves the one request of a connection, until its answer has ended or the run has.
 pub(super) async fn serve(environment: Arc<Environment>, run: Arc<ServedRun>, stream: UnixStream) {
@@ -35,6 +35,10 @@ pub(super) async fn serve(environment: Arc<Environment>, run: Arc<ServedRun>, st
     if let Err(error) = vetted {
         let refusal = Refusal::new(kind(error), error.to_string());
         notices::refused(&environment, &run, &refusal);
+        if error == HeadError::BodyTooLarge {
+            // Nothing but a call has such a body.
+            refused::book(&environment, &run, &refusal, error.status()).await;
+        }
         let said = bytes_of(run.dialect, &refusal, error.status());
         let answer = async {
             writer.write_all(&said).await?;

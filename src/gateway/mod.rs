@@ -6,6 +6,7 @@
 //! connection  one connection, one request: its head vetted (head) before HTTP reads it
 //! call        ONE call, told top to bottom: route, check, model (catalog), budget (ledger), provider (upstream), relay
 //! ledger      reserve before, settle after       booked   a call that is settled whatever becomes of it
+//! refused     a call that the gateway refuses by itself, in the books
 //! notices     events and audit entries           probe    what `kage doctor` asks
 //! ```
 
@@ -25,6 +26,7 @@ mod notices;
 mod price;
 pub mod probe;
 mod rate;
+mod refused;
 mod relay;
 mod served;
 mod upstream;

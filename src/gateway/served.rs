@@ -50,6 +50,8 @@ pub(super) struct ServedRun {
     rate: Mutex<Rate>,
     told: Mutex<Told>,
     remarks: Mutex<HashSet<String>>,
+    /// Kinds of refusals that were booked since the last call that was.
+    refusals: Mutex<HashSet<&'static str>>,
 }
 
 impl ServedRun {
@@ -92,6 +94,7 @@ impl ServedRun {
             rate: Mutex::new(Rate::new(policy.requests_per_minute.unwrap_or(config.requests_per_minute))),
             told: Mutex::new(Told::new(TOLD_A_MINUTE)),
             remarks: Mutex::default(),
+            refusals: Mutex::default(),
             provider,
             policy,
         }
@@ -118,6 +121,21 @@ impl ServedRun {
 
     pub fn take_untold(&self) -> u64 {
         lock(&self.told).take_untold()
+    }
+
+    /// Whether a refusal of this kind is the first since the last call that was booked.
+    pub fn is_first_refusal(&self, kind: &'static str) -> bool {
+        lock(&self.refusals).insert(kind)
+    }
+
+    /// A refusal of this kind could not be booked.
+    pub fn forget_refusal(&self, kind: &'static str) {
+        lock(&self.refusals).remove(kind);
+    }
+
+    /// A call is in the books: what is refused after it counts anew.
+    pub fn note_booked(&self) {
+        lock(&self.refusals).clear();
     }
 
     /// Whether this remark is made for the first time.

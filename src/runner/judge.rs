@@ -141,6 +141,9 @@ fn passes(call: &PastCall) -> bool {
 fn words(call: &PastCall) -> String {
     let status = call.status.map(|status| format!(" ({status})")).unwrap_or_default();
     let why = call.error.as_deref().unwrap_or(&call.outcome);
+    if call.outcome == CallOutcome::Refused.as_str() {
+        return format!("the model gateway refused its last call{status}: {why}");
+    }
     format!("the model's last answer was an error{status}: {why}")
 }
 
@@ -256,6 +259,26 @@ mod tests {
             let idle = Case { work: UNCHANGED, ..done };
             idle.ends(RunState::Failed, "the gateway's record");
         }
+    }
+
+    /// It edited, was refused by the gateway itself, and exits with 0 without a word.
+    #[test]
+    fn a_call_that_the_gateway_refused_is_a_failure_with_its_reason() {
+        for (status, transient) in [(400, false), (403, false), (429, true), (503, true)] {
+            let calls = Some(vec![call(CallOutcome::Refused, status), call(CallOutcome::Ok, 200)]);
+            let case = Case { calls, ..Case::default() };
+            let judged = case.ends(RunState::Failed, "the gateway's record");
+            let error = judged.error.expect("a reason");
+            assert!(error.contains("refused") && error.contains(&format!("said {status}")), "{error}");
+            assert_eq!(judged.transient, transient);
+        }
+        // It went on after the refusal, and was answered.
+        let calls = Some(vec![call(CallOutcome::Ok, 200), call(CallOutcome::Refused, 400)]);
+        Case { calls, ..Case::default() }.ends(RunState::Succeeded, "exit status 0, change");
+        // It says itself that it is done: a side call was refused.
+        let calls = Some(vec![call(CallOutcome::Refused, 400), call(CallOutcome::Ok, 200)]);
+        Case { calls, told: says(Some(true), None), ..Case::default() }
+            .ends(RunState::Succeeded, "final event, change");
     }
 
     #[test]

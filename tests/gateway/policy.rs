@@ -80,3 +80,35 @@ async fn what_lies_elsewhere_is_not_fetched() {
         sent.iter().any(|sent| sent.json.clone().unwrap_or_default().to_string().contains("elsewhere"));
     assert!(!leaked, "{answer:?}");
 }
+
+/// A CLI that swallows errors is judged by these rows; nobody can fill the table with them.
+#[tokio::test]
+async fn a_refused_call_is_a_row_but_a_flood_of_them_is_not_many() {
+    let world = World::with("", &[("KAGE_GATEWAY_REQUESTS_PER_MINUTE", "100000")]).await;
+    let run = world.open("chat", NONE, NONE).await;
+    let good = request(Dialect::Chat, "hello", false);
+    let mut bad = good.clone();
+    bad["model"] = json!("claude-opus-4");
+    for _ in 0..2 {
+        assert_eq!(world.call(run.id, Dialect::Chat, &good).await.status, 200);
+        for _ in 0..30 {
+            assert_eq!(world.call(run.id, Dialect::Chat, &bad).await.status, 400);
+            assert_eq!(world.post(run.id, "/v1/chat/completions", &json!([])).await.status, 400);
+            // What costs nothing is nobody's failure.
+            assert_eq!(world.post(run.id, "/v1/files", &json!({})).await.status, 404);
+        }
+    }
+    // Before the answer, so before anybody can judge the run.
+    let last = kage::db::model_calls::last_outcomes(world.pool(), run.id, 1, 50).await.unwrap();
+    assert_eq!((last[0].outcome.as_str(), last[0].status), ("refused", Some(400)));
+    let calls = world.calls(&run).await;
+    let outcomes: Vec<&str> = calls.iter().map(|call| call.outcome.as_str()).collect();
+    assert_eq!(outcomes, ["ok", "refused", "refused", "ok", "refused", "refused"]);
+    let error = last.iter().find_map(|call| call.error.clone().filter(|error| error.contains("claude")));
+    assert!(error.unwrap().contains("the model claude-opus-4 is not allowed"));
+    assert!(
+        calls.iter().all(|call| call.outcome == "ok" || (call.cost_micros, call.reserved_micros) == (0, 0))
+    );
+    let totals = kage::db::model_calls::totals_of_run(world.pool(), run.id).await.unwrap();
+    assert_eq!(totals.calls, 2);
+}

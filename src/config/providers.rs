@@ -8,7 +8,7 @@ use serde::Deserialize;
 use url::{Host, Url};
 
 use crate::config::error::ConfigError;
-use crate::domain::model::Dialect;
+use crate::domain::model::{Dialect, SERVER_TOOL_KINDS};
 
 const BUILT_IN: &str = include_str!("providers.toml");
 
@@ -19,7 +19,18 @@ pub struct Providers {
     pub providers: Vec<Provider>,
     /// By CLI name.
     #[serde(default, rename = "cli")]
-    pub clis: BTreeMap<String, CliPolicy>,
+    pub clis: BTreeMap<String, CliSection>,
+    #[serde(default, rename = "policy")]
+    pub policies: Policies,
+}
+
+/// What holds for more than one CLI.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policies {
+    /// Where a CLI has no section, and for what its section does not say: an image under a new name has it too.
+    #[serde(default)]
+    pub default: CliSection,
 }
 
 /// One place that answers model calls in one dialect.
@@ -141,38 +152,78 @@ impl AuthHeader {
     }
 }
 
-/// What a CLI may ask for. Everything that is not said is the gateway's default.
+/// What a file says of one CLI, or of all that it says nothing of.
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CliPolicy {
+#[serde(deny_unknown_fields, default)]
+pub struct CliSection {
     /// Else the first of the CLI's dialect.
-    #[serde(default)]
     pub provider: Option<String>,
-    /// Of the provider's models, those that this CLI may use; with `*`.
-    #[serde(default)]
-    pub models: Vec<String>,
-    /// Where the task names none.
-    #[serde(default)]
+    /// Models, with `*` for any run of characters, of those that the provider allows; none: all of them.
+    pub models: Option<Vec<String>>,
+    /// Where the task names none; else the manifest's.
     pub default_model: Option<String>,
-    /// Kinds of server-side tools that are let through. They reach out from the vendor's machines.
-    #[serde(default)]
-    pub server_tools: Vec<String>,
+    /// Of [`SERVER_TOOL_KINDS`], those that are let through. They reach out from the vendor's machines.
+    pub server_tools: Option<Vec<String>>,
     /// Refuses a call with a tool that is not let through, instead of taking the tool out.
-    #[serde(default)]
-    pub refuse_server_tools: bool,
+    pub refuse_server_tools: Option<bool>,
     /// Lets URLs and ids of stored files stand in requests.
-    #[serde(default)]
-    pub remote_references: bool,
-    #[serde(default)]
+    pub remote_references: Option<bool>,
     pub requests_per_minute: Option<u32>,
-    #[serde(default)]
     pub max_output_tokens: Option<u64>,
     /// For each run.
-    #[serde(default)]
     pub budget_usd: Option<f64>,
     /// For each run; input and output together.
-    #[serde(default)]
     pub budget_tokens: Option<u64>,
+}
+
+/// What a CLI may ask for. Everything that is not said is the gateway's default; see [`CliSection`].
+#[derive(Debug, Clone, Default)]
+pub struct CliPolicy {
+    pub provider: Option<String>,
+    pub models: Vec<String>,
+    pub default_model: Option<String>,
+    pub server_tools: Vec<String>,
+    pub refuse_server_tools: bool,
+    pub remote_references: bool,
+    pub requests_per_minute: Option<u32>,
+    pub max_output_tokens: Option<u64>,
+    pub budget_usd: Option<f64>,
+    pub budget_tokens: Option<u64>,
+}
+
+impl CliSection {
+    /// This section, with the default's word where it has none of its own.
+    fn over(&self, default: &Self) -> CliPolicy {
+        CliPolicy {
+            provider: self.provider.clone(),
+            models: self.models.clone().or_else(|| default.models.clone()).unwrap_or_default(),
+            default_model: self.default_model.clone(),
+            server_tools: self
+                .server_tools
+                .clone()
+                .or_else(|| default.server_tools.clone())
+                .unwrap_or_default(),
+            refuse_server_tools: self.refuse_server_tools.or(default.refuse_server_tools).unwrap_or_default(),
+            remote_references: self.remote_references.or(default.remote_references).unwrap_or_default(),
+            requests_per_minute: self.requests_per_minute.or(default.requests_per_minute),
+            max_output_tokens: self.max_output_tokens.or(default.max_output_tokens),
+            budget_usd: self.budget_usd.or(default.budget_usd),
+            budget_tokens: self.budget_tokens.or(default.budget_tokens),
+        }
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.budget_usd.is_some_and(|usd| !usd.is_finite() || !(0.0..=1e9).contains(&usd)) {
+            return Err("budget_usd is a number from 0 to a billion".to_owned());
+        }
+        for tool in self.server_tools.iter().flatten() {
+            if !SERVER_TOOL_KINDS.contains(&tool.as_str()) {
+                let kinds = SERVER_TOOL_KINDS.join(", ");
+                return Err(format!("server_tools: {tool:?} is none of {kinds}"));
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Providers {
@@ -195,6 +246,12 @@ impl Providers {
         Self::parse(&text).map_err(|problem| ConfigError::Toml { path: path.to_owned(), problem })
     }
 
+    /// What a CLI may ask for, whether or not the file knows its name.
+    pub fn policy(&self, cli: &str) -> CliPolicy {
+        let section = self.clis.get(cli).cloned().unwrap_or_default();
+        section.over(&self.policies.default)
+    }
+
     fn parse(text: &str) -> Result<Self, String> {
         // The message alone: the source line beside it may hold a credential that was put in the wrong place.
         let this: Self = toml::from_str(text).map_err(|error| {
@@ -214,9 +271,14 @@ impl Providers {
             {
                 return Err(format!("cli {name:?}: there is no provider {provider:?}"));
             }
-            if cli.budget_usd.is_some_and(|usd| !usd.is_finite() || !(0.0..=1e9).contains(&usd)) {
-                return Err(format!("cli {name:?}: budget_usd is a number from 0 to a billion"));
-            }
+            cli.check().map_err(|problem| format!("cli {name:?}: {problem}"))?;
+        }
+        let default = &this.policies.default;
+        default.check().map_err(|problem| format!("policy.default: {problem}"))?;
+        if default.provider.is_some() || default.default_model.is_some() {
+            return Err(
+                "policy.default: provider and default_model are for one CLI, in a [cli.NAME]".to_owned()
+            );
         }
         Ok(this)
     }
@@ -366,6 +428,43 @@ mod tests {
             refused(("free = true", "free = true\nheaders = { Host = \"x\" }")).contains("gateway alone")
         );
         assert!(refused(("free = true", "free = true\nproxy = \"socks5://x\"")).contains("proxy"));
+    }
+
+    #[test]
+    fn a_cli_without_a_section_has_the_operators_default() {
+        let more = "\n[policy.default]\nrequests_per_minute = 5\nrefuse_server_tools = true\nbudget_usd = 1.0\nserver_tools = [\"web_search\"]\n[cli.own]\nbudget_usd = 9.0\nrefuse_server_tools = false\nserver_tools = []\n";
+        let table = Providers::parse(&format!("{GOOD}{more}")).unwrap();
+        let new = table.policy("never-heard-of");
+        assert_eq!(
+            (new.requests_per_minute, new.budget_usd, new.refuse_server_tools),
+            (Some(5), Some(1.0), true)
+        );
+        assert_eq!(new.server_tools, ["web_search"]);
+        let own = table.policy("own");
+        assert_eq!(
+            (own.requests_per_minute, own.budget_usd, own.refuse_server_tools),
+            (Some(5), Some(9.0), false)
+        );
+        assert!(own.server_tools.is_empty());
+        assert_eq!(table.policy("codex").provider.as_deref(), Some("near"));
+        for wrong in ["provider = \"near\"", "default_model = \"m\"", "colour = 1", "budget_usd = -1.0"] {
+            assert!(Providers::parse(&format!("{GOOD}\n[policy.default]\n{wrong}\n")).is_err(), "{wrong}");
+        }
+        assert!(Providers::parse(&format!("{GOOD}\n[policy.codex]\nbudget_usd = 1.0\n")).is_err());
+    }
+
+    #[test]
+    fn a_server_tool_that_there_is_not_is_a_mistake() {
+        for place in ["[cli.x]", "[policy.default]"] {
+            let parse = |tool: &str| {
+                Providers::parse(&format!("{GOOD}\n{place}\nserver_tools = [\"web_fetch\", {tool:?}]\n"))
+            };
+            assert!(parse("web_search").is_ok());
+            for wrong in ["websearch", "web_search_20250305", "Web_Search", "", "*"] {
+                let said = parse(wrong).expect_err(wrong);
+                assert!(said.contains("none of web_search, web_fetch"), "{said}");
+            }
+        }
     }
 
     #[test]

@@ -268,3 +268,20 @@ fn failed_response(refusal: &Refusal) -> Value {
         },
     })
 }
+
+/// Whether a provider's error is about the operator's credential or account, not about the request. Google answers a
+/// wrong key with 400: <https://cloud.google.com/apis/design/errors#error_info>, `reason`.
+pub fn is_about_the_key(dialect: Dialect, status: u16, document: Option<&[u8]>) -> bool {
+    match status {
+        401 | 402 | 403 | 407 => true,
+        400 if dialect == Dialect::Gemini => {
+            let document: Option<Value> = document.and_then(|text| serde_json::from_slice(text).ok());
+            let details = document.as_ref().and_then(|document| document["error"]["details"].as_array());
+            let about = |detail: &Value| {
+                detail["reason"].as_str().is_some_and(|reason| reason.starts_with("API_KEY_"))
+            };
+            details.is_some_and(|details| details.iter().any(about))
+        }
+        _ => false,
+    }
+}

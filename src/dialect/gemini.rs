@@ -134,11 +134,7 @@ fn generation(body: &mut Map<String, Value>, counting: bool, scrub: &mut Scrub<'
         one_spelling(thinking, &["includeThoughts", "thinkingBudget", "thinkingLevel"])?;
     }
     one_answer(config, "candidateCount")?;
-    if let Some(wanted) = list_in(config, "responseModalities")?
-        && wanted.iter().any(|one| one.as_str().is_none_or(|one| !one.eq_ignore_ascii_case("text")))
-    {
-        return Err(bad("responseModalities may only be TEXT here"));
-    }
+    text_alone(config)?;
     // What it thinks counts too: a default must not be all spent on that.
     let thinking = config.get("thinkingConfig").and_then(|thinking| thinking.get("thinkingBudget"));
     let said = config.get("maxOutputTokens").is_some_and(|limit| !limit.is_null());
@@ -147,6 +143,16 @@ fn generation(body: &mut Map<String, Value>, counting: bool, scrub: &mut Scrub<'
         config.insert("maxOutputTokens".to_owned(), limit.into());
     }
     scrub.cap_output(config, "maxOutputTokens")
+}
+
+/// Pictures and sound cost many times what text does, and some models answer with them unless they are told not to.
+fn text_alone(config: &mut Map<String, Value>) -> Result<(), Refusal> {
+    let wanted = list_in(config, "responseModalities")?.map(std::mem::take).unwrap_or_default();
+    if wanted.iter().any(|one| one.as_str().is_none_or(|one| !one.eq_ignore_ascii_case("text"))) {
+        return Err(bad("responseModalities may only be TEXT here"));
+    }
+    config.insert("responseModalities".to_owned(), json!(["TEXT"]));
+    Ok(())
 }
 
 fn tools(body: &mut Map<String, Value>, scrub: &mut Scrub<'_>) -> Result<(), Refusal> {

@@ -11,19 +11,6 @@ use crate::dialect::scrub::{Outline, OutputCap, Scrub, bad};
 use crate::dialect::{anthropic, chat, gemini, json, ollama, responses};
 use crate::domain::model::Dialect;
 
-/// The kinds of tools that a provider runs by itself, whatever it calls them. `Rules::server_tools` may name
-/// one, or a provider's exact type.
-pub const SERVER_TOOL_KINDS: &[&str] = &[
-    "web_search",
-    "web_fetch",
-    "code_execution",
-    "computer_use",
-    "file_search",
-    "image_generation",
-    "maps",
-    "mcp",
-];
-
 /// What an image is taken to cost, in tokens: more than any provider's usual one.
 pub const IMAGE_TOKENS: u64 = 5_000;
 /// What a document, sound or film in a request is taken to cost, besides a third of its bytes in base64.
@@ -44,7 +31,7 @@ pub enum OnServerTool {
 /// What one CLI's requests may hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules {
-    /// Kinds of tools that the provider may run, or its exact type names; none by default.
+    /// Of [`SERVER_TOOL_KINDS`](crate::domain::model::SERVER_TOOL_KINDS), those that the provider may run.
     pub server_tools: Vec<String>,
     pub on_server_tool: OnServerTool,
     /// Whether a request may name what the provider then fetches or has kept: URLs, file ids, conversations.

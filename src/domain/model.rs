@@ -21,6 +21,18 @@ pub enum Dialect {
     Ollama,
 }
 
+/// The kinds of tools that a provider runs by itself, whatever it calls them.
+pub const SERVER_TOOL_KINDS: &[&str] = &[
+    "web_search",
+    "web_fetch",
+    "code_execution",
+    "computer_use",
+    "file_search",
+    "image_generation",
+    "maps",
+    "mcp",
+];
+
 /// Names a dialect that there is not.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a dialect is one of anthropic, responses, chat, gemini, ollama")]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use secrecy::SecretString;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::db::model_calls::{CallOutcome, EndedCall};
@@ -23,6 +24,8 @@ pub(super) struct Booked {
     price: Price,
     started: Instant,
     first_byte: Option<Duration>,
+    /// What the provider was shown, and the CLI must never see.
+    pub secret: Option<SecretString>,
     /// What the CLI gets.
     pub status: Option<u16>,
     /// The provider may have begun to work on it.
@@ -49,12 +52,18 @@ impl Booked {
             price,
             started,
             first_byte: None,
+            secret: None,
             status: None,
             sent: false,
             counted: None,
             settled: false,
             _call: call,
         }
+    }
+
+    /// Tokens that the answer may have.
+    pub fn output(&self) -> u64 {
+        self.held.output
     }
 
     /// Bytes of the answer have come.

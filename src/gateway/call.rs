@@ -221,14 +221,19 @@ async fn generate(
     started: Instant,
     permit: tokio::sync::OwnedSemaphorePermit,
 ) -> Result<Response<Body>, Unserved> {
-    let held = hold(environment, run, prepared, &checked).await?;
+    let ask = Ask {
+        model_asked: checked.model.clone(),
+        resolved: prepared.resolved.clone(),
+        input: checked.input_estimate,
+        output: checked.output_limit,
+        streamed: checked.stream,
+    };
+    let mut booked = hold(environment, run, ask, started, permit).await?;
     run.note_booked();
-    let price = prepared.resolved.price;
-    let mut booked = Booked::new(environment, run, held, price, started, permit);
-    if held.output < checked.output_limit {
+    let output = booked.output();
+    if output < checked.output_limit {
         // A smaller answer can be paid: the request is written anew with that limit.
-        let rules =
-            Rules { max_output_tokens: held.output, default_output_tokens: held.output, ..run.rules.clone() };
+        let rules = Rules { max_output_tokens: output, default_output_tokens: output, ..run.rules.clone() };
         checked = check(environment, run, &prepared.call, body, rules).await?;
     }
     if let Some(note) = &prepared.resolved.price_note {
@@ -244,9 +249,10 @@ async fn generate(
     let call_secs = run.provider.call_secs.map_or(environment.config.call, Duration::from_secs);
     let deadline = tokio::time::Instant::now() + call_secs;
     booked.sent = true;
+    booked.secret.clone_from(&secret);
     let answered = match send(environment, run, prepared, checked, secret.as_ref(), deadline).await {
         Ok(answer) if answer.status().is_success() => relay::success(booked, answer, deadline).await,
-        Ok(answer) => upstream_error(booked, answer, secret.as_ref()).await,
+        Ok(answer) => upstream_error(booked, answer).await,
         Err(Unsent { outcome, refusal, detail }) => {
             booked.sent = outcome != CallOutcome::Unreachable;
             tracing::warn!(run = %run.run, provider = run.provider.name, detail, "gateway.upstream_failed");
@@ -258,24 +264,35 @@ async fn generate(
 }
 
 /// Holds what the call can cost; a budget that is spent ends the run.
+///
+/// In a task of its own, which the run's end waits for: were it dropped with a CLI that hangs up while this is being
+/// committed, an amount would stay held that nobody knows of. So it comes to its end, and who is not there any more to
+/// take it has it settled by `Booked`.
 async fn hold(
     environment: &Arc<Environment>,
     run: &Arc<ServedRun>,
-    prepared: &Prepared,
-    checked: &Checked,
-) -> Result<Held, Refusal> {
-    let ask = Ask {
-        model_asked: &checked.model,
-        resolved: &prepared.resolved,
-        input: checked.input_estimate,
-        output: checked.output_limit,
-        streamed: checked.stream,
-    };
+    ask: Ask,
+    started: Instant,
+    permit: tokio::sync::OwnedSemaphorePermit,
+) -> Result<Booked, Refusal> {
+    let (hand, held) = tokio::sync::oneshot::channel();
+    let (this, served) = (Arc::clone(environment), Arc::clone(run));
+    environment.lifecycle.spawn(run.connections.track_future(async move {
+        let booked = match reserve(&this, &served, &ask).await {
+            Ok(held) => Ok(Booked::new(&this, &served, held, ask.resolved.price, started, permit)),
+            Err(refusal) => Err(refusal),
+        };
+        drop(hand.send(booked));
+    }));
+    held.await.unwrap_or_else(|_| Err(Refusal::new(RefusalKind::Overloaded, "the gateway is closing")))
+}
+
+async fn reserve(environment: &Arc<Environment>, run: &Arc<ServedRun>, ask: &Ask) -> Result<Held, Refusal> {
     let unbooked = |error| {
         tracing::error!(run = %run.run, %error, "gateway.cannot_book");
         Refusal::new(RefusalKind::Overloaded, "the call cannot be booked now")
     };
-    match ledger::reserve(environment, run, &ask).await.map_err(unbooked)? {
+    match ledger::reserve(environment, run, ask).await.map_err(unbooked)? {
         Reservation::Held(held) => Ok(held),
         Reservation::Later => {
             let kind = RefusalKind::RateLimited { retry_after_secs: BUSY_SECS };
@@ -354,49 +371,43 @@ async fn send(
 
 /// An answer with another status than 2xx. What concerns the operator's account stays here; what concerns the
 /// request is passed on in the provider's words.
-async fn upstream_error(
-    mut booked: Booked,
-    answer: reqwest::Response,
-    secret: Option<&SecretString>,
-) -> Result<Response<Body>, Refusal> {
+async fn upstream_error(mut booked: Booked, answer: reqwest::Response) -> Result<Response<Body>, Refusal> {
     let status = answer.status();
-    let name = booked.run.provider.name.clone();
+    let (name, secret) = (booked.run.provider.name.clone(), booked.secret.clone());
     let refusal =
         |kind, text: &str| Refusal::new(kind, format!("provider {name}: {text} (HTTP {})", status.as_u16()));
-    if matches!(status.as_u16(), 401 | 402 | 403 | 407) {
+    let head = headers::to_client(answer.headers(), headers::BodyKind::Json, secret.as_ref());
+    let retry_after = answer.headers().get(http::header::RETRY_AFTER).and_then(|value| value.to_str().ok());
+    let retry_after_secs = retry_after.and_then(|text| text.parse().ok()).unwrap_or(5).min(3600);
+    let document = if status.as_u16() >= 400 { relay::short_document(answer).await } else { None };
+    if answer::is_about_the_key(booked.run.dialect, status.as_u16(), document.as_deref()) {
         let refusal = refusal(RefusalKind::UpstreamAuth, "it refuses the operator's credential or account");
         tracing::error!(provider = name, status = status.as_u16(), "gateway.credential_refused");
         booked.end(CallOutcome::UpstreamAuth, None, Some(refusal.message.clone())).await;
         return Err(refusal);
     }
-    let retry_after = answer.headers().get(http::header::RETRY_AFTER).and_then(|value| value.to_str().ok());
     let fallback = match status.as_u16() {
-        429 => {
-            let retry_after_secs = retry_after.and_then(|text| text.parse().ok()).unwrap_or(5).min(3600);
-            refusal(RefusalKind::RateLimited { retry_after_secs }, "it asks to slow down")
-        }
+        429 => refusal(RefusalKind::RateLimited { retry_after_secs }, "it asks to slow down"),
         413 => refusal(RefusalKind::TooLarge, "the request is too large for it"),
         400..500 => refusal(RefusalKind::BadRequest, "it refuses the request"),
         300..400 => refusal(RefusalKind::UpstreamBroken, "it redirects, which is not followed"),
         _ => refusal(RefusalKind::UpstreamUnavailable, "it reports a failure"),
     };
-    let passed = if status.as_u16() >= 400 {
-        let head = headers::to_client(answer.headers(), headers::BodyKind::Json);
-        let document = relay::short_document(answer).await;
-        let clean = |text: &Bytes| !secret.is_some_and(|secret| credential::appears_in(secret, text));
-        document.filter(clean).map(|document| (head, document))
-    } else {
-        None
-    };
+    let passed = document.filter(|text| is_clean(text, secret.as_ref()));
     booked.status = passed.as_ref().map(|_| status.as_u16());
     let (environment, run) = (Arc::clone(&booked.environment), Arc::clone(&booked.run));
     booked.end(CallOutcome::UpstreamError, None, Some(fallback.message.clone())).await;
-    let Some((head, document)) = passed else { return Err(fallback) };
+    let Some(document) = passed else { return Err(fallback) };
     notices::refused(&environment, &run, &fallback);
     let mut response = Response::new(relay::full(document));
     *response.status_mut() = status;
     *response.headers_mut() = head;
     Ok(response)
+}
+
+/// Whether a document of the provider's may go on to the CLI.
+fn is_clean(text: &Bytes, secret: Option<&SecretString>) -> bool {
+    !secret.is_some_and(|secret| credential::appears_in(secret, text))
 }
 
 /// How long a request is: asked of the provider, costs nothing, is not booked.
@@ -415,11 +426,12 @@ async fn count_tokens(
         let text = format!("provider {}: it cannot count (HTTP {})", run.provider.name, status.as_u16());
         Refusal::new(RefusalKind::UpstreamBroken, text)
     };
-    let head = headers::to_client(answer.headers(), headers::BodyKind::Json);
+    let head = headers::to_client(answer.headers(), headers::BodyKind::Json, secret.as_ref());
     if !status.is_success() {
         return Err(broken());
     }
-    let document = relay::short_document(answer).await.ok_or_else(broken)?;
+    let document = relay::short_document(answer).await.filter(|text| is_clean(text, secret.as_ref()));
+    let document = document.ok_or_else(broken)?;
     let mut response = Response::new(relay::full(document));
     *response.headers_mut() = head;
     Ok(response)

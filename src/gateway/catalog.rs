@@ -17,24 +17,24 @@ pub(super) struct Resolved {
 
 pub(super) struct Catalog {
     providers: Vec<Arc<Provider>>,
-    clis: std::collections::BTreeMap<String, CliPolicy>,
+    configured: Providers,
 }
 
 impl Catalog {
     pub fn new(configured: &Providers) -> Self {
         Self {
             providers: configured.providers.iter().cloned().map(Arc::new).collect(),
-            clis: configured.clis.clone(),
+            configured: configured.clone(),
         }
     }
 
     pub fn policy(&self, cli: &str) -> CliPolicy {
-        self.clis.get(cli).cloned().unwrap_or_default()
+        self.configured.policy(cli)
     }
 
     /// The provider that serves a CLI, or why there is none.
     pub fn provider(&self, cli: &str, dialect: Dialect) -> Result<Arc<Provider>, String> {
-        match self.clis.get(cli).and_then(|policy| policy.provider.as_deref()) {
+        match self.policy(cli).provider.as_deref() {
             Some(name) => {
                 let found = self.providers.iter().find(|provider| provider.name == name);
                 let found = found.filter(|provider| provider.dialect == dialect).cloned();
@@ -96,18 +96,58 @@ pub(super) fn listed(provider: &Provider, policy: &CliPolicy, also: &str) -> Vec
     names
 }
 
-/// The price under the longest name that fits; else the dearest of the provider, and a note that says so.
+/// The price under the model's own name; else the dearest of the provider, and a note that says so.
+///
+/// A `*` in a price's name stands for snapshots of that model, and for no other model: a vendor names a dearer one by
+/// putting a word or a number after the name of a cheap one (`gpt-5` and `gpt-5-pro`), and the cheap one's price would
+/// then be charged for it.
 fn price_of(provider: &Provider, model: &str) -> (Price, Option<String>) {
     if provider.free {
         return (Price::FREE, None);
     }
-    let known = provider.models.iter().filter(|known| matches(&known.name, model));
-    if let Some(known) = known.max_by_key(|known| (!known.name.contains('*'), known.name.len())) {
-        return (Price::of(known), None);
-    }
     let dearest = provider.models.iter().map(Price::of).fold(Price::FREE, Price::dearer);
-    let note = format!("{model} has no price: charged as the dearest model of {}", provider.name);
+    let known = provider.models.iter().filter(|known| matches(&known.name, model));
+    let nearest = known.max_by_key(|known| {
+        let exact = is_named_by(&known.name, model);
+        (exact, !known.name.contains('*'), known.name.len())
+    });
+    if let Some(known) = nearest {
+        let price = Price::of(known);
+        // Where all cost the same, nothing is guessed.
+        if is_named_by(&known.name, model) || price == dearest {
+            return (price, None);
+        }
+    }
+    let note = format!(
+        "{model} has no price of its own: charged as the dearest of {} ({dearest}); set its price in the providers' file",
+        provider.name
+    );
     (dearest, Some(note))
+}
+
+/// Whether a price's name means this very model: spelled out, or with a `*` for nothing but a snapshot of it.
+fn is_named_by(known: &str, model: &str) -> bool {
+    match known.split_once('*') {
+        None => known == model,
+        Some((name, "")) => model.strip_prefix(name).is_some_and(is_snapshot),
+        Some(_) => false,
+    }
+}
+
+/// What vendors put after a model's name for one state of it: a day, a revision of three digits or more, `latest`,
+/// `preview`. Not a number of one or two digits by itself: that is another version, with another price.
+fn is_snapshot(rest: &str) -> bool {
+    const WORDS: [&str; 3] = ["latest", "preview", "exp"];
+    let Some(separated) = rest.strip_prefix(['-', '@', ':']) else { return rest.is_empty() };
+    let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+    let year = |part: &str| part.len() == 4 && part.starts_with("20") && digits(part);
+    let parts = || separated.split(['-', '@', ':']);
+    let dated = parts().any(|part| year(part) || WORDS.contains(&part));
+    parts().all(|part| match part.len() {
+        2 => dated && digits(part),
+        3.. => WORDS.contains(&part) || digits(part),
+        _ => false,
+    })
 }
 
 /// Whether a name fits a pattern, in which `*` stands for any run of characters.
@@ -141,7 +181,7 @@ mod tests {
             output_usd_per_mtok = 9
             as_of = "2026-01-01"
             [[provider.model]]
-            name = "claude-sonnet-4*"
+            name = "claude-sonnet-4-5*"
             input_usd_per_mtok = 3
             output_usd_per_mtok = 15
             as_of = "2026-01-01"
@@ -238,6 +278,44 @@ mod tests {
         let resolved = resolve(&vendor, &CliPolicy::default(), "claude-unheard-of").unwrap();
         assert_eq!(resolved.price, Price::of(&vendor.models[0]));
         assert!(resolved.price_note.unwrap().contains("dearest"));
+    }
+
+    /// Else a dearer model is had at the price of the one whose name it begins with.
+    #[test]
+    fn a_price_is_for_one_model_and_its_snapshots() {
+        let models = [("gpt-5", 1.0), ("gpt-5*", 1.0), ("gpt-5-mini*", 0.1), ("gpt-5-pro*", 100.0)];
+        let table = models.map(|(name, usd)| {
+            format!(
+                "[[provider.model]]\nname = {name:?}\ninput_usd_per_mtok = {usd}\noutput_usd_per_mtok = {usd}\nas_of = \"2026-01-01\"\n"
+            )
+        });
+        let text = format!(
+            "[[provider]]\nname = \"v\"\ndialect = \"chat\"\nbase_url = \"https://h.example\"\nallow = [\"*\"]\n{}",
+            table.concat()
+        );
+        let table: Providers = toml::from_str(&text).unwrap();
+        let price = |model: &str| {
+            let resolved = resolve(&table.providers[0], &CliPolicy::default(), model).unwrap();
+            (resolved.price, resolved.price_note.is_some())
+        };
+        let of = |index: usize| Price::of(&table.providers[0].models[index]);
+        for own in [
+            "gpt-5",
+            "gpt-5-2025-08-07",
+            "gpt-5-20250807",
+            "gpt-5-latest",
+            "gpt-5-preview-05-06",
+            "gpt-5-001",
+        ] {
+            assert_eq!(price(own), (of(1), false), "{own}");
+        }
+        assert_eq!(price("gpt-5-mini-2025-08-07"), (of(2), false));
+        assert_eq!(price("gpt-5-pro"), (of(3), false));
+        for other in
+            ["gpt-5-max", "gpt-5.5", "gpt-5-5", "gpt-5-10", "gpt-50", "gpt-5-mini-image", "gpt-5-", "gpt-6"]
+        {
+            assert_eq!(price(other), (of(3), true), "{other}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use hyper::server::conn::http1;
@@ -17,6 +18,9 @@ use crate::gateway::environment::Environment;
 use crate::gateway::head::{self, HeadError};
 use crate::gateway::served::ServedRun;
 use crate::gateway::{call, notices, refused};
+
+/// What a call may take besides its body's time and its own: to be checked, booked and settled.
+const SLACK: Duration = Duration::from_secs(10);
 
 /// Serves the one request of a connection, until its answer has ended or the run has.
 pub(super) async fn serve(environment: Arc<Environment>, run: Arc<ServedRun>, stream: UnixStream) {
@@ -59,14 +63,21 @@ pub(super) async fn serve(environment: Arc<Environment>, run: Arc<ServedRun>, st
     http.keep_alive(false).timer(TokioTimer::new()).max_buf_size(64 * 1024);
     let connection = http.serve_connection(io, service);
     tokio::pin!(connection);
+    let config = &environment.config;
+    let call = run.provider.call_secs.map_or(config.call, Duration::from_secs);
     tokio::select! {
         // How it ended is in the books.
         ended = &mut connection => { ended.ok(); }
         () = async {
             run.end.cancelled().await;
             // Calls under way see the same end and say so to the CLI; who does not read is cut off.
-            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
         } => {}
+        // A call's own time is looked at only while the CLI reads: who does not would hold the provider's
+        // connection, and what is held of the budget, for ever.
+        () = tokio::time::sleep(config.body + call + SLACK) => {
+            tracing::warn!(run = %run.run, "gateway.connection_cut");
+        }
     }
 }
 

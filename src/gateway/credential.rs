@@ -95,8 +95,7 @@ fn usable(source: &CredentialSource, text: &str) -> Result<SecretString, Credent
 
 /// Whether a text holds the secret.
 pub(super) fn appears_in(secret: &SecretString, text: &[u8]) -> bool {
-    let secret = secret.expose_secret().as_bytes();
-    text.windows(secret.len()).any(|window| window == secret)
+    memchr::memmem::find(text, secret.expose_secret().as_bytes()).is_some()
 }
 
 #[cfg(test)]

@@ -2,8 +2,10 @@
 
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue};
+use secrecy::SecretString;
 
 use crate::domain::model::Dialect;
+use crate::gateway::credential;
 
 const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");
 const ANTHROPIC_BETA: HeaderName = HeaderName::from_static("anthropic-beta");
@@ -94,8 +96,8 @@ pub(super) fn body_kind(headers: &HeaderMap) -> Option<BodyKind> {
     }
 }
 
-/// What of a provider's headers goes on to the CLI.
-pub(super) fn to_client(upstream: &HeaderMap, kind: BodyKind) -> HeaderMap {
+/// What of a provider's headers goes on to the CLI; none that repeats the credential.
+pub(super) fn to_client(upstream: &HeaderMap, kind: BodyKind, secret: Option<&SecretString>) -> HeaderMap {
     const PASSED: [HeaderName; 4] = [
         RETRY_AFTER,
         HeaderName::from_static("x-should-retry"),
@@ -107,7 +109,10 @@ pub(super) fn to_client(upstream: &HeaderMap, kind: BodyKind) -> HeaderMap {
         let short = |value: &&HeaderValue| {
             value.len() <= 128 && value.as_bytes().iter().all(|b| (32..127).contains(b))
         };
-        if let Some(value) = upstream.get(&name).filter(short) {
+        let clean = |value: &&HeaderValue| {
+            !secret.is_some_and(|secret| credential::appears_in(secret, value.as_bytes()))
+        };
+        if let Some(value) = upstream.get(&name).filter(short).filter(clean) {
             headers.insert(name, value.clone());
         }
     }
@@ -171,10 +176,11 @@ mod tests {
             ("location", "https://elsewhere.example"),
         ]);
         let kind = body_kind(&upstream).unwrap();
-        let out = to_client(&upstream, kind);
+        let out = to_client(&upstream, kind, Some(&SecretString::from("req_2")));
         assert_eq!(out["content-type"], "text/event-stream");
         assert_eq!(out["retry-after"], "7");
         assert_eq!(out.len(), 4);
+        assert!(!to_client(&upstream, kind, Some(&SecretString::from("req_1"))).contains_key("request-id"));
         assert_eq!(body_kind(&map(&[("content-type", "text/html")])), None);
         assert_eq!(
             body_kind(&map(&[("content-type", "application/json"), ("content-encoding", "gzip")])),

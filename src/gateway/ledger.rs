@@ -23,9 +23,9 @@ const LEAST_OUTPUT: u64 = 256;
 const TRIES: u32 = 60;
 
 /// What a call wants to hold.
-pub(super) struct Ask<'a> {
-    pub model_asked: &'a str,
-    pub resolved: &'a Resolved,
+pub(super) struct Ask {
+    pub model_asked: String,
+    pub resolved: Resolved,
     /// Tokens, at most.
     pub input: u64,
     /// Tokens, at most.
@@ -59,7 +59,7 @@ pub(super) enum Reservation {
 pub(super) async fn reserve(
     environment: &Environment,
     run: &ServedRun,
-    ask: &Ask<'_>,
+    ask: &Ask,
 ) -> Result<Reservation, DbError> {
     let mut transaction = db::budgets::begin_reservation(&environment.pool).await?;
     let levels = db::budgets::lock(&mut transaction, run.task, run.run).await?;
@@ -82,7 +82,7 @@ pub(super) async fn reserve(
         attempt: run.attempt,
         provider: &run.provider.name,
         dialect: run.dialect.as_str(),
-        model_asked: ask.model_asked,
+        model_asked: &ask.model_asked,
         model: &ask.resolved.model,
         reserved: amount,
         streamed: ask.streamed,
@@ -93,14 +93,14 @@ pub(super) async fn reserve(
     Ok(Reservation::Held(held))
 }
 
-fn worst(ask: &Ask<'_>, output: u64) -> Amount {
+fn worst(ask: &Ask, output: u64) -> Amount {
     let tokens = i64::try_from(ask.input.saturating_add(output)).unwrap_or(i64::MAX >> 8);
     Amount { micros: ask.resolved.price.at_most(ask.input, output), tokens }
 }
 
 /// The output that fits on every level: all that is asked for, or less, but of some use. With `released`, as if
 /// no other call were under way.
-fn fitting(levels: &[BudgetRow], ask: &Ask<'_>, released: bool) -> Option<u64> {
+fn fitting(levels: &[BudgetRow], ask: &Ask, released: bool) -> Option<u64> {
     let mut output = ask.output;
     for level in levels {
         let mut level = level.clone();
@@ -121,7 +121,7 @@ fn fitting(levels: &[BudgetRow], ask: &Ask<'_>, released: bool) -> Option<u64> {
     (output >= ask.output.min(LEAST_OUTPUT) && output > 0).then_some(output)
 }
 
-fn exhausted(levels: &[BudgetRow], ask: &Ask<'_>) -> String {
+fn exhausted(levels: &[BudgetRow], ask: &Ask) -> String {
     let usd = |micros: i64| micros as f64 / 1e6;
     let mut parts = Vec::new();
     for level in levels {
@@ -285,7 +285,13 @@ mod tests {
     #[test]
     fn an_answer_is_made_as_long_as_can_be_paid() {
         let resolved = resolved();
-        let ask = |output| Ask { model_asked: "m", resolved: &resolved, input: 1000, output, streamed: true };
+        let ask = |output| Ask {
+            model_asked: "m".to_owned(),
+            resolved: resolved.clone(),
+            input: 1000,
+            output,
+            streamed: true,
+        };
         let fit = |task: BudgetRow, run: BudgetRow, output| fitting(&[task, run], &ask(output), false);
         let free = level(false, None, None);
         assert_eq!(fit(free.clone(), level(true, None, None), 32_000), Some(32_000));

@@ -7,6 +7,7 @@
 //! call        ONE call, told top to bottom: route, check, model (catalog), budget (ledger), provider (upstream), relay
 //! ledger      reserve before, settle after       booked   a call that is settled whatever becomes of it
 //! refused     a call that the gateway refuses by itself, in the books
+//! sieve       keeps the credential out of answers
 //! notices     events and audit entries           probe    what `kage doctor` asks
 //! ```
 
@@ -29,6 +30,7 @@ mod rate;
 mod refused;
 mod relay;
 mod served;
+mod sieve;
 mod upstream;
 
 use sqlx::PgPool;

@@ -68,6 +68,13 @@ impl Price {
     }
 }
 
+impl std::fmt::Display for Price {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let usd = |nano: u64| nano as f64 / 1000.0;
+        write!(f, "{} USD for a million tokens in, {} out", usd(self.input), usd(self.output))
+    }
+}
+
 fn product(tokens: u64, nano: u64) -> u128 {
     u128::from(tokens) * u128::from(nano)
 }

@@ -6,10 +6,11 @@ use http::{HeaderMap, Method};
 
 use crate::config::gateway::GatewayConfig;
 use crate::config::providers::Provider;
+use crate::dialect::answer;
 use crate::domain::model::Dialect;
 use crate::gateway::credential::Credentials;
-use crate::gateway::headers;
 use crate::gateway::upstream::{self, SendError, SetupError, Upstream};
+use crate::gateway::{headers, relay};
 
 /// For one provider's answer.
 const WITHIN: Duration = Duration::from_secs(20);
@@ -58,10 +59,13 @@ async fn ask(provider: &Provider, upstream: &Upstream, credentials: &Credentials
         error @ (SendError::Connect(_) | SendError::Broken(_)) => format!("unreachable: {error}"),
     })?;
     let status = answer.status().as_u16();
+    let document = if status == 400 { relay::short_document(answer).await } else { None };
+    if status != 402 && answer::is_about_the_key(provider.dialect, status, document.as_deref()) {
+        return Err(format!("reachable, credential refused (HTTP {status})"));
+    }
     let credential = if secret.is_some() { "credential accepted" } else { "no credential wanted" };
     match status {
         200..=299 => Ok(format!("reachable, {credential}")),
-        401 | 403 => Err(format!("reachable, credential refused (HTTP {status})")),
         // Some have no such list; they would have asked for a credential first, mostly.
         404 | 405 => {
             Ok(format!("reachable; has no list of models (HTTP {status}), so its credential is untried"))

@@ -11,6 +11,7 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tokio_util::sync::WaitForCancellationFutureOwned;
+use uuid::Uuid;
 
 use crate::db::model_calls::CallOutcome;
 use crate::dialect::answer::{self, Refusal, RefusalKind};
@@ -19,6 +20,7 @@ use crate::domain::model::Dialect;
 use crate::gateway::booked::Booked;
 use crate::gateway::headers::{self, BodyKind};
 use crate::gateway::notices;
+use crate::gateway::sieve::{Found, Sieve};
 
 pub(super) type Body = BoxBody<Bytes, Abort>;
 
@@ -62,6 +64,8 @@ struct Source {
     passed: Option<Instant>,
     /// What the last gathering ended with.
     ended: Option<Next>,
+    sieve: Sieve,
+    run: Uuid,
 }
 
 impl Source {
@@ -77,11 +81,37 @@ impl Source {
             left: limit.min(config.answer_bytes),
             passed: None,
             ended: None,
+            sieve: Sieve::new(booked.secret.as_ref()),
+            run: booked.run.run,
         }
     }
 
-    /// What is to be passed on next.
+    /// What comes next, without the operator's credential.
     async fn next(&mut self) -> Next {
+        loop {
+            let passed = match self.gathered().await {
+                Next::Chunk(chunk) => self.sieve.pass(chunk),
+                Next::End => {
+                    let rest = self.sieve.rest();
+                    return if rest.is_empty() { Next::End } else { Next::Chunk(rest) };
+                }
+                failed @ Next::Failed(..) => return failed,
+            };
+            match passed {
+                // All of it may be the credential's beginning.
+                Ok(chunk) if chunk.is_empty() => {}
+                Ok(chunk) => return Next::Chunk(chunk),
+                Err(Found) => {
+                    tracing::error!(run = %self.run, "gateway.credential_repeated");
+                    let why = "the provider's answer repeats the operator's credential";
+                    return Next::Failed(CallOutcome::Broken, RefusalKind::UpstreamBroken, why.to_owned());
+                }
+            }
+        }
+    }
+
+    /// What comes in a while.
+    async fn gathered(&mut self) -> Next {
         if let Some(ended) = self.ended.take() {
             return ended;
         }
@@ -166,7 +196,7 @@ pub(super) async fn success(
         booked.end(CallOutcome::Broken, None, Some(why.to_owned())).await;
         return Err(Refusal::new(RefusalKind::UpstreamBroken, why));
     };
-    let out = headers::to_client(answer.headers(), kind);
+    let out = headers::to_client(answer.headers(), kind, booked.secret.as_ref());
     booked.status = Some(status.as_u16());
     let body = if kind.is_stream() {
         stream(booked, answer, deadline, kind)

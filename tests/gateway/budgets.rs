@@ -246,3 +246,31 @@ async fn a_reservation_that_the_database_lost_is_charged_all_the_same() {
     assert_eq!((task.spent_micros, of_run.spent_micros), (USUAL_COST, USUAL_COST));
     assert_eq!((task.reserved_micros, of_run.reserved_micros), (0, 0));
 }
+
+/// Attack: hang up while the reservation is being committed. Nobody would then know what is held.
+#[tokio::test]
+async fn who_hangs_up_while_it_is_booked_leaves_nothing_held() {
+    let world = World::new().await;
+    let run = world.open("anthropic", NONE, NONE).await;
+    // A commit that takes its time.
+    sqlx::raw_sql(
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(1); RETURN NULL; END';
+         CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON model_calls DEFERRABLE INITIALLY DEFERRED
+         FOR EACH ROW EXECUTE FUNCTION slow()",
+    )
+    .execute(world.pool())
+    .await
+    .unwrap();
+    let body = request(Dialect::Anthropic, "hello", false);
+    let call = world.call(run.id, Dialect::Anthropic, &body);
+    assert!(tokio::time::timeout(std::time::Duration::from_millis(500), call).await.is_err());
+    crate::support::eventually("it is in the books", async || {
+        (world.calls(&run).await.len() == 1).then_some(())
+    })
+    .await;
+    let calls = world.calls(&run).await;
+    assert_eq!((calls[0].outcome.as_str(), calls[0].cost_micros), ("client_gone", 0), "{calls:?}");
+    let (task, of_run) = world.budgets(&run).await;
+    assert_eq!((task.reserved_micros, of_run.reserved_micros, of_run.reserved_tokens), (0, 0, 0));
+    assert!(world.provider.requests().is_empty(), "sent for nobody");
+}

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use kage::domain::model::Dialect;
 use kage_model_server::server::Fixed;
+use serde_json::json;
 
 use crate::support::provider::Scripted;
-use crate::support::runs::NONE;
+use crate::support::runs::{NONE, Run};
 use crate::support::{World, eventually, fault, path, request};
 
 #[tokio::test]
@@ -206,6 +207,72 @@ async fn an_answer_that_is_none_is_not_passed_on() {
         assert_eq!(answer.status, status, "{name}: {answer:?}");
         assert!(answer.text.contains("Kage gateway") && answer.text.len() < 2000, "{name}: {answer:?}");
         assert!(!answer.text.contains(secret) && !answer.text.contains("internals"), "{name}: {answer:?}");
+    }
+}
+
+/// A run that is served by a provider which always answers so.
+async fn answering(
+    dialect: Dialect,
+    fixed: Fixed,
+    secret: &str,
+) -> (World, Scripted, Run, tempfile::TempDir) {
+    let provider = Scripted::with(None, Some(fixed)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("key");
+    std::fs::write(&key, secret).unwrap();
+    let more = format!(
+        "[[provider]]\nname = \"odd\"\ndialect = \"{dialect}\"\nbase_url = \"{}\"\ncredential = \"file:{}\"\nfree = true\nallow = [\"*\"]\n[cli.odd]\nprovider = \"odd\"\n",
+        provider.url(),
+        key.display()
+    );
+    let world = World::with(&more, &[]).await;
+    let run = world.run_of(world.task(NONE).await, NONE).await;
+    world.want(&run, "odd", dialect.as_str(), None).await;
+    assert!(world.answered(&run).await.is_open());
+    (world, provider, run, folder)
+}
+
+/// Attack: an error event, or any other, that says which key was wrong.
+#[tokio::test]
+async fn a_provider_that_repeats_our_key_in_a_stream_is_cut_off() {
+    let secret = "sk-echoed-by-the-provider-7731";
+    let words = format!("Incorrect API key provided: {secret}");
+    let error = json!({ "type": "error", "message": words, "error": { "message": words } });
+    for (dialect, kind, body) in [
+        (Dialect::Chat, "text/event-stream", format!("data: {error}\n\n")),
+        (Dialect::Anthropic, "text/event-stream", format!("event: error\ndata: {error}\n\n")),
+        (Dialect::Responses, "text/event-stream", format!("event: error\ndata: {error}\n\n")),
+        (Dialect::Gemini, "text/event-stream", error.to_string()),
+        (Dialect::Ollama, "application/x-ndjson", format!("{}\n", json!({ "error": words }))),
+        (Dialect::Chat, "application/json", error.to_string()),
+    ] {
+        let (world, _provider, run, _folder) = answering(dialect, fixed(200, kind, &body), secret).await;
+        let stream = kind != "application/json";
+        let answer = world.call(run.id, dialect, &request(dialect, &fault("fixed"), stream)).await;
+        assert!(!answer.text.contains(secret), "{dialect} {kind}: {answer:?}");
+        assert!(answer.text.contains("repeats the operator's credential"), "{dialect} {kind}: {answer:?}");
+        assert_eq!(world.calls(&run).await[0].outcome, "broken", "{dialect} {kind}");
+        let stored = crate::support::database::stored(world.pool()).await;
+        assert!(!stored.contains(secret), "{dialect} {kind}");
+    }
+}
+
+#[tokio::test]
+async fn googles_answer_to_a_wrong_key_is_the_operators_trouble() {
+    let error = |reason: &str| {
+        json!({ "error": { "code": 400, "message": "API key not valid.", "status": "INVALID_ARGUMENT", "details": [
+            { "@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reason, "domain": "googleapis.com" } ] } })
+    };
+    for (reason, status, outcome) in
+        [("API_KEY_INVALID", 403, "upstream_auth"), ("FIELD_INVALID", 400, "upstream_error")]
+    {
+        let fixed = fixed(400, "application/json", &error(reason).to_string());
+        let (world, _provider, run, _folder) = answering(Dialect::Gemini, fixed, "a-wrong-key").await;
+        let answer =
+            world.call(run.id, Dialect::Gemini, &request(Dialect::Gemini, &fault("fixed"), true)).await;
+        assert_eq!(answer.status, status, "{answer:?}");
+        assert_eq!(answer.text.contains("the operator's credential or account"), status == 403, "{answer:?}");
+        assert_eq!(world.calls(&run).await[0].outcome, outcome);
     }
 }
 

@@ -132,6 +132,30 @@ async fn a_cli_that_does_not_read_holds_the_provider_back() {
     assert_eq!(world.calls(&run).await[0].outcome, "client_gone");
 }
 
+/// Attack: ask, and never read. The call's own time is looked at only while somebody reads.
+#[tokio::test]
+async fn a_cli_that_never_reads_does_not_hold_a_call_for_ever() {
+    let settings = [
+        ("KAGE_GATEWAY_ANSWER_BYTES", "1073741824"),
+        ("KAGE_GATEWAY_CALL_SECS", "1"),
+        ("KAGE_GATEWAY_BODY_SECS", "1"),
+    ];
+    let world = World::with("", &settings).await;
+    let run = world.open("anthropic", NONE, NONE).await;
+    let body = request(Dialect::Anthropic, &fault("endless"), true).to_string();
+    let mut stream = UnixStream::connect(world.socket(run.id)).await.unwrap();
+    let head = format!("POST /v1/messages HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
+    stream.write_all((head + &body).as_bytes()).await.unwrap();
+    let mut first = [0; 64];
+    stream.read_exact(&mut first).await.unwrap();
+    // Settled while the connection is still held.
+    let calls = world.calls(&run).await;
+    assert_eq!((calls.len(), calls[0].estimated), (1, true), "{calls:?}");
+    let (_, of_run) = world.budgets(&run).await;
+    assert_eq!(of_run.reserved_micros, 0);
+    drop(stream);
+}
+
 fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();

@@ -112,3 +112,16 @@ async fn a_refused_call_is_a_row_but_a_flood_of_them_is_not_many() {
     let totals = kage::db::model_calls::totals_of_run(world.pool(), run.id).await.unwrap();
     assert_eq!(totals.calls, 2);
 }
+
+#[tokio::test]
+async fn a_cli_that_the_file_does_not_know_has_the_operators_default() {
+    let world = World::with("[policy.default]\nrequests_per_minute = 1\nbudget_usd = 0.5\n", &[]).await;
+    let run = world.run_of(world.task(NONE).await, NONE).await;
+    world.want(&run, "my-own-image", "anthropic", None).await;
+    assert!(world.answered(&run).await.is_open());
+    let body = request(Dialect::Anthropic, "hello", false);
+    assert_eq!(world.call(run.id, Dialect::Anthropic, &body).await.status, 200);
+    assert_eq!(world.call(run.id, Dialect::Anthropic, &body).await.status, 429);
+    let (_, of_run) = world.budgets(&run).await;
+    assert_eq!(of_run.limit_micros, Some(500_000));
+}

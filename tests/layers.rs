@@ -50,6 +50,7 @@ const CONFIG_READERS: &[(&str, &[&str])] = &[
     ("api", &["api", "cli"]),
     ("gateway", &["gateway", "cli"]),
     ("providers", &["gateway", "cli"]),
+    ("policy", &["gateway", "cli"]),
     ("runner", &["runner", "cli"]),
     ("client", &["client", "cli"]),
 ];

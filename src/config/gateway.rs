@@ -9,13 +9,14 @@ use crate::config::error::ConfigError;
 use crate::config::providers::Providers;
 use crate::config::settings::Settings;
 
-pub const NAMES: [&str; 18] = [
+pub const NAMES: [&str; 19] = [
     "KAGE_DATA_DIR",
     "KAGE_GATEWAY_PROVIDERS",
     "KAGE_GATEWAY_SOCKETS",
     "KAGE_GATEWAY_CA_FILE",
     "KAGE_GATEWAY_PROXY",
     "KAGE_GATEWAY_BODY_BYTES",
+    "KAGE_GATEWAY_MEMORY_BYTES",
     "KAGE_GATEWAY_ANSWER_BYTES",
     "KAGE_GATEWAY_CONNECTIONS",
     "KAGE_GATEWAY_CALLS",
@@ -41,6 +42,8 @@ pub struct GatewayConfig {
     pub proxy: Option<Url>,
     /// Largest request body.
     pub body_bytes: usize,
+    /// For the requests of all runs together, each of them taken for four times its body.
+    pub memory_bytes: usize,
     /// Largest answer.
     pub answer_bytes: u64,
     /// Connections at once on one run's socket.
@@ -87,10 +90,18 @@ impl GatewayConfig {
                 settings.mask_last("********".to_owned());
             }
         }
+        const MIB: u64 = 1 << 20;
+        let body_bytes = settings.within("KAGE_GATEWAY_BODY_BYTES", 32 * MIB, 1024, 32 * MIB)? as usize;
+        let memory_bytes =
+            settings.within("KAGE_GATEWAY_MEMORY_BYTES", 512 * MIB, 64 * 1024, 1024 * 1024 * MIB)? as usize;
+        if memory_bytes < body_bytes.next_multiple_of(1024) * 4 {
+            // The largest request would be told to come again for ever.
+            let problem = "it is at least four times KAGE_GATEWAY_BODY_BYTES".to_owned();
+            return Err(ConfigError::Invalid { name: "KAGE_GATEWAY_MEMORY_BYTES".to_owned(), problem });
+        }
         let mut secs = |name, default, low, high| -> Result<Duration, ConfigError> {
             Ok(Duration::from_secs(settings.within(name, default, low, high)?))
         };
-        const MIB: u64 = 1 << 20;
         Ok(Self {
             head: secs("KAGE_GATEWAY_HEAD_SECS", 10, 1, 300)?,
             body: secs("KAGE_GATEWAY_BODY_SECS", 60, 1, 3600)?,
@@ -99,7 +110,8 @@ impl GatewayConfig {
             call: secs("KAGE_GATEWAY_CALL_SECS", 1800, 1, 86_400)?,
             drain: secs("KAGE_GATEWAY_DRAIN_SECS", 30, 0, 86_400)?,
             orphan_secs: settings.within("KAGE_GATEWAY_ORPHAN_SECS", 900, 10, 86_400)?,
-            body_bytes: settings.within("KAGE_GATEWAY_BODY_BYTES", 32 * MIB, 1024, 32 * MIB)? as usize,
+            body_bytes,
+            memory_bytes,
             answer_bytes: settings.within("KAGE_GATEWAY_ANSWER_BYTES", 64 * MIB, 1024, 1024 * MIB)?,
             connections: settings.within("KAGE_GATEWAY_CONNECTIONS", 64, 1, 10_000)? as usize,
             calls: settings.within("KAGE_GATEWAY_CALLS", 8, 1, 1000)? as usize,

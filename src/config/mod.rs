@@ -5,6 +5,7 @@ pub mod client;
 pub mod database;
 pub mod error;
 pub mod gateway;
+pub mod policy;
 pub mod providers;
 pub mod runner;
 pub mod settings;

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use url::{Host, Url};
 
 use crate::config::error::ConfigError;
+use crate::config::policy::{CliPolicy, CliSection, Policies};
 use crate::domain::model::{Dialect, SERVER_TOOL_KINDS};
 
 const BUILT_IN: &str = include_str!("providers.toml");
@@ -22,15 +23,6 @@ pub struct Providers {
     pub clis: BTreeMap<String, CliSection>,
     #[serde(default, rename = "policy")]
     pub policies: Policies,
-}
-
-/// What holds for more than one CLI.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Policies {
-    /// Where a CLI has no section, and for what its section does not say: an image under a new name has it too.
-    #[serde(default)]
-    pub default: CliSection,
 }
 
 /// One place that answers model calls in one dialect.
@@ -74,6 +66,10 @@ pub struct Provider {
     /// Instead of `KAGE_GATEWAY_CALL_SECS`.
     #[serde(default)]
     pub call_secs: Option<u64>,
+    /// USD for a call that offers the model a tool of this kind which the provider runs: what all its uses within one
+    /// call cost at most, for they are not counted. A kind without a price is not let through, unless it is all free.
+    #[serde(default)]
+    pub server_tool_usd_per_call: BTreeMap<String, f64>,
     #[serde(default, rename = "model")]
     pub models: Vec<PricedModel>,
 }
@@ -152,80 +148,6 @@ impl AuthHeader {
     }
 }
 
-/// What a file says of one CLI, or of all that it says nothing of.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct CliSection {
-    /// Else the first of the CLI's dialect.
-    pub provider: Option<String>,
-    /// Models, with `*` for any run of characters, of those that the provider allows; none: all of them.
-    pub models: Option<Vec<String>>,
-    /// Where the task names none; else the manifest's.
-    pub default_model: Option<String>,
-    /// Of [`SERVER_TOOL_KINDS`], those that are let through. They reach out from the vendor's machines.
-    pub server_tools: Option<Vec<String>>,
-    /// Refuses a call with a tool that is not let through, instead of taking the tool out.
-    pub refuse_server_tools: Option<bool>,
-    /// Lets URLs and ids of stored files stand in requests.
-    pub remote_references: Option<bool>,
-    pub requests_per_minute: Option<u32>,
-    pub max_output_tokens: Option<u64>,
-    /// For each run.
-    pub budget_usd: Option<f64>,
-    /// For each run; input and output together.
-    pub budget_tokens: Option<u64>,
-}
-
-/// What a CLI may ask for. Everything that is not said is the gateway's default; see [`CliSection`].
-#[derive(Debug, Clone, Default)]
-pub struct CliPolicy {
-    pub provider: Option<String>,
-    pub models: Vec<String>,
-    pub default_model: Option<String>,
-    pub server_tools: Vec<String>,
-    pub refuse_server_tools: bool,
-    pub remote_references: bool,
-    pub requests_per_minute: Option<u32>,
-    pub max_output_tokens: Option<u64>,
-    pub budget_usd: Option<f64>,
-    pub budget_tokens: Option<u64>,
-}
-
-impl CliSection {
-    /// This section, with the default's word where it has none of its own.
-    fn over(&self, default: &Self) -> CliPolicy {
-        CliPolicy {
-            provider: self.provider.clone(),
-            models: self.models.clone().or_else(|| default.models.clone()).unwrap_or_default(),
-            default_model: self.default_model.clone(),
-            server_tools: self
-                .server_tools
-                .clone()
-                .or_else(|| default.server_tools.clone())
-                .unwrap_or_default(),
-            refuse_server_tools: self.refuse_server_tools.or(default.refuse_server_tools).unwrap_or_default(),
-            remote_references: self.remote_references.or(default.remote_references).unwrap_or_default(),
-            requests_per_minute: self.requests_per_minute.or(default.requests_per_minute),
-            max_output_tokens: self.max_output_tokens.or(default.max_output_tokens),
-            budget_usd: self.budget_usd.or(default.budget_usd),
-            budget_tokens: self.budget_tokens.or(default.budget_tokens),
-        }
-    }
-
-    fn check(&self) -> Result<(), String> {
-        if self.budget_usd.is_some_and(|usd| !usd.is_finite() || !(0.0..=1e9).contains(&usd)) {
-            return Err("budget_usd is a number from 0 to a billion".to_owned());
-        }
-        for tool in self.server_tools.iter().flatten() {
-            if !SERVER_TOOL_KINDS.contains(&tool.as_str()) {
-                let kinds = SERVER_TOOL_KINDS.join(", ");
-                return Err(format!("server_tools: {tool:?} is none of {kinds}"));
-            }
-        }
-        Ok(())
-    }
-}
-
 impl Providers {
     /// The table that comes with the program.
     ///
@@ -273,13 +195,7 @@ impl Providers {
             }
             cli.check().map_err(|problem| format!("cli {name:?}: {problem}"))?;
         }
-        let default = &this.policies.default;
-        default.check().map_err(|problem| format!("policy.default: {problem}"))?;
-        if default.provider.is_some() || default.default_model.is_some() {
-            return Err(
-                "policy.default: provider and default_model are for one CLI, in a [cli.NAME]".to_owned()
-            );
-        }
+        this.policies.check()?;
         Ok(this)
     }
 }
@@ -313,6 +229,14 @@ impl Provider {
             }
             if chrono::NaiveDate::parse_from_str(&model.as_of, "%Y-%m-%d").is_err() {
                 return Err(format!("model {:?}: as_of is a day such as 2026-01-31", model.name));
+            }
+        }
+        for (kind, usd) in &self.server_tool_usd_per_call {
+            if !SERVER_TOOL_KINDS.contains(&kind.as_str()) || !(0.0..=1e3).contains(usd) {
+                let kinds = SERVER_TOOL_KINDS.join(", ");
+                return Err(format!(
+                    "server_tool_usd_per_call: {kind:?} is a number from 0 to 1000 for one of {kinds}"
+                ));
             }
         }
         for (name, value) in &self.headers {
@@ -431,40 +355,26 @@ mod tests {
     }
 
     #[test]
-    fn a_cli_without_a_section_has_the_operators_default() {
-        let more = "\n[policy.default]\nrequests_per_minute = 5\nrefuse_server_tools = true\nbudget_usd = 1.0\nserver_tools = [\"web_search\"]\n[cli.own]\nbudget_usd = 9.0\nrefuse_server_tools = false\nserver_tools = []\n";
-        let table = Providers::parse(&format!("{GOOD}{more}")).unwrap();
-        let new = table.policy("never-heard-of");
-        assert_eq!(
-            (new.requests_per_minute, new.budget_usd, new.refuse_server_tools),
-            (Some(5), Some(1.0), true)
-        );
-        assert_eq!(new.server_tools, ["web_search"]);
-        let own = table.policy("own");
-        assert_eq!(
-            (own.requests_per_minute, own.budget_usd, own.refuse_server_tools),
-            (Some(5), Some(9.0), false)
-        );
-        assert!(own.server_tools.is_empty());
+    fn policies_are_read_and_mistakes_in_them_refused() {
+        let with = |more: &str| Providers::parse(&format!("{GOOD}\n{more}\n"));
+        let table = with("[policy.default]\nbudget_usd = 1.0\n[cli.own]\nbudget_usd = 9.0").unwrap();
+        assert_eq!(table.policy("never-heard-of").budget_usd, Some(1.0));
+        assert_eq!(table.policy("own").budget_usd, Some(9.0));
         assert_eq!(table.policy("codex").provider.as_deref(), Some("near"));
-        for wrong in ["provider = \"near\"", "default_model = \"m\"", "colour = 1", "budget_usd = -1.0"] {
-            assert!(Providers::parse(&format!("{GOOD}\n[policy.default]\n{wrong}\n")).is_err(), "{wrong}");
+        for wrong in [
+            "[policy.default]\ncolour = 1",
+            "[policy.default]\nprovider = \"near\"",
+            "[policy.codex]\nbudget_usd = 1.0",
+            "[policy.default]\nserver_tools = [\"websearch\"]",
+            "[cli.x]\nserver_tools = [\"websearch\"]",
+        ] {
+            assert!(with(wrong).is_err(), "{wrong}");
         }
-        assert!(Providers::parse(&format!("{GOOD}\n[policy.codex]\nbudget_usd = 1.0\n")).is_err());
-    }
-
-    #[test]
-    fn a_server_tool_that_there_is_not_is_a_mistake() {
-        for place in ["[cli.x]", "[policy.default]"] {
-            let parse = |tool: &str| {
-                Providers::parse(&format!("{GOOD}\n{place}\nserver_tools = [\"web_fetch\", {tool:?}]\n"))
-            };
-            assert!(parse("web_search").is_ok());
-            for wrong in ["websearch", "web_search_20250305", "Web_Search", "", "*"] {
-                let said = parse(wrong).expect_err(wrong);
-                assert!(said.contains("none of web_search, web_fetch"), "{said}");
-            }
-        }
+        let fee = |fee: &str| {
+            refused(("free = true", &format!("free = true\nserver_tool_usd_per_call = {{ {fee} }}")))
+        };
+        assert!(fee("websearch = 0.1").contains("websearch"));
+        assert!(fee("web_search = -1").contains("from 0"));
     }
 
     #[test]

@@ -5,7 +5,9 @@ use serde_json::{Map, Value, json};
 
 use crate::dialect::answer::Refusal;
 use crate::dialect::responses::server_kind;
-use crate::dialect::scrub::{Outline, Scrub, bad, flag, is_base64, list_in, object, one_answer, shown, word};
+use crate::dialect::scrub::{
+    Outline, Scrub, bad, flag, is_base64, list_in, object, one_answer, shown, whole, word,
+};
 
 const FIELDS: &[&str] = &[
     "frequency_penalty",
@@ -110,7 +112,66 @@ pub(crate) fn check(body: &mut Map<String, Value>, scrub: &mut Scrub<'_>) -> Res
         check_message(object(message, "a message")?, scrub)?;
     }
     let stream = stream(body, scrub)?;
-    Ok(Outline { stream, output_limit: output_limit(body, scrub)? })
+    let limit = output_limit(body, scrub)?;
+    let output_limit = with_thinking(body, limit, scrub)?;
+    Ok(Outline { stream, output_limit })
+}
+
+/// Where a request may name a budget for what is thought, and where it may switch that on.
+const BUDGETS: &[(&str, &str)] =
+    &[("", "thinking_budget"), ("chat_template_kwargs", "thinking_budget"), ("thinking", "budget_tokens")];
+const SWITCHES: &[(&str, &str)] = &[("", "enable_thinking"), ("chat_template_kwargs", "enable_thinking")];
+
+/// The most that the answer can hold, with what is thought. Qwen's servers, and those that took over their fields, count
+/// that beside the output limit: so it is bounded by a budget of its own, and both together by the operator's limit.
+/// <https://www.alibabacloud.com/help/en/model-studio/deep-thinking>
+fn with_thinking(body: &mut Map<String, Value>, limit: u64, scrub: &mut Scrub<'_>) -> Result<u64, Refusal> {
+    let mut asked = None;
+    for (place, key) in BUDGETS {
+        match inner(body, place).and_then(|map| map.get(*key)) {
+            None | Some(Value::Null) => {}
+            Some(value) => {
+                let budget = whole(value).ok_or_else(|| bad(format!("{key} is not a whole number")))?;
+                asked = asked.max(Some(budget));
+            }
+        }
+    }
+    let on = |(place, key): &(&str, &str)| {
+        inner(body, place).and_then(|map| map.get(*key)).and_then(Value::as_bool) == Some(true)
+    };
+    let switched = SWITCHES.iter().find(|switch| on(switch)).map(|(place, _)| *place);
+    if asked.is_none() && switched.is_none() {
+        return Ok(limit);
+    }
+    let most = scrub.output.most;
+    let wished = asked.unwrap_or(scrub.output.default);
+    // Half for the answer, where there is not enough for both.
+    let answer = limit.min(most.saturating_sub(wished).max(most.div_ceil(2))).max(1);
+    let budget = wished.min(most.saturating_sub(answer));
+    if answer < limit {
+        scrub.note(format!("an output limit over {answer}, beside what is thought"));
+        let key = if body.contains_key("max_tokens") { "max_tokens" } else { "max_completion_tokens" };
+        body.insert(key.to_owned(), answer.into());
+    }
+    if asked.is_some_and(|asked| asked > budget) {
+        scrub.note(format!("a thinking budget over {budget}"));
+    }
+    for (place, key) in BUDGETS {
+        if let Some(map) = inner_mut(body, place)
+            && (map.contains_key(*key) || (asked.is_none() && switched == Some(*place)))
+        {
+            map.insert((*key).to_owned(), budget.into());
+        }
+    }
+    Ok(answer.saturating_add(budget))
+}
+
+fn inner<'b>(body: &'b Map<String, Value>, place: &str) -> Option<&'b Map<String, Value>> {
+    if place.is_empty() { Some(body) } else { body.get(place)?.as_object() }
+}
+
+fn inner_mut<'b>(body: &'b mut Map<String, Value>, place: &str) -> Option<&'b mut Map<String, Value>> {
+    if place.is_empty() { Some(body) } else { body.get_mut(place)?.as_object_mut() }
 }
 
 /// Two names for one limit: what the client wrote is kept until the model is known (`name_limit_for`).

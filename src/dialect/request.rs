@@ -1,6 +1,7 @@
 //! What may go on to a provider: `check` parses a request, keeps what is on the dialect's list, bounds what
 //! costs, and says what it took away.
 
+use std::collections::BTreeSet;
 use std::io;
 
 use serde_json::Value;
@@ -17,6 +18,12 @@ pub const IMAGE_TOKENS: u64 = 5_000;
 pub const DOCUMENT_TOKENS: u64 = 5_000;
 /// What a document is taken to cost that the provider fetches, and whose length nobody here knows.
 pub const REMOTE_DOCUMENT_TOKENS: u64 = 100_000;
+
+/// What a document of any length costs at most, in tokens, besides a third of its bytes: providers take some hundred
+/// pages, or refuse what is longer than the model's context.
+pub const DOCUMENT_BOUND: u64 = 300_000;
+/// What a provider writes into a request of its own accord, for its tools: a few hundred tokens with each.
+const TOOLS_TOKENS: u64 = 1_000;
 
 /// What becomes of a request that holds a tool which the provider would run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -50,9 +57,13 @@ pub struct Checked {
     pub stream: bool,
     /// What to send. `set_model` comes first.
     pub body: Value,
-    /// Tokens of input, rounded up: a third of the request's bytes, and the constants above for what is no
-    /// text.
+    /// Tokens of input as they usually are, rounded up: a third of the request's bytes, and the constants above for
+    /// what is no text.
     pub input_estimate: u64,
+    /// Tokens of input that it cannot be more than: a token has at least one byte of text.
+    pub input_bound: u64,
+    /// Kinds of tools that the provider may run for it.
+    pub server_tools: BTreeSet<&'static str>,
     /// The most tokens that this call can produce; written into the body.
     pub output_limit: u64,
     /// What was taken away or made smaller, in words.
@@ -95,10 +106,13 @@ pub fn check(dialect: Dialect, call: &Call, body: &[u8], rules: &Rules) -> Resul
         (Dialect::Ollama, _) => ollama::check(&mut map, &mut scrub)?,
     };
     let body = Value::Object(map);
+    let bytes = length(&body);
     Ok(Checked {
         model,
         stream: outline.stream,
-        input_estimate: estimate(&body, &scrub),
+        input_estimate: estimate(bytes, &scrub),
+        input_bound: bound(bytes, &body, &scrub),
+        server_tools: scrub.allowed_tools,
         output_limit: outline.output_limit,
         removed: scrub.removed,
         body,
@@ -138,16 +152,32 @@ fn model_in(value: Option<&Value>) -> Result<String, Refusal> {
     }
 }
 
-/// An upper bound for most texts: a token is seldom shorter than three bytes, and all of JSON's own signs are
-/// counted.
-fn estimate(body: &Value, scrub: &Scrub<'_>) -> u64 {
-    let mut bytes = Count(0);
-    // Counting does not fail, and a `Value` has no keys but text.
-    let _ = serde_json::to_writer(&mut bytes, body);
-    let text = bytes.0.saturating_sub(scrub.image_bytes).div_ceil(3);
+/// For most texts: a token is seldom shorter than three bytes, and all of JSON's own signs are counted. Rows of digits,
+/// random letters and some scripts are more: see [`bound`].
+fn estimate(bytes: u64, scrub: &Scrub<'_>) -> u64 {
+    let text = bytes.saturating_sub(scrub.image_bytes).div_ceil(3);
     text + scrub.images * IMAGE_TOKENS
         + scrub.documents * DOCUMENT_TOKENS
         + scrub.remote_documents * REMOTE_DOCUMENT_TOKENS
+}
+
+/// For every text: no tokenizer makes more tokens than there are bytes, and JSON has no fewer than what it says.
+/// Pictures and documents are bounded by what providers take.
+fn bound(bytes: u64, body: &Value, scrub: &Scrub<'_>) -> u64 {
+    let text = bytes.saturating_sub(scrub.image_bytes).saturating_sub(scrub.document_bytes);
+    let tools = if body.get("tools").is_some() { TOOLS_TOKENS } else { 0 };
+    text + tools
+        + scrub.images * IMAGE_TOKENS
+        + (scrub.documents + scrub.remote_documents) * DOCUMENT_BOUND
+        + scrub.document_bytes.div_ceil(3)
+}
+
+/// Bytes of the request as it is sent.
+fn length(body: &Value) -> u64 {
+    let mut bytes = Count(0);
+    // Counting does not fail, and a `Value` has no keys but text.
+    let _ = serde_json::to_writer(&mut bytes, body);
+    bytes.0
 }
 
 struct Count(u64);

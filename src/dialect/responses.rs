@@ -1,7 +1,7 @@
 //! OpenAI's Responses: what a request may hold.
 //! <https://platform.openai.com/docs/api-reference/responses>
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::dialect::answer::Refusal;
 use crate::dialect::scrub::{Outline, Scrub, bad, flag, is_base64, list_in, object, only_text, shown, word};
@@ -133,7 +133,11 @@ fn keep_tool(tool: &mut Map<String, Value>, scrub: &mut Scrub<'_>) -> Result<boo
         // It looks through the request's own tools, and nothing else.
         "tool_search" => &["type", "execution", "description", "parameters"],
         "namespace" => &["type", "name", "description", "tools"],
-        "shell" if runs_here(tool) => &["type", "environment"],
+        "shell" if runs_here(tool) => {
+            // Said, for what stands for nothing said is the vendor's to change.
+            tool.insert("environment".to_owned(), json!({ "type": "local" }));
+            &["type", "environment"]
+        }
         _ => return scrub.server_tool(server_kind(&kind), &kind),
     };
     scrub.keep(tool, keys, "tools");
@@ -146,7 +150,8 @@ fn keep_tool(tool: &mut Map<String, Value>, scrub: &mut Scrub<'_>) -> Result<boo
     }
 }
 
-/// The `shell` tool runs at the client, unless it is given a container of the provider's.
+/// The `shell` tool runs at the client where its environment is `local`, else in a container of the provider's.
+/// <https://platform.openai.com/docs/guides/tools-shell>
 fn runs_here(tool: &Map<String, Value>) -> bool {
     match tool.get("environment") {
         None | Some(Value::Null) => true,

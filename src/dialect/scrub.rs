@@ -1,9 +1,12 @@
 //! The tools with which every dialect's check takes a request apart: keep what is listed, name what went, say
 //! no to what leads outside.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value};
 
 use crate::dialect::answer::{Refusal, RefusalKind};
+use crate::domain::model::SERVER_TOOL_KINDS;
 
 /// How many removals are told; a client chooses the names, and could choose many.
 const MAX_TOLD: usize = 40;
@@ -39,6 +42,10 @@ pub(crate) struct Scrub<'a> {
     pub image_bytes: u64,
     /// Documents, sound and the like within the request.
     pub documents: u64,
+    /// Bytes of the JSON text that are these, in base64.
+    pub document_bytes: u64,
+    /// Kinds of tools that the provider may run for this request.
+    pub allowed_tools: BTreeSet<&'static str>,
     /// Documents that the provider fetches: of unknown length.
     pub remote_documents: u64,
 }
@@ -59,6 +66,8 @@ impl<'a> Scrub<'a> {
             images: 0,
             image_bytes: 0,
             documents: 0,
+            document_bytes: 0,
+            allowed_tools: BTreeSet::new(),
             remote_documents: 0,
         }
     }
@@ -96,12 +105,14 @@ impl<'a> Scrub<'a> {
         }
     }
 
-    /// Whether a tool that the provider runs may pass. `kind` is ours, `name` the provider's.
+    /// Whether a tool that the provider runs may pass. `kind` is ours, `name` the provider's. One of no known kind never does.
     ///
     /// # Errors
     /// `ToolNotAllowed` where the rules say that such a request is refused.
     pub(crate) fn server_tool(&mut self, kind: &str, name: &str) -> Result<bool, Refusal> {
-        if self.server_tools.iter().any(|allowed| allowed == kind || allowed == name) {
+        let known = SERVER_TOOL_KINDS.iter().find(|known| **known == kind);
+        if let Some(known) = known.filter(|known| self.server_tools.iter().any(|allowed| allowed == *known)) {
+            self.allowed_tools.insert(known);
             return Ok(true);
         }
         let what = if kind == name { kind.to_owned() } else { format!("{kind} ({})", shown(name)) };
@@ -167,6 +178,7 @@ impl<'a> Scrub<'a> {
             self.image_bytes += data.len() as u64;
         } else {
             self.documents += 1;
+            self.document_bytes += data.len() as u64;
         }
     }
 

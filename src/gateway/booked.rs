@@ -7,12 +7,17 @@ use secrecy::SecretString;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::db::model_calls::{CallOutcome, EndedCall};
+use crate::dialect::answer::{Refusal, RefusalKind};
 use crate::dialect::usage::Reading;
 use crate::domain::model::ModelUsage;
 use crate::gateway::environment::Environment;
-use crate::gateway::ledger::{self, Held};
+use crate::gateway::ledger::{self, Ask, Held, Reservation};
+use crate::gateway::notices;
 use crate::gateway::price::Price;
 use crate::gateway::served::ServedRun;
+
+/// A call that has to wait for others of its run is to come again after so many seconds.
+pub(super) const BUSY_SECS: u64 = 3;
 
 /// How long an answer's end waits for the books.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -37,7 +42,31 @@ pub(super) struct Booked {
 }
 
 impl Booked {
-    pub fn new(
+    /// Holds what the call can cost; a budget that is spent ends the run.
+    ///
+    /// In a task of its own, which the run's end waits for: were it dropped with a CLI that hangs up while this is being
+    /// committed, an amount would stay held that nobody knows of. So it comes to its end, and who is not there any more to
+    /// take it has it settled by `Booked`.
+    pub async fn hold(
+        environment: &Arc<Environment>,
+        run: &Arc<ServedRun>,
+        ask: Ask,
+        started: Instant,
+        permit: tokio::sync::OwnedSemaphorePermit,
+    ) -> Result<Self, Refusal> {
+        let (hand, held) = tokio::sync::oneshot::channel();
+        let (this, served) = (Arc::clone(environment), Arc::clone(run));
+        environment.lifecycle.spawn(run.connections.track_future(async move {
+            let booked = match reserve(&this, &served, &ask).await {
+                Ok(held) => Ok(Self::new(&this, &served, held, ask.resolved.price, started, permit)),
+                Err(refusal) => Err(refusal),
+            };
+            drop(hand.send(booked));
+        }));
+        held.await.unwrap_or_else(|_| Err(Refusal::new(RefusalKind::Overloaded, "the gateway is closing")))
+    }
+
+    fn new(
         environment: &Arc<Environment>,
         run: &Arc<ServedRun>,
         held: Held,
@@ -89,14 +118,16 @@ impl Booked {
             None if free || !self.sent => (ModelUsage::default(), 0, false),
             // Cut off, or the provider did not say: else a CLI could hang up early and pay nothing.
             None => {
-                // What was held is an estimate; what the provider has counted already is more than that.
+                // What the provider has counted already is no longer a guess; an output goes on growing.
                 let counted = self.counted.unwrap_or_default();
-                let usage = ModelUsage {
-                    input: counted.input.max(self.held.input),
-                    output: counted.output.max(self.held.output),
-                    ..counted
-                };
-                (usage, self.price.cost(usage).max(self.held.amount.micros), true)
+                let output = counted.output.max(self.held.output);
+                if counted.input > 0 {
+                    let usage = ModelUsage { output, ..counted };
+                    (usage, self.price.cost(usage), true)
+                } else {
+                    let usage = ModelUsage { input: self.held.input, output, ..counted };
+                    (usage, self.price.cost(usage).max(self.held.amount.micros), true)
+                }
             }
         };
         let millis = |time: Duration| i32::try_from(time.as_millis()).unwrap_or(i32::MAX);
@@ -112,6 +143,25 @@ impl Booked {
             error,
             first_byte_ms: self.first_byte.map(millis),
             duration_ms: millis(self.started.elapsed()),
+        }
+    }
+}
+
+async fn reserve(environment: &Arc<Environment>, run: &Arc<ServedRun>, ask: &Ask) -> Result<Held, Refusal> {
+    let unbooked = |error| {
+        tracing::error!(run = %run.run, %error, "gateway.cannot_book");
+        Refusal::new(RefusalKind::Overloaded, "the call cannot be booked now")
+    };
+    match ledger::reserve(environment, run, ask).await.map_err(unbooked)? {
+        Reservation::Held(held) => Ok(held),
+        Reservation::Later => {
+            let kind = RefusalKind::RateLimited { retry_after_secs: BUSY_SECS };
+            Err(Refusal::new(kind, "what is left of the budget is held by calls under way"))
+        }
+        Reservation::Exhausted(why) => {
+            // Before the answer: the CLI may end at once, and its run is judged by this.
+            notices::stop(environment, run, &why).await.map_err(unbooked)?;
+            Err(Refusal::new(RefusalKind::BudgetExhausted, why))
         }
     }
 }

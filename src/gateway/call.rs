@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::BodyExt;
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Incoming;
 use secrecy::SecretString;
 
 use crate::db::model_calls::CallOutcome;
@@ -14,19 +13,29 @@ use crate::dialect::answer::{self, Refusal, RefusalKind};
 use crate::dialect::request::{self, Checked, Rules};
 use crate::dialect::route::{self, Call};
 use crate::domain::model::Dialect;
+use crate::gateway::body::BodyError;
 use crate::gateway::booked::Booked;
 use crate::gateway::catalog::{self, Resolved};
 use crate::gateway::environment::Environment;
-use crate::gateway::ledger::{self, Ask, Held, Reservation};
+use crate::gateway::ledger::Ask;
 use crate::gateway::relay::{self, Body};
 use crate::gateway::served::ServedRun;
 use crate::gateway::upstream::{self, SendError};
-use crate::gateway::{credential, headers, local, notices, refused};
+use crate::gateway::{body, booked, credential, headers, local, notices, refused, tariff};
 
 /// Bodies above it are checked away from the threads that pass answers on.
 const LARGE_BODY: usize = 256 * 1024;
-/// A call that has to wait for others of its run is to come again after so many seconds.
-const BUSY_SECS: u64 = 3;
+
+impl From<BodyError> for Unserved {
+    fn from(error: BodyError) -> Self {
+        match error {
+            BodyError::Gone => {
+                Self::not_booked(Refusal::new(RefusalKind::BadRequest, "the request's body broke off"))
+            }
+            BodyError::Refused(refusal) => refusal.into(),
+        }
+    }
+}
 
 /// Answers a request, whatever it is.
 pub(super) async fn answer(
@@ -119,12 +128,12 @@ async fn serve_call(
         return Ok(response);
     }
     let busy = || {
-        let kind = RefusalKind::RateLimited { retry_after_secs: BUSY_SECS };
+        let kind = RefusalKind::RateLimited { retry_after_secs: booked::BUSY_SECS };
         Refusal::new(kind, "too many calls of this run at once")
     };
     let permit = Arc::clone(&run.calls).try_acquire_owned().map_err(|_| busy())?;
     let (parts, body) = request.into_parts();
-    let (body, _memory) = read_body(environment, run, body).await?;
+    let (body, _memory) = body::read(environment, run, body).await?;
     let checked = check(environment, run, &call, &body, run.rules.clone()).await?;
     let resolved = catalog::resolve(&run.provider, &run.policy, &checked.model).ok_or_else(|| {
         let shown: String = checked.model.chars().take(100).flat_map(char::escape_debug).collect();
@@ -154,46 +163,6 @@ struct Prepared {
     resolved: Resolved,
 }
 
-/// The whole body, bounded in size and time, and in what bodies of this run are in memory.
-async fn read_body(
-    environment: &Environment,
-    run: &ServedRun,
-    mut body: Incoming,
-) -> Result<(Bytes, tokio::sync::OwnedSemaphorePermit), Unserved> {
-    let config = &environment.config;
-    let too_large = || Refusal::new(RefusalKind::TooLarge, "the request's body is too large");
-    let read = async {
-        // Without a length it may become as large as any.
-        let most = body.size_hint().exact().map_or(config.body_bytes, |exact| exact as usize);
-        if most > config.body_bytes {
-            return Err(too_large().into());
-        }
-        let permits = u32::try_from(most.div_ceil(1024).max(1)).unwrap_or(u32::MAX);
-        let memory = Arc::clone(&run.bodies).acquire_many_owned(permits).await;
-        let mut memory =
-            memory.map_err(|_| Refusal::new(RefusalKind::Overloaded, "the gateway is closing"))?;
-        let mut bytes = BytesMut::new();
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|_| {
-                // Nobody is left who could hear it.
-                let why = "the request's body broke off";
-                Unserved::not_booked(Refusal::new(RefusalKind::BadRequest, why))
-            })?;
-            if let Ok(data) = frame.into_data() {
-                if bytes.len() + data.len() > config.body_bytes {
-                    return Err(too_large().into());
-                }
-                bytes.extend_from_slice(&data);
-            }
-        }
-        // What it did not need is free again.
-        drop(memory.split(memory.num_permits().saturating_sub(bytes.len().div_ceil(1024).max(1))));
-        Ok((bytes.freeze(), memory))
-    };
-    let late = || Refusal::new(RefusalKind::BadRequest, "the request's body did not come in time");
-    tokio::time::timeout(config.body, read).await.map_err(|_| late())?
-}
-
 async fn check(
     environment: &Environment,
     run: &ServedRun,
@@ -221,14 +190,18 @@ async fn generate(
     started: Instant,
     permit: tokio::sync::OwnedSemaphorePermit,
 ) -> Result<Response<Body>, Unserved> {
+    let mut resolved = prepared.resolved.clone();
+    resolved.price =
+        tariff::with_server_tools(&run.provider, &resolved.model, resolved.price, &checked.server_tools)?;
     let ask = Ask {
         model_asked: checked.model.clone(),
-        resolved: prepared.resolved.clone(),
+        resolved,
         input: checked.input_estimate,
+        most_input: checked.input_bound,
         output: checked.output_limit,
         streamed: checked.stream,
     };
-    let mut booked = hold(environment, run, ask, started, permit).await?;
+    let mut booked = Booked::hold(environment, run, ask, started, permit).await?;
     run.note_booked();
     let output = booked.output();
     if output < checked.output_limit {
@@ -261,49 +234,6 @@ async fn generate(
         }
     };
     answered.map_err(Unserved::not_booked)
-}
-
-/// Holds what the call can cost; a budget that is spent ends the run.
-///
-/// In a task of its own, which the run's end waits for: were it dropped with a CLI that hangs up while this is being
-/// committed, an amount would stay held that nobody knows of. So it comes to its end, and who is not there any more to
-/// take it has it settled by `Booked`.
-async fn hold(
-    environment: &Arc<Environment>,
-    run: &Arc<ServedRun>,
-    ask: Ask,
-    started: Instant,
-    permit: tokio::sync::OwnedSemaphorePermit,
-) -> Result<Booked, Refusal> {
-    let (hand, held) = tokio::sync::oneshot::channel();
-    let (this, served) = (Arc::clone(environment), Arc::clone(run));
-    environment.lifecycle.spawn(run.connections.track_future(async move {
-        let booked = match reserve(&this, &served, &ask).await {
-            Ok(held) => Ok(Booked::new(&this, &served, held, ask.resolved.price, started, permit)),
-            Err(refusal) => Err(refusal),
-        };
-        drop(hand.send(booked));
-    }));
-    held.await.unwrap_or_else(|_| Err(Refusal::new(RefusalKind::Overloaded, "the gateway is closing")))
-}
-
-async fn reserve(environment: &Arc<Environment>, run: &Arc<ServedRun>, ask: &Ask) -> Result<Held, Refusal> {
-    let unbooked = |error| {
-        tracing::error!(run = %run.run, %error, "gateway.cannot_book");
-        Refusal::new(RefusalKind::Overloaded, "the call cannot be booked now")
-    };
-    match ledger::reserve(environment, run, ask).await.map_err(unbooked)? {
-        Reservation::Held(held) => Ok(held),
-        Reservation::Later => {
-            let kind = RefusalKind::RateLimited { retry_after_secs: BUSY_SECS };
-            Err(Refusal::new(kind, "what is left of the budget is held by calls under way"))
-        }
-        Reservation::Exhausted(why) => {
-            // Before the answer: the CLI may end at once, and its run is judged by this.
-            notices::stop(environment, run, &why).await.map_err(unbooked)?;
-            Err(Refusal::new(RefusalKind::BudgetExhausted, why))
-        }
-    }
 }
 
 fn secret(environment: &Environment, run: &ServedRun) -> Result<Option<SecretString>, Refusal> {

@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::config::providers::{CliPolicy, Provider, Providers};
+use crate::config::policy::CliPolicy;
+use crate::config::providers::{Provider, Providers};
 use crate::domain::model::Dialect;
+use crate::gateway::pattern::matches;
 use crate::gateway::price::Price;
+use crate::gateway::tariff;
 
 /// A model as it is sent on, and what it costs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,22 +66,16 @@ pub(super) fn resolve(provider: &Provider, policy: &CliPolicy, asked: &str) -> O
         provider.allow.iter().any(|pattern| matches(pattern, model))
     };
     let allowed = policy.models.is_empty() || policy.models.iter().any(|pattern| matches(pattern, model));
-    let searches = searches_by_itself(model) && !policy.server_tools.iter().any(|tool| tool == "web_search");
+    let searches =
+        tariff::searches_by_itself(model) && !policy.server_tools.iter().any(|tool| tool == "web_search");
     // An Ollama that is signed in passes these on to its maker's servers.
     let leaves = provider.dialect == Dialect::Ollama
         && model.to_ascii_lowercase().ends_with("cloud")
         && !provider.allow.iter().any(|name| name == model);
     (offered && allowed && !searches && !leaves).then(|| {
-        let (price, price_note) = price_of(provider, model);
+        let (price, price_note) = tariff::price_of(provider, model);
         Resolved { model: model.to_owned(), price, price_note }
     })
-}
-
-/// Models, and resellers' suffixes, that search the web without a tool being named in the request: only where the
-/// operator lets `web_search` through. <https://platform.openai.com/docs/guides/tools-web-search>
-fn searches_by_itself(model: &str) -> bool {
-    let model = model.to_ascii_lowercase();
-    ["-search-preview", "-search-api", "deep-research", ":online"].iter().any(|part| model.contains(part))
 }
 
 /// Names to show to a CLI that asks which models there are: aliases, and models that stand without a `*`.
@@ -96,70 +93,30 @@ pub(super) fn listed(provider: &Provider, policy: &CliPolicy, also: &str) -> Vec
     names
 }
 
-/// The price under the model's own name; else the dearest of the provider, and a note that says so.
-///
-/// A `*` in a price's name stands for snapshots of that model, and for no other model: a vendor names a dearer one by
-/// putting a word or a number after the name of a cheap one (`gpt-5` and `gpt-5-pro`), and the cheap one's price would
-/// then be charged for it.
-fn price_of(provider: &Provider, model: &str) -> (Price, Option<String>) {
-    if provider.free {
-        return (Price::FREE, None);
+/// What an operator should know of a provider's prices: that some models are charged as the dearest, and which of
+/// those that are named somewhere.
+pub(super) fn price_warning(provider: &Provider, configured: &Providers) -> Option<String> {
+    let dearest = tariff::dearest_of(provider);
+    if provider.free || provider.models.iter().all(|model| Price::of(model) == dearest) {
+        return None;
     }
-    let dearest = provider.models.iter().map(Price::of).fold(Price::FREE, Price::dearer);
-    let known = provider.models.iter().filter(|known| matches(&known.name, model));
-    let nearest = known.max_by_key(|known| {
-        let exact = is_named_by(&known.name, model);
-        (exact, !known.name.contains('*'), known.name.len())
-    });
-    if let Some(known) = nearest {
-        let price = Price::of(known);
-        // Where all cost the same, nothing is guessed.
-        if is_named_by(&known.name, model) || price == dearest {
-            return (price, None);
-        }
+    let exact = |name: &&str| !name.contains('*');
+    let defaults = configured.clis.values().filter_map(|cli| cli.default_model.as_deref());
+    let named = provider.allow.iter().chain(provider.aliases.values()).map(String::as_str).filter(exact);
+    let mut unpriced: Vec<&str> = named
+        .chain(defaults)
+        .filter(|name| {
+            resolve(provider, &CliPolicy::default(), name).is_some_and(|it| it.price_note.is_some())
+        })
+        .collect();
+    unpriced.sort_unstable();
+    unpriced.dedup();
+    let open = provider.allow.iter().any(|pattern| pattern.contains('*'));
+    if unpriced.is_empty() && !open {
+        return None;
     }
-    let note = format!(
-        "{model} has no price of its own: charged as the dearest of {} ({dearest}); set its price in the providers' file",
-        provider.name
-    );
-    (dearest, Some(note))
-}
-
-/// Whether a price's name means this very model: spelled out, or with a `*` for nothing but a snapshot of it.
-fn is_named_by(known: &str, model: &str) -> bool {
-    match known.split_once('*') {
-        None => known == model,
-        Some((name, "")) => model.strip_prefix(name).is_some_and(is_snapshot),
-        Some(_) => false,
-    }
-}
-
-/// What vendors put after a model's name for one state of it: a day, a revision of three digits or more, `latest`,
-/// `preview`. Not a number of one or two digits by itself: that is another version, with another price.
-fn is_snapshot(rest: &str) -> bool {
-    const WORDS: [&str; 3] = ["latest", "preview", "exp"];
-    let Some(separated) = rest.strip_prefix(['-', '@', ':']) else { return rest.is_empty() };
-    let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
-    let year = |part: &str| part.len() == 4 && part.starts_with("20") && digits(part);
-    let parts = || separated.split(['-', '@', ':']);
-    let dated = parts().any(|part| year(part) || WORDS.contains(&part));
-    parts().all(|part| match part.len() {
-        2 => dated && digits(part),
-        3.. => WORDS.contains(&part) || digits(part),
-        _ => false,
-    })
-}
-
-/// Whether a name fits a pattern, in which `*` stands for any run of characters.
-fn matches(pattern: &str, name: &str) -> bool {
-    let Some((first, mut rest)) = pattern.split_once('*') else { return pattern == name };
-    let Some(mut left) = name.strip_prefix(first) else { return false };
-    while let Some((middle, after)) = rest.split_once('*') {
-        let Some(at) = left.find(middle) else { return false };
-        left = &left[at + middle.len()..];
-        rest = after;
-    }
-    left.ends_with(rest)
+    let which = if unpriced.is_empty() { String::new() } else { format!(" ({})", unpriced.join(", ")) };
+    Some(format!("a model without a price of its own{which} is charged as its dearest: {dearest}"))
 }
 
 #[cfg(test)]
@@ -204,25 +161,6 @@ mod tests {
             "#,
         );
         Catalog::new(&providers.unwrap())
-    }
-
-    #[test]
-    fn patterns_fit() {
-        for (pattern, name, fits) in [
-            ("a", "a", true),
-            ("a", "ab", false),
-            ("a*", "a", true),
-            ("a*c", "abc", true),
-            ("a*c", "ac", true),
-            ("ab*ba", "aba", false),
-            ("*", "", true),
-            ("*b*", "abc", true),
-            ("a*b*c", "axxbyyc", true),
-            ("a*b*c", "acb", false),
-            ("A*", "ab", false),
-        ] {
-            assert_eq!(matches(pattern, name), fits, "{pattern} {name}");
-        }
     }
 
     #[test]
@@ -280,42 +218,19 @@ mod tests {
         assert!(resolved.price_note.unwrap().contains("dearest"));
     }
 
-    /// Else a dearer model is had at the price of the one whose name it begins with.
     #[test]
-    fn a_price_is_for_one_model_and_its_snapshots() {
-        let models = [("gpt-5", 1.0), ("gpt-5*", 1.0), ("gpt-5-mini*", 0.1), ("gpt-5-pro*", 100.0)];
-        let table = models.map(|(name, usd)| {
-            format!(
-                "[[provider.model]]\nname = {name:?}\ninput_usd_per_mtok = {usd}\noutput_usd_per_mtok = {usd}\nas_of = \"2026-01-01\"\n"
-            )
-        });
-        let text = format!(
-            "[[provider]]\nname = \"v\"\ndialect = \"chat\"\nbase_url = \"https://h.example\"\nallow = [\"*\"]\n{}",
-            table.concat()
-        );
-        let table: Providers = toml::from_str(&text).unwrap();
-        let price = |model: &str| {
-            let resolved = resolve(&table.providers[0], &CliPolicy::default(), model).unwrap();
-            (resolved.price, resolved.price_note.is_some())
-        };
-        let of = |index: usize| Price::of(&table.providers[0].models[index]);
-        for own in [
-            "gpt-5",
-            "gpt-5-2025-08-07",
-            "gpt-5-20250807",
-            "gpt-5-latest",
-            "gpt-5-preview-05-06",
-            "gpt-5-001",
-        ] {
-            assert_eq!(price(own), (of(1), false), "{own}");
-        }
-        assert_eq!(price("gpt-5-mini-2025-08-07"), (of(2), false));
-        assert_eq!(price("gpt-5-pro"), (of(3), false));
-        for other in
-            ["gpt-5-max", "gpt-5.5", "gpt-5-5", "gpt-5-10", "gpt-50", "gpt-5-mini-image", "gpt-5-", "gpt-6"]
-        {
-            assert_eq!(price(other), (of(3), true), "{other}");
-        }
+    fn the_operator_is_told_what_is_charged_as_the_dearest() {
+        let catalog = catalog();
+        let vendor = Arc::clone(&catalog.providers[0]);
+        let warning = price_warning(&vendor, &catalog.configured).unwrap();
+        assert!(warning.contains("9 USD for a million tokens in, 15 out"), "{warning}");
+        let mut named = (*vendor).clone();
+        named.allow = vec!["claude-new".to_owned(), "claude-sonnet-4-5".to_owned()];
+        let warning = price_warning(&named, &catalog.configured).unwrap();
+        assert!(warning.contains("(claude-new)"), "{warning}");
+        named.allow.remove(0);
+        assert_eq!(price_warning(&named, &catalog.configured), None);
+        assert_eq!(price_warning(&catalog.providers[1], &catalog.configured), None);
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub(super) struct Environment {
     pub credentials: Credentials,
     pub upstream: Upstream,
     pub parsing: Semaphore,
+    /// One permit for each kibibyte that requests of all runs take in memory.
+    pub memory: Arc<Semaphore>,
     /// The grants are to be looked at.
     pub wake: Notify,
     /// Nobody comes in any more; calls under way go on.
@@ -46,6 +48,7 @@ impl Environment {
             catalog,
             credentials: Credentials::default(),
             parsing: Semaphore::new(PARSED_AT_ONCE),
+            memory: Arc::new(Semaphore::new(config.memory_bytes / 1024)),
             wake: Notify::new(),
             shut: if to_the_last { lifecycle.hard().clone() } else { lifecycle.soft().clone() },
             served: Mutex::default(),

@@ -16,7 +16,7 @@ use crate::domain::model::Dialect;
 use crate::gateway::door::{self, DoorError, Folder};
 use crate::gateway::environment::Environment;
 use crate::gateway::served::ServedRun;
-use crate::gateway::{catalog, ledger, notices};
+use crate::gateway::{catalog, ledger, notices, tariff};
 
 /// Behind the notifications, and for runs whose runner is gone.
 const SLOW_POLL: Duration = Duration::from_secs(5);
@@ -145,6 +145,9 @@ fn decide(environment: &Environment, active: &ActiveGrant) -> Result<ServedRun, 
         grant.dialect.parse().map_err(|_| format!("there is no dialect {:?}", grant.dialect))?;
     let provider = environment.catalog.provider(&grant.cli_name, dialect)?;
     let policy = environment.catalog.policy(&grant.cli_name);
+    if let Some(why) = tariff::contradiction(&provider, &policy) {
+        return Err(why);
+    }
     environment.upstream.client(&provider).map_err(|why| format!("provider {}: {why}", provider.name))?;
     if let Some(source) = &provider.credential {
         let read = environment.credentials.read(source);

@@ -26,8 +26,10 @@ const TRIES: u32 = 60;
 pub(super) struct Ask {
     pub model_asked: String,
     pub resolved: Resolved,
-    /// Tokens, at most.
+    /// Tokens, as they usually are.
     pub input: u64,
+    /// Tokens, at most.
+    pub most_input: u64,
     /// Tokens, at most.
     pub output: u64,
     pub streamed: bool,
@@ -66,14 +68,14 @@ pub(super) async fn reserve(
     if levels.len() != 2 {
         return Err(DbError::inconsistent("model_budgets", "run_id", run.run, "the run has no budget row"));
     }
-    let Some(output) = fitting(&levels, ask, false) else {
-        return Ok(match fitting(&levels, ask, true) {
+    let Some(output) = allowed(&levels, ask) else {
+        return Ok(match fitting(&levels, ask, ask.input, true) {
             Some(_) => Reservation::Later,
             None => Reservation::Exhausted(exhausted(&levels, ask)),
         });
     };
     let amount = worst(ask, output);
-    let held = Held { call: Uuid::now_v7(), amount, input: ask.input, output };
+    let held = Held { call: Uuid::now_v7(), amount, input: ask.most_input, output };
     db::budgets::reserve(&mut transaction, run.task, run.run, amount).await?;
     let call = NewCall {
         id: held.call,
@@ -94,13 +96,29 @@ pub(super) async fn reserve(
 }
 
 fn worst(ask: &Ask, output: u64) -> Amount {
-    let tokens = i64::try_from(ask.input.saturating_add(output)).unwrap_or(i64::MAX >> 8);
-    Amount { micros: ask.resolved.price.at_most(ask.input, output), tokens }
+    let tokens = i64::try_from(ask.most_input.saturating_add(output)).unwrap_or(i64::MAX >> 8);
+    Amount { micros: ask.resolved.price.at_most(ask.most_input, output), tokens }
 }
 
-/// The output that fits on every level: all that is asked for, or less, but of some use. With `released`, as if
-/// no other call were under way.
-fn fitting(levels: &[BudgetRow], ask: &Ask, released: bool) -> Option<u64> {
+/// The output that a call may have beside those under way.
+///
+/// Calls at once fit with the most that each can take, so that together they never exceed a budget. Where that is more
+/// than is left, but what such a request usually takes is not, it goes alone: else a budget would end with much of it
+/// unspent. So a budget is exceeded by one call at most, and by no more than that call's estimate fell short.
+fn allowed(levels: &[BudgetRow], ask: &Ask) -> Option<u64> {
+    let most = fitting(levels, ask, ask.most_input, false);
+    most.or_else(|| {
+        let alone = |level: &BudgetRow| {
+            (level.reserved_micros, level.reserved_tokens) == (0, 0)
+                || fitting(std::slice::from_ref(level), ask, ask.most_input, false).is_some()
+        };
+        fitting(levels, ask, ask.input, false).filter(|_| levels.iter().all(alone))
+    })
+}
+
+/// The output that fits on every level beside so much input: all that is asked for, or less, but of some use. With
+/// `released`, as if no other call were under way.
+fn fitting(levels: &[BudgetRow], ask: &Ask, input: u64, released: bool) -> Option<u64> {
     let mut output = ask.output;
     for level in levels {
         let mut level = level.clone();
@@ -108,14 +126,14 @@ fn fitting(levels: &[BudgetRow], ask: &Ask, released: bool) -> Option<u64> {
             (level.reserved_micros, level.reserved_tokens) = (0, 0);
         }
         if let Some(left) = level.tokens_left() {
-            output = output.min(left.unsigned_abs().saturating_sub(ask.input));
+            output = output.min(left.unsigned_abs().saturating_sub(input));
         }
         if let Some(left) = level.micros_left() {
             // Not even the input can be paid.
-            if ask.resolved.price.at_most(ask.input, 0) > left {
+            if ask.resolved.price.at_most(input, 0) > left {
                 return None;
             }
-            output = output.min(ask.resolved.price.output_for(left, ask.input).unwrap_or(u64::MAX));
+            output = output.min(ask.resolved.price.output_for(left, input).unwrap_or(u64::MAX));
         }
     }
     (output >= ask.output.min(LEAST_OUTPUT) && output > 0).then_some(output)
@@ -135,7 +153,7 @@ fn exhausted(levels: &[BudgetRow], ask: &Ask) -> String {
         }
     }
     format!(
-        "the budget is exhausted: {}, and the next call needs up to {} tokens of input",
+        "the budget is exhausted: {}, and the next call needs some {} tokens of input",
         parts.join(", "),
         ask.input
     )
@@ -289,10 +307,11 @@ mod tests {
             model_asked: "m".to_owned(),
             resolved: resolved.clone(),
             input: 1000,
+            most_input: 3000,
             output,
             streamed: true,
         };
-        let fit = |task: BudgetRow, run: BudgetRow, output| fitting(&[task, run], &ask(output), false);
+        let fit = |task: BudgetRow, run: BudgetRow, output| fitting(&[task, run], &ask(output), 1000, false);
         let free = level(false, None, None);
         assert_eq!(fit(free.clone(), level(true, None, None), 32_000), Some(32_000));
         // 1000 of input, 10 for each token of output.
@@ -306,7 +325,40 @@ mod tests {
         assert_eq!(fit(free.clone(), level(true, None, Some(1100)), 50), Some(50));
         let mut busy = level(true, Some(11_000), None);
         busy.reserved_micros = 10_000;
-        assert_eq!(fitting(&[free.clone(), busy.clone()], &ask(32_000), false), None);
-        assert_eq!(fitting(&[free, busy], &ask(32_000), true), Some(1000));
+        assert_eq!(fitting(&[free.clone(), busy.clone()], &ask(32_000), 1000, false), None);
+        assert_eq!(fitting(&[free, busy], &ask(32_000), 1000, true), Some(1000));
+    }
+
+    /// Rows of digits cost three times the estimate: many such calls at once must not.
+    #[test]
+    fn only_a_call_by_itself_goes_by_the_estimate() {
+        let resolved = resolved();
+        let ask = Ask {
+            model_asked: "m".to_owned(),
+            resolved,
+            input: 1000,
+            most_input: 3000,
+            output: 1000,
+            streamed: true,
+        };
+        let free = level(false, None, None);
+        let with = |limit, reserved| {
+            let mut run = level(true, Some(limit), None);
+            run.reserved_micros = reserved;
+            allowed(&[free.clone(), run], &ask)
+        };
+        assert_eq!(with(13_000, 0), Some(1000));
+        assert_eq!(with(26_000, 13_000), Some(1000));
+        // The answer is made shorter first.
+        assert_eq!(with(10_000, 0), Some(700));
+        // Its most does not fit: alone it goes, beside others it waits.
+        assert_eq!(with(5000, 0), Some(400));
+        assert_eq!(with(5001, 1), None);
+        assert_eq!(with(3000, 0), None);
+        // What is held on a level that has enough is no matter.
+        let mut task = level(false, Some(1_000_000), None);
+        task.reserved_micros = 500_000;
+        assert_eq!(allowed(&[task, level(true, Some(5000), None)], &ask), Some(400));
+        assert_eq!(worst(&ask, 400), Amount { micros: 7000, tokens: 3400 });
     }
 }

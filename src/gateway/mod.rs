@@ -4,13 +4,15 @@
 //! ```text
 //! grants      opens a socket for each run that wants one, closes it with the run     door   the socket itself
 //! connection  one connection, one request: its head vetted (head) before HTTP reads it
-//! call        ONE call, told top to bottom: route, check, model (catalog), budget (ledger), provider (upstream), relay
+//! call        ONE call, told top to bottom: route, check, model (catalog, tariff), budget (ledger), provider (upstream), relay
+//! body        a request's body, in bounds
 //! ledger      reserve before, settle after       booked   a call that is settled whatever becomes of it
 //! refused     a call that the gateway refuses by itself, in the books
 //! sieve       keeps the credential out of answers
 //! notices     events and audit entries           probe    what `kage doctor` asks
 //! ```
 
+mod body;
 mod booked;
 mod call;
 mod catalog;
@@ -24,6 +26,7 @@ mod headers;
 mod ledger;
 mod local;
 mod notices;
+mod pattern;
 mod price;
 pub mod probe;
 mod rate;
@@ -31,6 +34,7 @@ mod refused;
 mod relay;
 mod served;
 mod sieve;
+mod tariff;
 mod upstream;
 
 use sqlx::PgPool;

@@ -10,10 +10,12 @@ pub(super) struct Price {
     output: u64,
     cached_input: u64,
     cache_write: u64,
+    /// Nano-USD for a call, whatever its tokens.
+    call: u64,
 }
 
 impl Price {
-    pub const FREE: Self = Self { input: 0, output: 0, cached_input: 0, cache_write: 0 };
+    pub const FREE: Self = Self { input: 0, output: 0, cached_input: 0, cache_write: 0, call: 0 };
 
     pub fn of(model: &PricedModel) -> Self {
         // A dollar for a million tokens is a thousand nano-USD for one. The configuration bounds it to 10^9.
@@ -24,7 +26,13 @@ impl Price {
             output: nano(model.output_usd_per_mtok),
             cached_input: model.cached_input_usd_per_mtok.map_or(input, nano),
             cache_write: model.cache_write_usd_per_mtok.map_or(input + input / 4, nano),
+            call: 0,
         }
+    }
+
+    /// With a fee for the call, in USD.
+    pub fn with_fee(self, usd: f64) -> Self {
+        Self { call: self.call.saturating_add((usd * 1e9).ceil() as u64), ..self }
     }
 
     /// The dearer of two, kind by kind.
@@ -34,12 +42,13 @@ impl Price {
             output: self.output.max(other.output),
             cached_input: self.cached_input.max(other.cached_input),
             cache_write: self.cache_write.max(other.cache_write),
+            call: self.call.max(other.call),
         }
     }
 
     /// Micro-USD that a call can cost at most.
     pub fn at_most(self, input: u64, output: u64) -> i64 {
-        micros(product(input, self.dearest_input()) + product(output, self.output))
+        micros(u128::from(self.call) + product(input, self.dearest_input()) + product(output, self.output))
     }
 
     /// Micro-USD of a call. The parts of the input cannot be more than the whole, whatever the provider says.
@@ -48,7 +57,8 @@ impl Price {
         let written = usage.cache_write.min(usage.input - cached);
         let plain = usage.input - cached - written;
         micros(
-            product(plain, self.input)
+            u128::from(self.call)
+                + product(plain, self.input)
                 + product(cached, self.cached_input)
                 + product(written, self.cache_write)
                 + product(usage.output, self.output),
@@ -57,8 +67,8 @@ impl Price {
 
     /// Output tokens that `micros` pay for, once `input` tokens are paid; `None`: any number.
     pub fn output_for(self, micros: i64, input: u64) -> Option<u64> {
-        let left =
-            (u128::from(micros.unsigned_abs()) * 1000).saturating_sub(product(input, self.dearest_input()));
+        let input = u128::from(self.call) + product(input, self.dearest_input());
+        let left = (u128::from(micros.unsigned_abs()) * 1000).saturating_sub(input);
         let output = left.checked_div(u128::from(self.output))?;
         Some(u64::try_from(output).unwrap_or(u64::MAX))
     }
@@ -109,6 +119,16 @@ mod tests {
         // A fraction is a whole one.
         let one = ModelUsage { input: 1, cached_input: 1, ..ModelUsage::default() };
         assert_eq!(price().cost(one), 1);
+    }
+
+    #[test]
+    fn a_fee_is_held_and_charged() {
+        let (price, plain) = (price().with_fee(0.01), price());
+        let usage = ModelUsage { input: 1000, output: 100, ..ModelUsage::default() };
+        assert_eq!(price.cost(usage), plain.cost(usage) + 10_000);
+        assert_eq!(price.at_most(1000, 100), plain.at_most(1000, 100) + 10_000);
+        assert_eq!(price.output_for(10_000, 0), Some(0));
+        assert_eq!(price.output_for(11_500, 0), Some(100));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::dialect::answer;
 use crate::domain::model::Dialect;
 use crate::gateway::credential::Credentials;
 use crate::gateway::upstream::{self, SendError, SetupError, Upstream};
-use crate::gateway::{headers, relay};
+use crate::gateway::{catalog, headers, relay};
 
 /// For one provider's answer.
 const WITHIN: Duration = Duration::from_secs(20);
@@ -32,7 +32,10 @@ pub async fn all(config: &GatewayConfig) -> Result<Vec<(Provider, Finding)>, Set
     let asked = config.providers.providers.iter().map(|provider| async {
         let asked = tokio::time::timeout(WITHIN, ask(provider, &upstream, &credentials)).await;
         let (ok, text) = match asked {
-            Ok(Ok(text)) => (true, text),
+            Ok(Ok(text)) => {
+                let warning = catalog::price_warning(provider, &config.providers);
+                (true, warning.map_or(text.clone(), |warning| format!("{text}; {warning}")))
+            }
             Ok(Err(text)) => (false, text),
             Err(_) => (false, format!("unreachable: no answer within {} s", WITHIN.as_secs())),
         };

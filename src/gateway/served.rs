@@ -11,7 +11,8 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::config::gateway::GatewayConfig;
-use crate::config::providers::{CliPolicy, Provider};
+use crate::config::policy::CliPolicy;
+use crate::config::providers::Provider;
 use crate::db::grants::ActiveGrant;
 use crate::dialect::request::{OnServerTool, Rules};
 use crate::domain::model::Dialect;

@@ -5,6 +5,7 @@
 
 mod answers;
 mod attacks;
+mod bounds;
 mod corpus;
 mod paths;
 mod readings;

@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 use crate::support::runs::NONE;
-use crate::support::{World, fault, request, script};
+use crate::support::{World, eventually, fault, request, script};
 
 #[tokio::test]
 async fn refusals_cannot_flood_the_event_stream() {
@@ -130,6 +130,38 @@ async fn a_cli_that_does_not_read_holds_the_provider_back() {
     assert!(grown < 32 << 20, "{grown} bytes");
     drop(stream);
     assert_eq!(world.calls(&run).await[0].outcome, "client_gone");
+}
+
+/// Attack: many runs, each within its own limits.
+#[tokio::test]
+async fn the_requests_of_all_runs_share_one_memory() {
+    // For one request of up to 128 KiB at a time.
+    let settings = [("KAGE_GATEWAY_BODY_BYTES", "131072"), ("KAGE_GATEWAY_MEMORY_BYTES", "524288")];
+    let world = World::with("", &settings).await;
+    let first = world.open("anthropic", NONE, NONE).await;
+    let second = world.open("chat", NONE, NONE).await;
+    let mut held = UnixStream::connect(world.socket(first.id)).await.unwrap();
+    let head = "POST /v1/messages HTTP/1.1\r\nHost: x\r\nContent-Length: 131072\r\n\r\n{";
+    held.write_all(head.as_bytes()).await.unwrap();
+    let large = request(Dialect::Chat, &"x".repeat(100_000), false);
+    let refused = eventually("the memory is taken", async || {
+        let answer = world.call(second.id, Dialect::Chat, &large).await;
+        (answer.status != 200).then_some(answer)
+    })
+    .await;
+    assert_eq!(refused.status, 503, "{refused:?}");
+    assert!(refused.text.contains("no memory left"), "{refused:?}");
+    assert!(!refused.headers.contains_key("x-should-retry"), "{refused:?}");
+    drop(held);
+    eventually("it is free again", async || {
+        (world.call(second.id, Dialect::Chat, &large).await.status == 200).then_some(())
+    })
+    .await;
+    // Without a length it counts as it comes.
+    let stream = futures::stream::iter((0..100).map(|_| Ok::<_, std::io::Error>(vec![b' '; 1000])));
+    let sent = world.client(second.id).post("http://any/v1/chat/completions");
+    let sent = sent.body(reqwest::Body::wrap_stream(stream)).send().await.unwrap();
+    assert_eq!(sent.status(), 400);
 }
 
 /// Attack: ask, and never read. The call's own time is looked at only while somebody reads.

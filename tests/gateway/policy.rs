@@ -56,6 +56,9 @@ async fn a_vendors_own_tools_are_taken_out_or_refused() {
         if status == 200 {
             let json = sent.last().unwrap().json.clone().unwrap();
             assert_eq!(json["tools"].as_array().map_or(0, Vec::len), tools, "{cli}: {json}");
+            // 1000 in, 50 out, and the fee of the tool that was let through.
+            let fee = if cli == "open" { 10_000 } else { 0 };
+            assert_eq!(world.calls(&run).await[0].cost_micros, 1500 + fee, "{cli}");
         } else {
             assert_eq!(sent.len(), before, "{cli}");
         }
@@ -65,6 +68,16 @@ async fn a_vendors_own_tools_are_taken_out_or_refused() {
             assert_eq!(world.audit(&run, "model.scrub").await.len(), 1);
         }
     }
+}
+
+#[tokio::test]
+async fn a_server_tool_that_nobody_priced_is_not_let_through() {
+    let world = World::with("[cli.open]\nserver_tools = [\"web_fetch\"]\n", &[]).await;
+    let run = world.run_of(world.task(NONE).await, NONE).await;
+    world.want(&run, "open", "anthropic", None).await;
+    let grant = world.answered(&run).await;
+    let error = grant.error.clone().unwrap_or_default();
+    assert!(grant.is_closed() && error.contains("web_fetch is let through, but"), "{grant:?}");
 }
 
 #[tokio::test]

@@ -82,6 +82,7 @@ impl World {
                 credential = "file:{}"
                 aliases = {{ short = "m-long" }}
                 allow = ["m-*", "gpt-m"]
+                server_tool_usd_per_call = {{ web_search = 0.01 }}
                 [[provider.model]]
                 name = "m-*"
                 input_usd_per_mtok = 1.0

@@ -5,6 +5,10 @@ use bytes::{Bytes, BytesMut};
 use memchr::memmem::Finder;
 use secrecy::{ExposeSecret, SecretString};
 
+/// Bytes of the shortest credential that is looked for. Shorter ones are words that servers without keys are given
+/// (`EMPTY`, `not-needed`), and a model may well say them; a vendor's key is longer.
+const LEAST: usize = 16;
+
 /// The credential was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Found;
@@ -18,7 +22,9 @@ pub(super) struct Sieve {
 
 impl Sieve {
     pub fn new(secret: Option<&SecretString>) -> Self {
-        let finder = secret.map(|secret| Finder::new(secret.expose_secret().as_bytes()).into_owned());
+        let needle = secret.map(|secret| secret.expose_secret().as_bytes());
+        let needle = needle.filter(|needle| needle.len() >= LEAST);
+        let finder = needle.map(|needle| Finder::new(needle).into_owned());
         Self { finder, held: Bytes::new() }
     }
 
@@ -81,18 +87,19 @@ mod tests {
 
     #[test]
     fn a_credential_is_found_however_it_is_cut() {
-        let text = "data: your key sk-secret-1 is wrong\n\n";
+        let text = "data: your key sk-secret-1-abcdef is wrong\n\n";
         for first in 0..text.len() {
             for second in first..text.len() {
                 let pieces = [&text[..first], &text[first..second], &text[second..]];
-                let (out, found) = through("sk-secret-1", &pieces);
+                let (out, found) = through("sk-secret-1-abcdef", &pieces);
                 assert!(found && !out.contains("sk-s"), "{first} {second}: {out}");
             }
         }
         let single: Vec<String> = text.chars().map(String::from).collect();
         let single: Vec<&str> = single.iter().map(String::as_str).collect();
-        assert_eq!(through("sk-secret-1", &single), ("data: your key ".to_owned(), true));
-        assert!(through("s", &["xsx"]).1);
+        assert_eq!(through("sk-secret-1-abcdef", &single), ("data: your key ".to_owned(), true));
+        // A word that a model may say.
+        assert_eq!(through("EMPTY", &["it is EMP", "TY"]), ("it is EMPTY".to_owned(), false));
     }
 
     #[test]
@@ -103,8 +110,8 @@ mod tests {
             &["aab", "aaba", "aabaa"],
             &["", "x", ""],
         ] {
-            assert_eq!(through("sk-secret-1", pieces), (pieces.concat(), false));
-            assert_eq!(through("aabaac", pieces), (pieces.concat(), false));
+            assert_eq!(through("sk-secret-1-abcdef", pieces), (pieces.concat(), false));
+            assert_eq!(through("aabaabaabaabaabaac", pieces), (pieces.concat(), false));
         }
         let mut none = Sieve::new(None);
         assert_eq!(none.pass(Bytes::from_static(b"sk-")), Ok(Bytes::from_static(b"sk-")));
@@ -112,7 +119,7 @@ mod tests {
 
     #[test]
     fn a_piece_that_ends_otherwise_is_not_held_back() {
-        let mut sieve = sieve("sk-secret-1");
+        let mut sieve = sieve("sk-secret-1-abcdef");
         let event = Bytes::from_static(b"data: {\"text\":\"sky\"}\n\n");
         assert_eq!(sieve.pass(event.clone()), Ok(event));
     }

@@ -89,7 +89,7 @@ impl Source {
     /// What comes next, without the operator's credential.
     async fn next(&mut self) -> Next {
         loop {
-            let passed = match self.arrived().await {
+            let passed = match self.gathered().await {
                 Next::Chunk(chunk) => self.sieve.pass(chunk),
                 Next::End => {
                     let rest = self.sieve.rest();
@@ -110,8 +110,8 @@ impl Source {
         }
     }
 
-    /// What has arrived and is to be passed on together.
-    async fn arrived(&mut self) -> Next {
+    /// What comes in a while.
+    async fn gathered(&mut self) -> Next {
         if let Some(ended) = self.ended.take() {
             return ended;
         }

@@ -6,7 +6,7 @@
 //! must show the secret. All else (a CLI that finds the socket) is dropped.
 //!
 //! ```text
-//! first time    shim: Hello(no session)    runner: Job          shim: Output*, Exited
+//! first time    shim: Hello(facts)         runner: Job          shim: Output*, Exited
 //! after a break shim: Hello(session)       runner: Resume       shim: Output* from there, Exited
 //! throughout    runner: Ack (committed offsets), Terminate      at the end runner: Release
 //! ```
@@ -29,4 +29,5 @@
 //! - Without a runner for `orphan_secs` the CLI is ended. What it left is then kept as long
 //!   again for a late runner, and then the shim ends too.
 
+pub mod containment;
 pub mod protocol;

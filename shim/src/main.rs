@@ -11,6 +11,7 @@ mod lane;
 mod oom;
 mod output;
 mod processes;
+mod proof;
 mod relay;
 mod run;
 mod signals;

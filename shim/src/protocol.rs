@@ -8,8 +8,10 @@ use std::io::{self, Read, Write};
 
 use serde::{Deserialize, Serialize};
 
+use crate::containment::Facts;
+
 /// Both sides refuse a peer that speaks another version.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Where the runner's socket is seen in the sandbox.
 pub const SOCKET_PATH: &str = "/run/kage/run.sock";
@@ -54,6 +56,8 @@ pub struct Hello {
     pub session: Option<String>,
     /// Oldest bytes that the shim can still send.
     pub acked: Offsets,
+    /// What the sandbox looks like from inside; only before a job was received.
+    pub facts: Option<Box<Facts>>,
 }
 
 /// What to run. Nothing of it is ever in the container's environment or command line.

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use kage_shim::containment::Facts;
 use kage_shim::protocol::{self, EndedBy, Exited, FromRunner, FromShim, Hello, Job, Offsets, Stream};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
@@ -10,6 +11,7 @@ use rustix::process::Signal;
 use crate::args::Args;
 use crate::connection::Connection;
 use crate::processes::{self, Processes};
+use crate::proof;
 use crate::run::Run;
 use crate::signals::{Event, Signals};
 use crate::timespec::timespec;
@@ -39,6 +41,8 @@ pub fn run(args: &Args) -> Result<u8, String> {
 
 struct Supervisor {
     connection: Connection,
+    /// Found before the first connection: nobody else is there yet.
+    facts: Box<Facts>,
     processes: Processes,
     run: Option<Run>,
     /// When the shim stops waiting for a job.
@@ -60,6 +64,7 @@ impl Supervisor {
         let now = Instant::now();
         Self {
             connection: Connection::new(args.socket.clone(), now),
+            facts: Box::new(proof::look()),
             processes: Processes::of_this_process(),
             run: None,
             give_up: now.checked_add(args.wait),
@@ -145,6 +150,7 @@ impl Supervisor {
             version: protocol::VERSION,
             session: self.run.as_ref().map(|run| run.session.clone()),
             acked: self.run.as_ref().map_or(Offsets::default(), |run| run.output.acked()),
+            facts: self.run.is_none().then(|| self.facts.clone()),
         };
         self.post(&FromShim::Hello(hello));
     }

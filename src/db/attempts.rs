@@ -77,6 +77,7 @@ pub async fn begin_attempt(pool: &PgPool, lease: Lease, run: &RunRow) -> Result<
     }
     let run: RunRow = sqlx::query_as(
         "UPDATE runs SET state = 'preparing', attempt = $2, container_id = NULL, verdict = NULL, told = NULL, error = NULL,
+                         contained = NULL,
                          stdout_offset = 0, stderr_offset = 0, cli_started_at = NULL,
                          started_at = coalesce(started_at, now())
          WHERE id = $1 RETURNING *",
@@ -148,6 +149,43 @@ pub async fn set_running(
     let details = json!({ "attempt": run.attempt, "container": facts.container, "worktree": facts.worktree,
                           "base_commit": facts.base_commit, "sandbox": facts.record });
     audit::append(&mut write.transaction, &audit_state(lease, RunState::Running, details)).await?;
+    write.transaction.commit().await?;
+    Ok(())
+}
+
+/// What a shim found in its sandbox, and what of it nobody asked for: into the attempt's record and the audit trail.
+///
+/// # Errors
+/// [`DbError::LeaseLost`].
+pub async fn set_contained(
+    pool: &PgPool,
+    lease: Lease,
+    run: &RunRow,
+    facts: &Value,
+    surprises: &[String],
+) -> Result<(), DbError> {
+    let mut write = fenced(pool, lease, &[]).await?;
+    let contained = surprises.is_empty();
+    sqlx::query("UPDATE runs SET contained = $2 WHERE id = $1")
+        .bind(lease.run)
+        .bind(contained)
+        .execute(&mut *write.transaction)
+        .await?;
+    let record = json!({ "surprises": surprises, "found": facts });
+    sqlx::query("UPDATE attempts SET containment = $3 WHERE run_id = $1 AND number = $2")
+        .bind(lease.run)
+        .bind(run.attempt)
+        .bind(&record)
+        .execute(&mut *write.transaction)
+        .await?;
+    let entry = Entry {
+        actor: Actor::Runner(lease.runner.to_string()),
+        action: "sandbox.contained",
+        object: format!("run:{}", lease.run),
+        outcome: if contained { Outcome::Done } else { Outcome::Refused },
+        details: json!({ "task": lease.task, "attempt": run.attempt, "containment": record }),
+    };
+    audit::append(&mut write.transaction, &entry).await?;
     write.transaction.commit().await?;
     Ok(())
 }

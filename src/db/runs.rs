@@ -35,6 +35,7 @@ pub struct RunRow {
     pub model: Option<String>,
     pub told: Option<Value>,
     pub decided_by: Option<String>,
+    pub contained: Option<bool>,
     pub stdout_offset: i64,
     pub stderr_offset: i64,
     pub output_bytes: i64,
@@ -100,6 +101,7 @@ impl RunRow {
             cost: self.cost_usd,
             usage,
             decided_by: self.decided_by.clone(),
+            contained: self.contained,
             refused_calls,
             events: self.manifest.get("events").is_some_and(Value::is_string),
         }

@@ -32,6 +32,8 @@ pub enum RunState {
     BudgetExhausted,
     /// A client asked to end it.
     Cancelled,
+    /// The sandbox was not what it was asked to be: no CLI was started in it.
+    ContainmentRefused,
     /// The sandbox could not be made, or broke.
     SandboxError,
     /// Its runner disappeared and nobody could take it up again.
@@ -39,7 +41,7 @@ pub enum RunState {
 }
 
 impl RunState {
-    pub const ENDED: [Self; 11] = [
+    pub const ENDED: [Self; 12] = [
         Self::Succeeded,
         Self::Failed,
         Self::NoChanges,
@@ -49,6 +51,7 @@ impl RunState {
         Self::OutputLimit,
         Self::BudgetExhausted,
         Self::Cancelled,
+        Self::ContainmentRefused,
         Self::SandboxError,
         Self::Lost,
     ];
@@ -68,6 +71,7 @@ impl RunState {
             Self::OutputLimit => "output_limit",
             Self::BudgetExhausted => "budget_exhausted",
             Self::Cancelled => "cancelled",
+            Self::ContainmentRefused => "containment_refused",
             Self::SandboxError => "sandbox_error",
             Self::Lost => "lost",
         }
@@ -85,7 +89,9 @@ impl RunState {
             Self::TimedOut | Self::IdleTimeout => ResultStatus::Timeout,
             Self::Cancelled => ResultStatus::Cancelled,
             Self::OutOfMemory | Self::OutputLimit | Self::BudgetExhausted => ResultStatus::Blocked,
-            Self::Failed | Self::NoChanges | Self::SandboxError | Self::Lost => ResultStatus::Failure,
+            Self::Failed | Self::NoChanges | Self::ContainmentRefused | Self::SandboxError | Self::Lost => {
+                ResultStatus::Failure
+            }
         })
     }
 

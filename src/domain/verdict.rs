@@ -38,6 +38,7 @@ impl Verdict {
             RunState::OutputLimit => "output limit",
             RunState::BudgetExhausted => "the gateway",
             RunState::Cancelled => "a client",
+            RunState::ContainmentRefused => "the proof of containment",
             RunState::SandboxError => "the sandbox",
             RunState::Lost | RunState::Failed => "the runner",
             RunState::Succeeded => "final event",

@@ -25,6 +25,7 @@ use crate::kit::stage::{Folders, Stage};
 use crate::kit::tree::{self, Entry};
 use crate::sandbox::container::Sandbox;
 use crate::sandbox::profile::{HOME, MODEL_SOCKET, WORKSPACE};
+use crate::sandbox::proof::{self, Kernel};
 use crate::sandbox::refusals::listener::{Watched, reports};
 use crate::sandbox::shim_link::{LinkError, ShimLink, new_session};
 use crate::sandbox::shim_listener::ShimListener;
@@ -135,7 +136,7 @@ async fn in_sandbox(
     let seccomp = watched.as_ref().map_or(&stage.seccomp, Watched::profile);
     let mut sandbox = Sandbox::create(&stage.engine, &spec, seccomp).await?;
     let done = tokio::select! {
-        done = drive(stage, plan, folders, &sandbox, listener, (begun, asked)) => done,
+        done = drive(stage, plan, folders, (&spec, &sandbox, watched.as_ref()), listener, (begun, asked)) => done,
         _ = interrupt.recv() => Err(KitError::Interrupted),
         _ = terminate.recv() => Err(KitError::Interrupted),
     };
@@ -150,13 +151,23 @@ async fn drive(
     stage: &Stage,
     plan: &Plan,
     folders: &Folders,
-    sandbox: &Sandbox,
+    (spec, sandbox, watched): (&Spec, &Sandbox, Option<&Watched>),
     listener: ShimListener,
     (begun, asked): (Instant, &impl Fn() -> bool),
 ) -> Result<(Observed, u64), KitError> {
     sandbox.start().await?;
-    let mut link = listener.accept_first(SHIM_WITHIN).await?;
+    let (mut link, found) = listener.accept_first(SHIM_WITHIN).await?;
     let ready = begun.elapsed();
+    let runtime = stage.runtime.as_deref().unwrap_or_default();
+    let here = proof::namespaces_here().map_err(KitError::file(Path::new("/proc/self/ns")))?;
+    let surprises = proof::surprises(spec, Kernel::of(runtime), &here, &found);
+    if !surprises.is_empty() {
+        return Err(KitError::Containment(surprises.join("; ")));
+    }
+    // What the shim tried is no news of the CLI.
+    if let Some(watched) = watched {
+        watched.tally().forget();
+    }
     let pid = sandbox.inspect().await?.pid;
     let resolver = pid.and_then(|pid| Resolver::listen(pid).ok());
     let started_ms = now_ms();

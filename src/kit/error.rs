@@ -22,6 +22,8 @@ pub enum KitError {
     Link(#[from] LinkError),
     #[error(transparent)]
     Launch(#[from] LaunchError),
+    #[error("the sandbox is not contained as it must be on this host: {0}")]
+    Containment(String),
     #[error("{0} is there already, and is left as it is: go on with it, or give another name")]
     InTheWay(PathBuf),
     #[error("signals cannot be heard: {0}")]

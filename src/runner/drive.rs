@@ -168,7 +168,7 @@ impl Drive<'_> {
             let verdict = Verdict::new(RunState::Cancelled, "cancelled before the CLI began");
             return Ok(Ended { verdict, sandbox: Some(prepared.sandbox) });
         }
-        let Prepared { sandbox, listener, job, facts, watched, .. } = prepared;
+        let Prepared { sandbox, spec, listener, job, facts, watched, .. } = prepared;
         if let Some(watched) = watched {
             // A drive makes one sandbox.
             let _ = self.here.watched.set(watched);
@@ -187,7 +187,7 @@ impl Drive<'_> {
             let started = async { sandbox.start().await.map_err(RunFailure::from) };
             tokio::try_join!(running, started)?;
             self.require_handover().await?;
-            let mut link = tokio::select! {
+            let (mut link, found) = tokio::select! {
                 link = listener.accept_first(SHIM_WITHIN) => link?,
                 ended = sandbox.wait() => {
                     let status = ended?.exit_code;
@@ -195,6 +195,7 @@ impl Drive<'_> {
                     return Err(RunFailure::Refused(why));
                 }
             };
+            self.require_containment(run, &spec, found).await?;
             // From here on the CLI may have begun.
             prepare::write_session(&self.environment.folders.run(run.id), &job.session)?;
             link.give(job).await?;
@@ -328,6 +329,7 @@ pub(super) fn verdict_of(failure: RunFailure) -> Result<Verdict, RunFailure> {
         RunFailure::Model(why) => {
             Ok(Verdict { decided_by: "the gateway".to_owned(), ..Verdict::new(RunState::Failed, why) })
         }
+        RunFailure::Containment(_) => Ok(Verdict::new(RunState::ContainmentRefused, failure.to_string())),
         RunFailure::Cancelled => Ok(Verdict::new(RunState::Cancelled, failure.to_string())),
         other => {
             let transient = other.is_transient();

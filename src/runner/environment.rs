@@ -29,6 +29,8 @@ pub(super) struct Environment {
     pub engine: Engine,
     /// For a runtime that does not tell of refused calls.
     pub seccomp: SeccompProfile,
+    /// What the engine runs a sandbox with that asks for no other.
+    pub default_runtime: String,
     /// Counts refused calls; `None`: the runtime does not tell of them.
     pub refusals: Option<Refusals>,
     /// On the host, where the engine finds it.
@@ -63,6 +65,7 @@ impl Environment {
         }
         let engine = Engine::connect(&config.docker).await?;
         engine.ping().await?;
+        let default_runtime = engine.info().await?.default_runtime;
         let refusals = refusals(&engine, &config, &folders).await?;
         Ok(Arc::new(Self {
             id: folders.runner_id()?,
@@ -72,6 +75,7 @@ impl Environment {
             gateway_uid,
             slots: Arc::new(Semaphore::new(config.concurrency)),
             seccomp: SeccompProfile::built_in(),
+            default_runtime,
             refusals,
             leases: Leases::default(),
             notifier: Notifier::default(),

@@ -46,6 +46,9 @@ pub(super) enum RunFailure {
     Git(#[from] GitError),
     #[error("{0}")]
     Refused(String),
+    /// The sandbox is not what it was asked to be.
+    #[error("the sandbox is not contained as it must be: {}", .0.join("; "))]
+    Containment(Vec<String>),
     /// The run left more than its limits allow.
     #[error("{0}")]
     Limit(String),

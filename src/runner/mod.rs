@@ -5,6 +5,7 @@
 //! claim      takes queued runs, as many as there are free slots        lease     keeps them ours
 //! drive      ONE run, told top to bottom:
 //!   prepare    base, worktree, run folder, container                   pump      its output into events
+//!   contained  what the sandbox looks like from inside, before the CLI begins
 //!   refusals   system calls that the sandbox refused, into events
 //!   conclude   container gone, harvest, branch, end (or another try)   retry     which ends are worth one
 //! grant         a run's way to a model, asked of the gateway
@@ -15,6 +16,7 @@
 mod blocks;
 mod claim;
 mod conclude;
+mod contained;
 mod drive;
 mod environment;
 mod failure;

@@ -57,6 +57,7 @@ const SHIM_BUFFER: u64 = 8 << 20;
 /// Ready to be started; no CLI runs yet.
 pub(super) struct Prepared {
     pub sandbox: Sandbox,
+    pub spec: Spec,
     pub listener: ShimListener,
     pub job: Job,
     pub facts: Facts,
@@ -129,7 +130,7 @@ pub(super) async fn prepare(drive: Drive<'_>, run: &RunRow, task: &TaskRow) -> R
         worktree.fallback().map(|why| format!("the worktree is a plain copy, not an overlay: {why}"));
     let launch = launch(run, task, &manifest, model.as_ref())?;
     let job = job(environment, run, launch, model.is_some(), session);
-    Ok(Prepared { sandbox, listener, job, facts, watched, warning })
+    Ok(Prepared { sandbox, spec, listener, job, facts, watched, warning })
 }
 
 /// Makes the container. Its name may be taken by this very attempt: the engine carries out a call whose caller was

@@ -2,7 +2,7 @@
 //!
 //! [`profile`] is the whole lock-down on one page, as a pure function; [`container`] drives one
 //! container as a value that is hard to leak; [`shim_listener`] and
-//! [`shim_link`] speak with the shim, PID 1 inside.
+//! [`shim_link`] speak with the shim, PID 1 inside, and [`proof`] judges what it found there.
 //! The engine is reached through [`engine`] alone, where every call has a deadline, because a
 //! hostile container can wedge the engine's own calls; [`host_kill`] is the second way to end one.
 
@@ -12,6 +12,7 @@ pub mod error;
 pub mod host_kill;
 pub mod image_check;
 pub mod profile;
+pub mod proof;
 pub mod refusals;
 pub mod seccomp;
 pub mod shim_link;

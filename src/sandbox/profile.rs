@@ -11,6 +11,7 @@ use bollard::models::{
     MountBindOptions, MountBindOptionsPropagationEnum, MountType, ResourcesUlimits, RestartPolicy,
     RestartPolicyNameEnum,
 };
+use kage_shim::containment::MASKED;
 use serde_json::{Value, json};
 
 use crate::domain::limits::Limits;
@@ -38,16 +39,6 @@ pub const LABEL_INSTANCE: &str = "kage.instance";
 pub const LABEL_RUN: &str = "kage.run";
 pub const LABEL_ATTEMPT: &str = "kage.attempt";
 
-/// Paths of the kernel that tell about the host or have had holes; read as empty. What is missing is skipped.
-/// `/sys/fs/cgroup` stays: runtimes read their memory limit there. `/dev/mqueue` is writable for everybody where
-/// an engine mounts it.
-const MASKED: &str = "/proc/acpi /proc/asound /proc/buddyinfo /proc/bus /proc/cmdline /proc/config.gz /proc/diskstats \
-    /proc/fs /proc/interrupts /proc/iomem /proc/ioports /proc/irq /proc/kallsyms /proc/kcore /proc/key-users \
-     /proc/keys /proc/kmsg /proc/kpagecount /proc/kpageflags /proc/latency_stats /proc/modules \
-    /proc/pagetypeinfo /proc/partitions /proc/sched_debug /proc/scsi /proc/slabinfo /proc/sysrq-trigger \
-    /proc/timer_list /proc/timer_stats /proc/vmallocinfo /sys/block /sys/class /sys/devices/virtual/dmi \
-    /sys/devices/virtual/powercap /sys/firmware /sys/fs/bpf /sys/fs/ext4 /sys/fs/fuse /sys/hypervisor \
-    /sys/kernel /sys/module /dev/mqueue";
 const READ_ONLY: &str = "/proc/sys";
 
 /// What the engine is asked to create. `spec` has been checked ([`Spec::check`]).
@@ -98,8 +89,8 @@ fn host_config(spec: &Spec, seccomp: &SeccompProfile) -> HostConfig {
         devices: Some(Vec::new()),
         device_cgroup_rules: Some(Vec::new()),
         device_requests: Some(Vec::new()),
-        masked_paths: Some(words(MASKED)),
-        readonly_paths: Some(words(READ_ONLY)),
+        masked_paths: Some(MASKED.iter().map(|&path| path.to_owned()).collect()),
+        readonly_paths: Some(vec![READ_ONLY.to_owned()]),
         memory: Some(signed(limits.memory_bytes)),
         // The same number for both: no swap.
         memory_swap: Some(signed(limits.memory_bytes)),
@@ -136,11 +127,16 @@ fn labels(spec: &Spec) -> HashMap<String, String> {
     ])
 }
 
+/// Files in one tmpfs.
+pub(crate) fn tmpfs_inodes(limits: &Limits) -> u64 {
+    (limits.tmp_bytes / 4096).clamp(64, 262_144)
+}
+
 /// `exec` because build tools run what they have just built in `/tmp`. An inode costs the kernel about a
 /// kilobyte that counts towards no size, hence its own limit.
 fn tmpfs(spec: &Spec) -> HashMap<String, String> {
     let size = spec.limits.tmp_bytes;
-    let inodes = (size / 4096).clamp(64, 262_144);
+    let inodes = tmpfs_inodes(&spec.limits);
     let options = |mode: &str| {
         let (uid, gid) = (spec.user.uid, spec.user.gid);
         format!("rw,exec,nosuid,nodev,size={size},nr_inodes={inodes},mode={mode},uid={uid},gid={gid}")
@@ -208,10 +204,6 @@ fn ulimits(limits: &Limits) -> Vec<ResourcesUlimits> {
 
 fn ulimit(name: &str, value: i64) -> ResourcesUlimits {
     ResourcesUlimits { name: Some(name.to_owned()), soft: Some(value), hard: Some(value) }
-}
-
-fn words(text: &str) -> Vec<String> {
-    text.split_whitespace().map(str::to_owned).collect()
 }
 
 /// [`Spec::check`] keeps every limit far below `i64::MAX`.
@@ -302,7 +294,7 @@ mod tests {
 
     #[test]
     fn every_masked_path_is_one() {
-        let paths = words(MASKED);
+        let paths = MASKED;
         assert!(
             paths.iter().all(|path| ["/proc/", "/sys/", "/dev/"].iter().any(|top| path.starts_with(top))),
             "{paths:?}"

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use kage_shim::containment::Facts;
 use kage_shim::protocol::{FromRunner, FromShim, Hello, Offsets, Resume, VERSION};
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
@@ -24,7 +25,7 @@ use crate::sandbox::shim_link::{LinkError, ShimLink};
 use crate::sandbox::spec::SandboxUser;
 
 /// The socket's name in the run's folder.
-const SOCKET: &str = "run.sock";
+pub(crate) const SOCKET: &str = "run.sock";
 const SOCKET_BEING_MADE: &str = ".run.sock";
 
 /// `localhost` must have an address also where there is no resolver.
@@ -77,17 +78,20 @@ impl ShimListener {
     }
 
     /// Waits for the shim of a sandbox that has just been started; next it is to be given its job. The first
-    /// connection that says hello properly is the shim: no other program runs there yet.
+    /// connection that says hello properly is the shim: no other program runs there yet. With what it found there,
+    /// which [`crate::sandbox::proof`] judges.
     ///
     /// # Errors
     /// [`LinkError::NotConnected`] at the deadline, [`LinkError::Version`], or the connection broke.
-    pub async fn accept_first(self, deadline: Duration) -> Result<ShimLink, LinkError> {
+    pub async fn accept_first(self, deadline: Duration) -> Result<(ShimLink, Facts), LinkError> {
         let fresh = |hello: &Hello| hello.session.is_none();
         let (link, hello) = self.accept(deadline, fresh).await?;
         if hello.acked != Offsets::default() {
             return Err(LinkError::Protocol("a shim without a job has output".to_owned()));
         }
-        Ok(link)
+        let facts =
+            hello.facts.ok_or_else(|| LinkError::Protocol("a shim that has not looked".to_owned()))?;
+        Ok((link, *facts))
     }
 
     /// Waits for the shim of a run that was begun before, and asks it to go on from `committed`.

@@ -41,6 +41,9 @@ pub struct Run {
     /// When it has ended: what its state rests on, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decided_by: Option<String>,
+    /// Whether its sandbox, looked at from inside before the CLI began, was what it was asked to be; absent before that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contained: Option<bool>,
     /// System calls that its sandbox refused, over all its attempts; absent if none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refused_calls: Vec<RefusedCall>,

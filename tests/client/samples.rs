@@ -37,6 +37,7 @@ pub fn run(name: &str, state: RunState) -> Run {
         cost: 0.0,
         usage: None,
         decided_by: None,
+        contained: None,
         refused_calls: Vec::new(),
         events: false,
     }

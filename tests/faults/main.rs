@@ -5,6 +5,7 @@ mod crowd;
 mod database;
 mod database_gone;
 mod engine_gone;
+mod engine_lies;
 mod fence;
 mod grants;
 mod meddling;

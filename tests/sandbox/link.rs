@@ -28,8 +28,13 @@ impl Peer {
     }
 
     async fn hello(&mut self, session: Option<&str>, acked: Offsets) {
-        self.say(FromShim::Hello(Hello { version: VERSION, session: session.map(str::to_owned), acked }))
-            .await;
+        self.say(FromShim::Hello(Hello {
+            version: VERSION,
+            session: session.map(str::to_owned),
+            acked,
+            facts: session.is_none().then(Box::default),
+        }))
+        .await;
     }
 
     async fn output(&mut self, offset: u64, text: &str) {
@@ -86,7 +91,7 @@ async fn first(folder: &Path, session: &str) -> (ShimLink, Peer) {
     let listener = listen(folder);
     let at = short(folder);
     let accepted = async {
-        let mut link = listener.accept_first(LONG).await?;
+        let (mut link, _) = listener.accept_first(LONG).await?;
         link.give(job(session)).await.map(|()| link)
     };
     let (link, peer) = tokio::join!(accepted, async {
@@ -204,8 +209,13 @@ async fn a_shim_of_another_version_is_refused() {
     let at = short(&folder);
     let (link, ()) = tokio::join!(listener.accept_first(LONG), async {
         let mut peer = Peer::connect(&at).await;
-        peer.say(FromShim::Hello(Hello { version: VERSION + 1, session: None, acked: Offsets::default() }))
-            .await;
+        peer.say(FromShim::Hello(Hello {
+            version: VERSION + 1,
+            session: None,
+            acked: Offsets::default(),
+            facts: None,
+        }))
+        .await;
         let _ = peer.is_dropped().await;
     });
     std::fs::remove_file(at).expect("removes");
@@ -224,7 +234,8 @@ async fn nobody_comes() {
 async fn a_broken_protocol_ends_the_link() {
     let output =
         |offset, bytes: &[u8]| FromShim::Output { stream: Stream::Stdout, offset, bytes: bytes.to_vec() };
-    let hello = FromShim::Hello(Hello { version: VERSION, session: None, acked: Offsets::default() });
+    let hello =
+        FromShim::Hello(Hello { version: VERSION, session: None, acked: Offsets::default(), facts: None });
     let encode = |frames: &[FromShim]| {
         frames.iter().flat_map(|frame| frame.encode().expect("encodes")).collect::<Vec<u8>>()
     };

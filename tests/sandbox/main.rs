@@ -4,6 +4,7 @@
 mod engine;
 mod lifecycle;
 mod link;
+mod proof;
 mod refusals;
 mod resources;
 mod shim;

@@ -15,10 +15,10 @@ use kage_shim::protocol::{EndedBy, Exited, FromShim, Job, JobLimits, Offsets, St
 
 use crate::support::{World, eventually};
 
-const LONG: Duration = Duration::from_secs(60);
+pub const LONG: Duration = Duration::from_secs(60);
 
 /// The shim as it is shipped: static, so that it runs in any image.
-fn shim() -> PathBuf {
+pub fn shim() -> PathBuf {
     static SHIM: OnceLock<PathBuf> = OnceLock::new();
     let build = || {
         if let Some(path) = std::env::var_os("KAGE_TEST_SHIM") {
@@ -74,7 +74,7 @@ async fn run(world: &World, script: &str) -> Run {
     let session = new_session();
     let listener = ShimListener::bind(&spec.io_dir, spec.user).expect("listens");
     let sandbox = world.started(&spec).await;
-    let mut link = listener.accept_first(LONG).await.expect("links");
+    let (mut link, _) = listener.accept_first(LONG).await.expect("links");
     link.give(job(&session, script)).await.expect("takes the job");
     Run { sandbox, link, spec, session }
 }

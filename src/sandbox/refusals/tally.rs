@@ -79,6 +79,11 @@ impl Tally {
         std::mem::take(&mut kinds.fresh).then(|| kinds.by_name.values().cloned().collect())
     }
 
+    /// Forgets what was counted: the shim's own attempts, made to see that they are refused.
+    pub fn forget(&self) {
+        *self.kinds() = Kinds::default();
+    }
+
     /// Asked for again, because what was taken could not be kept.
     pub fn renew(&self) {
         self.kinds().fresh = true;

@@ -1,0 +1,276 @@
+//! Judges what a shim found in its sandbox. Whatever was not asked for is a surprise, and one surprise is enough to
+//! refuse the run: a wall that is not where it was put was not put there.
+
+use std::collections::BTreeMap;
+
+use kage_shim::containment::{Facts, Mount};
+
+use crate::sandbox::profile::{HOME, IO_DIR, MODEL_DIR, SHIM, WORKSPACE, tmpfs_inodes};
+use crate::sandbox::shim_listener::SOCKET;
+use crate::sandbox::spec::Spec;
+
+/// The kinds of namespace that a sandbox must have of its own. The user's is the host's, unless the engine remaps.
+const OWN_NAMESPACES: [&str; 6] = ["cgroup", "ipc", "mnt", "net", "pid", "uts"];
+
+const DEVICES: [(&str, &str); 14] = [
+    ("fd", "link"),
+    ("full", "character"),
+    ("mqueue", "folder"),
+    ("null", "character"),
+    ("ptmx", "link"),
+    ("pts", "folder"),
+    ("random", "character"),
+    ("shm", "folder"),
+    ("stderr", "link"),
+    ("stdin", "link"),
+    ("stdout", "link"),
+    ("tty", "character"),
+    ("urandom", "character"),
+    ("zero", "character"),
+];
+
+/// What a kernel without a way out says. The last two: it has no IPv6.
+const UNREACHABLE: [&str; 3] = ["ENETUNREACH", "EADDRNOTAVAIL", "EAFNOSUPPORT"];
+const NOBODY_LISTENS: &str = "ECONNREFUSED";
+const REFUSED: [&str; 2] = ["EPERM", "ENOSYS"];
+
+/// Whose kernel answers inside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kernel {
+    /// The host's, behind our filter.
+    Host,
+    /// One of the runtime's own (gVisor, Kata): it knows neither our filter nor the host's limits, and what
+    /// it says of its calls is not what the host's kernel would be asked.
+    Own,
+}
+
+impl Kernel {
+    /// By the name that an engine gives a runtime. One that is not known is taken for one of the host's.
+    pub fn of(runtime: &str) -> Self {
+        if ["runsc", "kata"].iter().any(|own| runtime.contains(own)) { Self::Own } else { Self::Host }
+    }
+}
+
+/// This process's own namespaces, which no sandbox may share.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub fn namespaces_here() -> std::io::Result<BTreeMap<String, String>> {
+    let name = |kind: &str| {
+        let link = std::fs::read_link(format!("/proc/self/ns/{kind}"))?;
+        Ok((kind.to_owned(), link.to_string_lossy().into_owned()))
+    };
+    OWN_NAMESPACES.into_iter().map(name).collect()
+}
+
+/// Everything in `facts` that `spec` did not ask for, in words; empty: contained. `here`: [`namespaces_here`].
+pub fn surprises(spec: &Spec, kernel: Kernel, here: &BTreeMap<String, String>, facts: &Facts) -> Vec<String> {
+    let mut found = Vec::new();
+    rights(spec, kernel, facts, &mut found);
+    if kernel == Kernel::Host {
+        namespaces(here, facts, &mut found);
+        limits(spec, facts, &mut found);
+    }
+    network(facts, &mut found);
+    mounts(spec, kernel, facts, &mut found);
+    sockets(spec, facts, &mut found);
+    calls(kernel, facts, &mut found);
+    found
+}
+
+fn rights(spec: &Spec, kernel: Kernel, facts: &Facts, found: &mut Vec<String>) {
+    let (uid, gid) = (spec.user.uid.to_string(), spec.user.gid.to_string());
+    let four = |id: &str| [id; 4].join(" ");
+    let none = "0000000000000000".to_owned();
+    let mut expected = vec![("Uid", four(&uid)), ("Gid", four(&gid)), ("NoNewPrivs", "1".to_owned())];
+    expected.extend(["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"].map(|set| (set, none.clone())));
+    if kernel == Kernel::Host {
+        expected.push(("Seccomp", "2".to_owned()));
+    }
+    for (field, expected) in expected {
+        let seen = facts.status.get(field).map(String::as_str);
+        if seen != Some(&*expected) {
+            found.push(format!("{field} is {}, not {expected}", seen.unwrap_or("not known")));
+        }
+    }
+    let groups = facts.status.get("Groups").map(String::as_str);
+    if !matches!(groups, Some(groups) if groups.is_empty() || groups == gid) {
+        found.push(format!("it is in the groups {:?}", groups.unwrap_or("not known")));
+    }
+    if facts.pid != 1 {
+        found.push(format!("the shim is process {}, not the first of its namespace", facts.pid));
+    }
+}
+
+fn namespaces(here: &BTreeMap<String, String>, facts: &Facts, found: &mut Vec<String>) {
+    for kind in OWN_NAMESPACES {
+        match (facts.namespaces.get(kind), here.get(kind)) {
+            (Some(inside), Some(host)) if inside.starts_with(kind) && inside != host => {}
+            (inside, _) => found.push(format!("no {kind} namespace of its own ({inside:?})")),
+        }
+    }
+}
+
+fn network(facts: &Facts, found: &mut Vec<String>) {
+    if facts.interfaces.iter().any(|name| name != "lo") {
+        found.push(format!("network interfaces {:?}", facts.interfaces));
+    }
+    found.extend(facts.routes.iter().map(|route| format!("a route {route:?}")));
+    found.extend(facts.resolvers.iter().map(|address| format!("a resolver {address:?}")));
+    for (to, answer) in &facts.reached {
+        let expected = if to.starts_with("name lookup") {
+            answer == NOBODY_LISTENS || UNREACHABLE.contains(&&**answer)
+        } else {
+            UNREACHABLE.contains(&&**answer)
+        };
+        if !expected {
+            found.push(format!("{to} can be asked ({answer})"));
+        }
+    }
+}
+
+fn mounts(spec: &Spec, kernel: Kernel, facts: &Facts, found: &mut Vec<String>) {
+    let writable =
+        |at: &str| [WORKSPACE, HOME, "/tmp"].contains(&at) || spec.writable.iter().any(|path| path == at);
+    let read_only = |at: &str| {
+        let always = ["/", IO_DIR, SHIM, "/etc/hosts", "/etc/resolv.conf", "/etc/hostname"];
+        always.contains(&at) || (at == MODEL_DIR && spec.model_dir.is_some())
+    };
+    let of_kernel = |at: &str| ["/proc", "/sys", "/dev"].iter().any(|top| is_within(at, top));
+    // A worktree that is a plain copy is on whatever file system the data folder is.
+    let of_ours = |mount: &Mount| mount.at != WORKSPACE || mount.kind == "overlay";
+    for mount in &facts.mounts {
+        let has = |option: &str| mount.options.iter().any(|one| one == option);
+        let at = &mount.at;
+        if writable(at) {
+            if of_ours(mount) && kernel == Kernel::Host && !(has("nosuid") && has("nodev")) {
+                found.push(format!("{at} takes set-user-id programs or devices ({:?})", mount.options));
+            }
+            if at != WORKSPACE && mount.kind != "tmpfs" {
+                found.push(format!("{at} is a {}, not a tmpfs", mount.kind));
+            }
+        } else if !read_only(at) && !of_kernel(at) {
+            found.push(format!("{at} is mounted ({}), and nobody asked for it", mount.kind));
+        } else if read_only(at) && !has("ro") {
+            found.push(format!("{at} is not read-only"));
+        } else if mount.writable && !is_covered(mount) {
+            found.push(format!("{at} can be written"));
+        }
+    }
+    let required =
+        [WORKSPACE, HOME, "/tmp", IO_DIR, SHIM].into_iter().chain(spec.writable.iter().map(String::as_str));
+    for at in required.chain(spec.model_dir.is_some().then_some(MODEL_DIR)) {
+        if !facts.mounts.iter().any(|mount| mount.at == at) {
+            found.push(format!("{at} is not mounted"));
+        }
+    }
+    if kernel == Kernel::Host {
+        sizes(spec, facts, found);
+        for (name, kind) in &facts.devices {
+            if !DEVICES.contains(&(name, kind)) {
+                found.push(format!("a device /dev/{name} ({kind})"));
+            }
+        }
+        found.extend(facts.unmasked.iter().map(|path| format!("{path} can be read")));
+    }
+}
+
+/// A masked file is covered by the null device, which everybody may write: that it tells nothing is seen elsewhere.
+fn is_covered(mount: &Mount) -> bool {
+    mount.kind == "devpts" || (kage_shim::containment::MASKED.contains(&&*mount.at))
+}
+
+fn is_within(path: &str, top: &str) -> bool {
+    path.strip_prefix(top).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Every tmpfs that can be written has its limits.
+fn sizes(spec: &Spec, facts: &Facts, found: &mut Vec<String>) {
+    let size = format!("size={}k", spec.limits.tmp_bytes.div_ceil(4096) * 4);
+    let inodes = tmpfs_inodes(&spec.limits);
+    let tmpfs = |mount: &&Mount| mount.writable && mount.kind == "tmpfs" && !is_covered(mount);
+    for mount in facts.mounts.iter().filter(tmpfs) {
+        let inodes_are = mount.size.iter().find_map(|one| one.strip_prefix("nr_inodes="));
+        if !mount.size.contains(&size) || inodes_are.and_then(number) != Some(inodes) {
+            found.push(format!("{} has the limits {:?}", mount.at, mount.size));
+        }
+    }
+}
+
+/// The kernel prints a round number of inodes as `2k`.
+fn number(text: &str) -> Option<u64> {
+    match text.strip_suffix('k') {
+        Some(thousands) => Some(thousands.parse::<u64>().ok()? * 1024),
+        None => text.parse().ok(),
+    }
+}
+
+fn sockets(spec: &Spec, facts: &Facts, found: &mut Vec<String>) {
+    let own = format!("{IO_DIR}/{SOCKET}");
+    for socket in &facts.sockets {
+        let model = spec.model_dir.is_some() && socket == crate::sandbox::profile::MODEL_SOCKET;
+        if *socket != own && !model {
+            found.push(format!("a socket {socket:?}"));
+        }
+    }
+}
+
+fn limits(spec: &Spec, facts: &Facts, found: &mut Vec<String>) {
+    let limits = &spec.limits;
+    let same = |value: u64| format!("{value}:{value}");
+    for (name, expected) in [
+        ("core", same(0)),
+        ("nofile", same(u64::from(limits.open_files))),
+        ("fsize", same(limits.file_bytes)),
+    ] {
+        let seen = facts.limits.get(name).map_or("not known", String::as_str);
+        if seen != expected {
+            found.push(format!("the limit {name} is {seen}, not {expected}"));
+        }
+    }
+    let group = |name: &str| facts.limits.get(name).and_then(|text| text.split_once(' '));
+    // Counted in pages.
+    let memory = limits.memory_bytes / 4096 * 4096;
+    if group("memory").and_then(|(_, value)| value.parse().ok()) != Some(memory) {
+        found.push(format!("the memory limit is {:?}, not {memory}", group("memory")));
+    }
+    let no_swap = match group("swap") {
+        Some(("v2", value)) => value == "0",
+        Some((_, value)) => value.parse() == Ok(memory),
+        None => facts.limits.get("host_swap").is_some_and(|total| total.starts_with("0 ")),
+    };
+    if !no_swap {
+        found.push(format!("the limit of memory and swap is {:?}", group("swap")));
+    }
+    if group("pids").and_then(|(_, value)| value.parse().ok()) != Some(limits.pids) {
+        found.push(format!("the limit of processes is {:?}, not {}", group("pids"), limits.pids));
+    }
+    if cpu_millis(facts) != Some(limits.cpu_millis) {
+        found.push(format!("the CPU limit is {:?}, not {} thousandths", group("cpu"), limits.cpu_millis));
+    }
+}
+
+fn cpu_millis(facts: &Facts) -> Option<u64> {
+    let (version, text) = facts.limits.get("cpu")?.split_once(' ')?;
+    let (quota, period) = match version {
+        "v2" => text.split_once(' ')?,
+        _ => (text, facts.limits.get("cpu_period")?.as_str()),
+    };
+    let (quota, period): (u64, u64) = (quota.parse().ok()?, period.parse().ok()?);
+    (quota * 1000).checked_div(period)
+}
+
+fn calls(kernel: Kernel, facts: &Facts, found: &mut Vec<String>) {
+    for (call, answer) in &facts.calls {
+        let refused = match kernel {
+            Kernel::Host => REFUSED.contains(&&**answer),
+            Kernel::Own => answer != "ok",
+        };
+        if !refused {
+            found.push(format!("{call} was not refused ({answer})"));
+        }
+    }
+    if facts.calls.is_empty() || facts.reached.is_empty() || facts.mounts.is_empty() {
+        found.push("the shim did not look".to_owned());
+    }
+}

@@ -41,6 +41,8 @@ struct Kinds {
     by_name: BTreeMap<(String, String), Refused>,
     /// Counted since it was last asked for.
     fresh: bool,
+    /// Nobody counts any more, and nobody has been told.
+    failed: bool,
 }
 
 impl Tally {
@@ -77,6 +79,17 @@ impl Tally {
     pub fn take_news(&self) -> Option<Vec<Refused>> {
         let mut kinds = self.kinds();
         std::mem::take(&mut kinds.fresh).then(|| kinds.by_name.values().cloned().collect())
+    }
+
+    /// Nobody counts any more, although the sandbox goes on.
+    pub fn fail(&self) {
+        self.kinds().failed = true;
+        self.changed.notify_one();
+    }
+
+    /// Whether that has happened since this was last asked.
+    pub fn take_failure(&self) -> bool {
+        std::mem::take(&mut self.kinds().failed)
     }
 
     /// Asked for again, because what was taken could not be kept.
@@ -128,5 +141,8 @@ mod tests {
         assert_eq!(tally.take_news(), None);
         tally.renew();
         assert_eq!(tally.take_news(), Some(first));
+        assert!(!tally.take_failure());
+        tally.fail();
+        assert!(tally.take_failure() && !tally.take_failure());
     }
 }

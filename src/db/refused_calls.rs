@@ -91,8 +91,14 @@ async fn store(executor: impl PgExecutor<'_>, run: &RunRow, kinds: &[RefusedKind
 }
 
 fn event(run: &RunRow, kind: &RefusedKind) -> NewEvent {
-    let form = if kind.form.is_empty() { String::new() } else { format!(" ({})", kind.form) };
     let times = if kind.count == 1 { String::new() } else { format!(", {} times so far", kind.count) };
+    let message = match kind.form.strip_prefix("to ") {
+        Some(address) => {
+            format!("a program wants to reach {address} ({}){times}; there is no way", kind.call)
+        }
+        None if kind.form.is_empty() => format!("the sandbox refused the system call {}{times}", kind.call),
+        None => format!("the sandbox refused the system call {} ({}){times}", kind.call, kind.form),
+    };
     let security = wire::event::Security {
         task_id: run.task_id,
         run: run.name.clone(),
@@ -102,7 +108,7 @@ fn event(run: &RunRow, kind: &RefusedKind) -> NewEvent {
         form: kind.form.clone(),
         arguments: kind.arguments.clone(),
         count: kind.count.unsigned_abs(),
-        message: format!("the sandbox refused the system call {}{form}{times}", kind.call),
+        message,
         timestamp: kind.first_at,
     };
     NewEvent::other(EventKind::Security, &security)

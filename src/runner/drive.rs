@@ -28,7 +28,6 @@ use crate::runner::failure::RunFailure;
 use crate::runner::lease::Orders;
 use crate::runner::prepare::{self, Prepared, SHIM_WITHIN};
 use crate::runner::pump::{Ending, Pump};
-use crate::runner::refusals::{UNCONNECTED, UNRECORDED};
 use crate::runner::sweep;
 use crate::sandbox::container::{self, ContainerState, Inspected, Sandbox};
 use crate::sandbox::refusals::listener::Watched;
@@ -218,9 +217,7 @@ impl Drive<'_> {
     async fn resume(&self, run: &RunRow) -> Result<Ended, RunFailure> {
         self.notice(run, EventKind::Warning, "its runner was started anew; the run goes on").await?;
         if self.environment.refusals.is_some() {
-            let looked_at = self.environment.config.record_addresses;
-            let message = if looked_at { UNCONNECTED } else { UNRECORDED };
-            self.notice(run, EventKind::Warning, message).await?;
+            self.notice(run, EventKind::Warning, self.unrecorded()).await?;
         }
         let lost = |why: &str| Verdict::new(RunState::Lost, why);
         let Some(id) = &run.container_id else {

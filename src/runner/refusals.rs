@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::db;
 use crate::db::refused_calls::RefusedKind;
 use crate::db::runs::RunRow;
+use crate::domain::event::EventKind;
 use crate::runner::drive::Drive;
 use crate::runner::failure::RunFailure;
 use crate::sandbox::refusals::tally::Refused;
@@ -16,13 +17,12 @@ const WRITE_AFTER: Duration = Duration::from_millis(700);
 /// How long a runtime may take to hand over, once it says that the sandbox has started. It does so before that.
 const HANDOVER_WITHIN: Duration = Duration::from_secs(10);
 
-/// What a run is told that another runner has started.
-pub(super) const UNRECORDED: &str = "refused system calls of this attempt are refused as before, but no longer recorded: \
-    the kernel's listener ended with the runner that began it";
+const UNRECORDED: &str = "refused system calls of this attempt are refused as before, but no longer recorded: \
+    the kernel's listener has ended, with the runner that began it";
 
 /// The same, where connections had to be looked at.
-pub(super) const UNCONNECTED: &str = "refused system calls of this attempt are refused as before, but no longer recorded, and \
-    it can open no new network connection, not even to its model: the kernel's listener ended with the runner that began it \
+const UNCONNECTED: &str = "refused system calls of this attempt are refused as before, but no longer recorded, and \
+    it can open no new network connection, not even to its model: the kernel's listener has ended, with the runner that began it \
     (KAGE_RUNNER_RECORD_ADDRESSES=false lets such runs go on, without a record of addresses)";
 
 impl Drive<'_> {
@@ -59,9 +59,17 @@ impl Drive<'_> {
         self.write_refusals(run).await
     }
 
+    /// What a run is told when its listener has ended before it.
+    pub(super) fn unrecorded(&self) -> &'static str {
+        if self.environment.config.record_addresses { UNCONNECTED } else { UNRECORDED }
+    }
+
     async fn write_refusals(&self, run: &RunRow) -> Result<(), RunFailure> {
-        let news =
-            self.here.watched.get().and_then(|watched| watched.tally().take_news()).unwrap_or_default();
+        let Some(watched) = self.here.watched.get() else { return Ok(()) };
+        if watched.tally().take_failure() {
+            self.notice(run, EventKind::Warning, self.unrecorded()).await?;
+        }
+        let news = watched.tally().take_news().unwrap_or_default();
         if news.is_empty() {
             return Ok(());
         }

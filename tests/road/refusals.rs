@@ -106,3 +106,36 @@ async fn a_hundred_thousand_refusals_are_a_row_an_event_and_an_entry() {
     .expect("counts");
     assert_eq!(rows, (1, 1, 1));
 }
+
+#[tokio::test]
+async fn where_a_program_wants_to_connect_is_told_with_its_address() {
+    let kage = TestKage::serving(&[]).await;
+    kage.demo().await;
+    let script = "for to in 169.254.169.254/80 1.1.1.1/443 127.0.0.1/9; do (exec 3<>/dev/tcp/$to) || echo \"no $to\"; done; echo x > x";
+    let done = kage.run(&shell(script)).await;
+    let id = string(&done["id"]);
+    assert_eq!(done["runs"][0]["state"], "succeeded", "{done:#}");
+    let log = kage.get(&format!("/api/v1/tasks/{id}/runs/shell/log")).await.text();
+    for outside in ["169.254.169.254/80", "1.1.1.1/443"] {
+        let refused = format!("/dev/tcp/{outside}: Network is unreachable");
+        assert!(log.contains(&refused), "the kernel refuses by itself: {log}");
+    }
+    let expected =
+        [("connect to 1.1.1.1:443".to_owned(), 1), ("connect to 169.254.169.254:80".to_owned(), 1)];
+    assert_eq!(refused(&done["runs"][0]), expected);
+    let events = kage.events(id, "").await;
+    let told: Vec<&str> = events
+        .iter()
+        .filter(|event| event.name == "security")
+        .map(|event| string(&event.data["message"]))
+        .collect();
+    assert!(told.len() == 2 && told.iter().all(|message| message.contains("wants to reach")), "{told:?}");
+}
+
+#[tokio::test]
+async fn an_operator_may_leave_addresses_unrecorded() {
+    let kage = TestKage::serving(&[("KAGE_RUNNER_RECORD_ADDRESSES", "false")]).await;
+    kage.demo().await;
+    let done = kage.run(&shell(&format!("(exec 3<>/dev/tcp/1.1.1.1/443); {BPF}; echo x > x"))).await;
+    assert_eq!(refused(&done["runs"][0]), [("bpf".to_owned(), 1)]);
+}

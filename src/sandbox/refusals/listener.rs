@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rand::Rng as _;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
 use tokio::sync::{Semaphore, watch as channel};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
@@ -168,7 +168,7 @@ async fn accept(listener: UnixListener, shared: Arc<Shared>) {
                     drop(permit);
                     let taken = taken.unwrap_or(Err(HandoverError::Broken("it took too long")));
                     match taken {
-                        Ok(handover) => take(handover, &shared, stream).await,
+                        Ok(handover) => take(handover, &shared).await,
                         Err(error) => tracing::warn!(%error, "refusals.connection_dropped"),
                     }
                 });
@@ -182,7 +182,7 @@ async fn accept(listener: UnixListener, shared: Arc<Shared>) {
 }
 
 /// Answers until the sandbox has ended. A second descriptor of the same sandbox is one that an operator's `exec` made.
-async fn take(handover: Handover, shared: &Shared, _stream: UnixStream) {
+async fn take(handover: Handover, shared: &Shared) {
     let tally = {
         let expected = shared.expected();
         let Some(expected) = expected.get(&handover.metadata) else {
@@ -195,7 +195,8 @@ async fn take(handover: Handover, shared: &Shared, _stream: UnixStream) {
         expected.connected.send_replace(true);
         Arc::clone(&expected.tally)
     };
-    if let Err(error) = watch::answer_all(handover.listener, tally).await {
+    if let Err(error) = watch::answer_all(handover.listener, Arc::clone(&tally)).await {
+        tally.fail();
         tracing::error!(%error, "refusals.listener_failed: the kernel refuses, unrecorded");
     }
 }

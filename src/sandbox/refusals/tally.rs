@@ -41,6 +41,8 @@ struct Kinds {
     by_name: BTreeMap<(String, String), Refused>,
     /// Counted since it was last asked for.
     fresh: bool,
+    /// Nobody counts any more, and nobody has been told.
+    failed: bool,
 }
 
 impl Tally {
@@ -81,7 +83,20 @@ impl Tally {
 
     /// Forgets what was counted: the shim's own attempts, made to see that they are refused.
     pub fn forget(&self) {
-        *self.kinds() = Kinds::default();
+        let mut kinds = self.kinds();
+        kinds.by_name.clear();
+        kinds.fresh = false;
+    }
+
+    /// Nobody counts any more, although the sandbox goes on.
+    pub fn fail(&self) {
+        self.kinds().failed = true;
+        self.changed.notify_one();
+    }
+
+    /// Whether that has happened since this was last asked.
+    pub fn take_failure(&self) -> bool {
+        std::mem::take(&mut self.kinds().failed)
     }
 
     /// Asked for again, because what was taken could not be kept.
@@ -133,5 +148,8 @@ mod tests {
         assert_eq!(tally.take_news(), None);
         tally.renew();
         assert_eq!(tally.take_news(), Some(first));
+        assert!(!tally.take_failure());
+        tally.fail();
+        assert!(tally.take_failure() && !tally.take_failure());
     }
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use crate::sandbox::seccomp::architecture::Architecture;
-use crate::sandbox::seccomp::table::{Condition, Form, Observed, Table, Told};
+use crate::sandbox::seccomp::table::{Condition, Form, Observed, REFUSED, Table, Told};
 
 const ALLOW: &str = "SCMP_ACT_ALLOW";
 const NOTIFY: &str = "SCMP_ACT_NOTIFY";
@@ -62,7 +62,8 @@ pub fn rules(table: &Table, architecture: Architecture, told: Told) -> Vec<Rule>
         rules.extend(ways(&one.call, &[Condition::Not { arg, not, bits: SIZE_BITS }], ALLOW));
     }
     if told == Told::Nothing {
-        let answers = table.answer.iter().filter(|answer| here(&answer.call));
+        // Those with the default answer need no rule: runtimes may refuse one.
+        let answers = table.answer.iter().filter(|answer| here(&answer.call) && answer.errno != REFUSED);
         rules.extend(
             answers.map(|answer| Rule {
                 errno_ret: Some(answer.errno),

@@ -45,7 +45,7 @@ pub enum Condition {
     Not { arg: u32, not: Vec<u64>, bits: u32 },
 }
 
-/// A call whose refusal has an error number of its own.
+/// A call that programs try and do without.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Special {

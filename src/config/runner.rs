@@ -125,7 +125,7 @@ impl RunnerConfig {
             docker,
             shim: settings.optional("KAGE_RUNNER_SHIM")?,
             runtime: settings.optional("KAGE_RUNNER_RUNTIME")?,
-            record_addresses: settings.or("KAGE_RUNNER_RECORD_ADDRESSES", true)?,
+            record_addresses: settings.or("KAGE_RUNNER_RECORD_ADDRESSES", false)?,
             uid: settings.within("KAGE_RUNNER_UID", 10_001, 1, u64::from(u32::MAX - 1))? as u32,
             gateway_uid: settings.optional("KAGE_RUNNER_GATEWAY_UID")?,
             worktree: settings.optional("KAGE_RUNNER_WORKTREE")?.unwrap_or_else(|| {

@@ -2,16 +2,17 @@
 
 mod args;
 mod bridge;
+mod cgroup;
 mod child;
 mod connection;
 mod copies;
 mod ending;
 mod hardening;
 mod lane;
-mod oom;
 mod output;
 mod processes;
 mod relay;
+mod room;
 mod run;
 mod signals;
 mod stdin;

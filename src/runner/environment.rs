@@ -10,6 +10,7 @@ use uuid::Uuid;
 use crate::config::runner::RunnerConfig;
 use crate::git::base::Bases;
 use crate::lifecycle::Lifecycle;
+use crate::runner::disk::Disk;
 use crate::runner::failure::StartError;
 use crate::runner::folders::Folders;
 use crate::runner::lease::Leases;
@@ -27,6 +28,7 @@ pub(super) struct Environment {
     pub folders: Folders,
     pub bases: Bases,
     pub engine: Engine,
+    pub disk: Disk,
     /// For a runtime that does not tell of refused calls.
     pub seccomp: SeccompProfile,
     /// Counts refused calls; `None`: the runtime does not tell of them.
@@ -47,7 +49,7 @@ pub(super) struct Environment {
 impl Environment {
     pub async fn open(
         pool: PgPool,
-        config: RunnerConfig,
+        mut config: RunnerConfig,
         lifecycle: &Lifecycle,
     ) -> Result<Arc<Self>, StartError> {
         let folders = Folders::open(&config.data_dir)?;
@@ -64,6 +66,8 @@ impl Environment {
         let engine = Engine::connect(&config.docker).await?;
         engine.ping().await?;
         let refusals = refusals(&engine, &config, &folders).await?;
+        let disk = Disk::open(&config, &folders.disk())?;
+        config.limits.worktree_inodes = disk.inodes(config.limits.worktree_inodes);
         Ok(Arc::new(Self {
             id: folders.runner_id()?,
             shim: folders.install_shim(&shim)?,
@@ -73,6 +77,7 @@ impl Environment {
             slots: Arc::new(Semaphore::new(config.concurrency)),
             seccomp: SeccompProfile::built_in(),
             refusals,
+            disk,
             leases: Leases::default(),
             notifier: Notifier::default(),
             wake: Notify::new(),

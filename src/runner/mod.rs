@@ -15,6 +15,7 @@
 mod blocks;
 mod claim;
 mod conclude;
+mod disk;
 mod drive;
 mod environment;
 mod failure;

@@ -38,6 +38,7 @@ pub fn run(name: &str, state: RunState) -> Run {
         usage: None,
         decided_by: None,
         refused_calls: Vec::new(),
+        sandbox: None,
         events: false,
     }
 }

@@ -4,7 +4,7 @@
 //! cli                                one file per command; only `cli` knows every role
 //! api  runner  gateway  client       roles: they never import one another; they meet in Postgres (or over HTTP)
 //! kit                                the conformance kit for CLI images
-//! db  sandbox  git  image  config    adapters
+//! db  sandbox  git  disk  image  config    adapters
 //! dialect                            what the model protocols say: pure, bytes in, bytes out
 //! wire                               the public JSON, shared by api, client and the stored events
 //! domain  lifecycle  telemetry       nouns and process matters; they know nothing of ours
@@ -16,6 +16,7 @@ pub mod client;
 pub mod config;
 pub mod db;
 pub mod dialect;
+pub mod disk;
 pub mod domain;
 pub mod gateway;
 pub mod git;

@@ -79,6 +79,7 @@ fn through_shim(kind: &str) -> Result<(u64, Duration), Error> {
         stdin: String::new(),
         file: None,
         bridge: None,
+        places: Vec::new(),
         copy_output: false,
         limits: JobLimits { wall_secs: 600, orphan_secs: 600, grace_ms: 100, buffer_bytes: 8 << 20 },
     };

@@ -2,17 +2,18 @@
 
 mod args;
 mod bridge;
+mod cgroup;
 mod child;
 mod connection;
 mod copies;
 mod ending;
 mod hardening;
 mod lane;
-mod oom;
 mod output;
 mod processes;
 mod proof;
 mod relay;
+mod room;
 mod run;
 mod signals;
 mod stdin;

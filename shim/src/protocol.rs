@@ -78,6 +78,9 @@ pub struct Job {
     pub file: Option<JobFile>,
     /// The way to the model API, for as long as the CLI runs.
     pub bridge: Option<Bridge>,
+    /// Writable places, absolute, whose room is limited: the end tells which of them were full.
+    #[serde(default)]
+    pub places: Vec<String>,
     /// Also write the output to the shim's own streams, for the engine's log: as much as goes without waiting.
     pub copy_output: bool,
     pub limits: JobLimits,
@@ -136,6 +139,12 @@ pub struct Exited {
     pub ended_by: EndedBy,
     /// Processes that the kernel ended for want of memory, as the cgroup counts them.
     pub oom_kills: u64,
+    /// Processes and threads that were not made because of their limit, as the cgroup counts them.
+    #[serde(default)]
+    pub refused_forks: u64,
+    /// Those of [`Job::places`] that were full at one time or another.
+    #[serde(default)]
+    pub full: Vec<String>,
     /// Final length of each stream, in bytes.
     pub total: Offsets,
 }

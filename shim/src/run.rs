@@ -10,12 +10,13 @@ use kage_shim::protocol::{EndedBy, Exited, Job, JobLimits, Stream};
 use rustix::process::{Pid, Signal, WaitStatus};
 
 use crate::bridge::Bridge;
+use crate::cgroup::Counts;
 use crate::child::{self, Cli, SpawnFailure};
 use crate::copies::Copies;
 use crate::ending::Ending;
-use crate::oom;
 use crate::output::{Output, Read};
 use crate::processes::Processes;
+use crate::room::Room;
 use crate::stdin::Feed;
 
 /// Reads of one pipe before it is the other's turn.
@@ -42,7 +43,8 @@ pub struct Run {
     /// Dropped when the run begins to end: what is being ended makes no more calls.
     bridge: Option<Bridge>,
     wall_clock: Option<Instant>,
-    oom_kills_before: u64,
+    counts_before: Counts,
+    room: Room,
     /// When the last process had ended.
     emptied: Option<Instant>,
 }
@@ -50,7 +52,7 @@ pub struct Run {
 impl Run {
     /// Starts the CLI. If that fails, the run is over at once and tells why.
     pub fn start(job: Job, processes: Processes, now: Instant) -> Self {
-        let oom_kills_before = oom::kills();
+        let counts_before = Counts::now();
         let mut run = Self {
             output: Output::new(job.limits.buffer_bytes, job.copy_output.then(Copies::open)),
             limits: job.limits,
@@ -64,7 +66,8 @@ impl Run {
             ending: None,
             bridge: None,
             wall_clock: now.checked_add(Duration::from_secs(job.limits.wall_secs)),
-            oom_kills_before,
+            counts_before,
+            room: Room::new(job.places.clone(), now),
             emptied: None,
             session: String::new(),
         };
@@ -93,6 +96,8 @@ impl Run {
     /// Takes note of a process that was reaped.
     pub fn on_reaped(&mut self, pid: Pid, status: WaitStatus, now: Instant) {
         if self.cli == Some(pid) && self.outcome.is_none() {
+            // Before what it has left behind is ended, and gives room back.
+            self.room.look(now);
             self.outcome = Some(Outcome::Ended(status));
             self.begin_ending(now);
         }
@@ -130,6 +135,9 @@ impl Run {
         if self.wall_clock.is_some_and(|limit| now >= limit) {
             self.end(EndedBy::WallClock, now);
         }
+        if self.emptied.is_none() {
+            self.room.look_if_due(now);
+        }
         if let Some(ending) = &mut self.ending {
             ending.step(now);
             if ending.is_over() && self.emptied.is_none() {
@@ -141,11 +149,13 @@ impl Run {
 
     /// When [`Run::step`] has to be called next, if nothing else happens.
     pub fn deadline(&self) -> Option<Instant> {
-        match &self.ending {
+        let next = match &self.ending {
             Some(ending) => ending.deadline(),
             None if self.outcome.is_some() => None,
             None => self.wall_clock,
-        }
+        };
+        let room = self.room.deadline().filter(|_| self.emptied.is_none());
+        [next, room].into_iter().flatten().min()
     }
 
     /// When the last process had ended; none while there are processes.
@@ -174,7 +184,7 @@ impl Run {
                 return false;
             }
             match self.output.read_from(stream, open.as_fd()) {
-                Ok(Read::Bytes(_)) => {}
+                Ok(Read::Bytes(_)) => self.room.on_output(Instant::now()),
                 // With no process left nobody writes any more, though a copy of the pipe may
                 // still lie in some socket's queue and keep it from ending.
                 Ok(Read::Empty) if self.emptied.is_none() => return false,
@@ -196,12 +206,15 @@ impl Run {
             // Not even SIGKILL ended it: the container's end will.
             None => (None, Some(Signal::KILL.as_raw()), None),
         };
+        let counts = Counts::now().since(self.counts_before);
         Some(Exited {
             code,
             signal,
             spawn_error,
             ended_by: self.ended_by,
-            oom_kills: oom::kills().saturating_sub(self.oom_kills_before),
+            oom_kills: counts.oom_kills,
+            refused_forks: counts.refused_forks,
+            full: self.room.full(),
             total: self.output.total(),
         })
     }

@@ -8,7 +8,7 @@ use crate::domain::limits::Limits;
 use crate::domain::name::Name;
 use crate::domain::repository::AllowedSources;
 
-pub const NAMES: [&str; 28] = [
+pub const NAMES: [&str; 31] = [
     "KAGE_REPOSITORIES_ALLOW",
     "KAGE_DATA_DIR",
     "KAGE_INSTANCE",
@@ -20,6 +20,7 @@ pub const NAMES: [&str; 28] = [
     "KAGE_RUNNER_UID",
     "KAGE_RUNNER_GATEWAY_UID",
     "KAGE_RUNNER_WORKTREE",
+    "KAGE_RUNNER_DISK",
     "KAGE_RUNNER_HISTORY",
     "KAGE_RUNNER_LOG_COPY_BYTES",
     "KAGE_RUNNER_GRACE_SECS",
@@ -31,6 +32,8 @@ pub const NAMES: [&str; 28] = [
     "KAGE_LIMIT_PIDS",
     "KAGE_LIMIT_OPEN_FILES",
     "KAGE_LIMIT_FILE_BYTES",
+    "KAGE_LIMIT_WORKTREE_BYTES",
+    "KAGE_LIMIT_WORKTREE_INODES",
     "KAGE_LIMIT_TMP_BYTES",
     "KAGE_LIMIT_IDLE_SECS",
     "KAGE_LIMIT_OUTPUT_BYTES",
@@ -61,6 +64,30 @@ impl std::str::FromStr for WorktreeMode {
     }
 }
 
+/// What holds a worktree within its limits of bytes and inodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskMode {
+    /// An image where one can be mounted, else a watcher.
+    Auto,
+    /// A file system of its own for each run, in a sparse file: the kernel enforces both limits.
+    Image,
+    /// The runner looks every few seconds, and ends a run that is over.
+    Watch,
+}
+
+impl std::str::FromStr for DiskMode {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "image" => Ok(Self::Image),
+            "watch" => Ok(Self::Watch),
+            _ => Err("it is auto, image or watch"),
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct RunnerConfig {
     pub data_dir: PathBuf,
@@ -82,6 +109,7 @@ pub struct RunnerConfig {
     /// UID of `kage gateway`; default: our own.
     pub gateway_uid: Option<u32>,
     pub worktree: WorktreeMode,
+    pub disk: DiskMode,
     /// Commits of history in a worktree's `.git`; 0: all.
     pub history: u32,
     /// Bytes of a copy of the output in the engine's own log; 0: none.
@@ -132,6 +160,10 @@ impl RunnerConfig {
                 settings.mask_last("auto".to_owned());
                 WorktreeMode::Auto
             }),
+            disk: settings.optional("KAGE_RUNNER_DISK")?.unwrap_or_else(|| {
+                settings.mask_last("auto".to_owned());
+                DiskMode::Auto
+            }),
             history: settings.within("KAGE_RUNNER_HISTORY", 50, 0, 1_000_000)? as u32,
             log_copy_bytes: settings.within("KAGE_RUNNER_LOG_COPY_BYTES", 0, 0, 1 << 30)?,
             grace_secs: settings.within("KAGE_RUNNER_GRACE_SECS", 5, 0, 300)?,
@@ -155,6 +187,18 @@ fn limits(settings: &mut Settings) -> Result<Limits, ConfigError> {
         open_files: settings.within("KAGE_LIMIT_OPEN_FILES", u64::from(default.open_files), 64, 1 << 20)?
             as u32,
         file_bytes: settings.within("KAGE_LIMIT_FILE_BYTES", default.file_bytes, MIB, TIB)?,
+        worktree_bytes: settings.within(
+            "KAGE_LIMIT_WORKTREE_BYTES",
+            default.worktree_bytes,
+            16 * MIB,
+            TIB,
+        )?,
+        worktree_inodes: settings.within(
+            "KAGE_LIMIT_WORKTREE_INODES",
+            default.worktree_inodes,
+            1000,
+            100_000_000,
+        )?,
         tmp_bytes: settings.within("KAGE_LIMIT_TMP_BYTES", default.tmp_bytes, MIB, TIB)?,
         idle_secs: settings.within("KAGE_LIMIT_IDLE_SECS", default.idle_secs, 1, 86_400)?,
         output_bytes: settings.within("KAGE_LIMIT_OUTPUT_BYTES", default.output_bytes, 1 << 10, TIB)?,

@@ -23,6 +23,7 @@ pub mod results;
 mod run_events;
 pub mod runners;
 pub mod runs;
+pub mod sandboxes;
 pub mod task_view;
 pub mod tasks;
 

@@ -6,7 +6,7 @@ use sqlx::PgConnection;
 use crate::db::error::DbError;
 use crate::db::events::{self, NewEvent};
 use crate::db::runs::RunRow;
-use crate::db::{model_use, refused_calls};
+use crate::db::{model_use, refused_calls, sandboxes};
 use crate::domain::event::EventKind;
 use crate::domain::run::RunState;
 use crate::wire;
@@ -72,9 +72,10 @@ pub(super) async fn append_result(
     };
     let usage = model_use::of_runs(&mut *connection, &[run.id]).await?.remove(&run.id);
     let refused = refused_calls::of_runs(&mut *connection, &[run.id]).await?.remove(&run.id);
+    let sandbox = sandboxes::of_runs(&mut *connection, &[run.id]).await?.remove(&run.id);
     let result = wire::event::RunResult {
         task_id: run.task_id,
-        run: run.to_wire(usage, refused.unwrap_or_default()),
+        run: run.to_wire(usage, refused.unwrap_or_default(), sandbox),
         files_modified: paths,
         warnings: warnings.to_vec(),
     };

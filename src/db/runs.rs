@@ -74,11 +74,13 @@ impl RunRow {
         (end - start).as_seconds_f64().max(0.0)
     }
 
-    /// `usage`: of [`crate::db::model_use`]; `refused_calls`: of [`crate::db::refused_calls`].
+    /// `usage`: of [`crate::db::model_use`]; `refused_calls`: of [`crate::db::refused_calls`]; `sandbox`: of
+    /// [`crate::db::sandboxes`].
     pub fn to_wire(
         &self,
         usage: Option<wire::run::ModelUse>,
         refused_calls: Vec<wire::run::RefusedCall>,
+        sandbox: Option<wire::run::SandboxRecord>,
     ) -> wire::run::Run {
         wire::run::Run {
             id: self.id,
@@ -103,6 +105,7 @@ impl RunRow {
             decided_by: self.decided_by.clone(),
             contained: self.contained,
             refused_calls,
+            sandbox,
             events: self.manifest.get("events").is_some_and(Value::is_string),
         }
     }

@@ -10,11 +10,11 @@ use crate::db::budgets::BudgetRow;
 use crate::db::error::DbError;
 use crate::db::runs::{self, RunRow};
 use crate::db::tasks::TaskRow;
-use crate::db::{budgets, model_use, refused_calls, results};
+use crate::db::{budgets, model_use, refused_calls, results, sandboxes};
 use crate::domain::run::ResultStatus;
 use crate::domain::task::MergeStrategy;
 use crate::wire;
-use crate::wire::run::{ModelUse, RefusedCall};
+use crate::wire::run::{ModelUse, RefusedCall, SandboxRecord};
 
 /// What belongs to many tasks, by the ids of tasks and runs.
 struct Around {
@@ -22,6 +22,7 @@ struct Around {
     paths: BTreeMap<Uuid, Vec<String>>,
     used: BTreeMap<Uuid, ModelUse>,
     refused: BTreeMap<Uuid, Vec<RefusedCall>>,
+    sandboxes: BTreeMap<Uuid, SandboxRecord>,
     budgets: BTreeMap<Uuid, wire::task::Budget>,
 }
 
@@ -38,6 +39,7 @@ pub async fn to_wire(pool: &PgPool, rows: Vec<TaskRow>) -> Result<Vec<wire::task
         paths: results::paths_of_tasks(pool, &ids).await?.into_iter().collect(),
         used: model_use::of_runs(pool, &run_ids).await?,
         refused: refused_calls::of_runs(pool, &run_ids).await?,
+        sandboxes: sandboxes::of_runs(pool, &run_ids).await?,
         budgets: budgets::of_tasks(pool, &ids).await?.iter().filter_map(budget).collect(),
     };
     for run in all {
@@ -68,7 +70,7 @@ fn task_to_wire(row: &TaskRow, around: &Around) -> Result<wire::task::Task, DbEr
     });
     let run_to_wire = |run: &RunRow| {
         let refused = around.refused.get(&run.id).cloned().unwrap_or_default();
-        run.to_wire(around.used.get(&run.id).cloned(), refused)
+        run.to_wire(around.used.get(&run.id).cloned(), refused, around.sandboxes.get(&run.id).cloned())
     };
     let successes = |results: &[wire::task::CliResult]| {
         results.iter().filter(|result| result.status == ResultStatus::Success).count() as u32

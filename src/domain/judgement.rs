@@ -211,6 +211,8 @@ mod tests {
             spawn_error: None,
             ended_by: EndedBy::Itself,
             oom_kills: 0,
+            refused_forks: 0,
+            full: Vec::new(),
             total: Offsets::default(),
         };
         Verdict::of_exit(&exited, false)

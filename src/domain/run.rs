@@ -28,6 +28,12 @@ pub enum RunState {
     OutOfMemory,
     /// Wrote more output than its limit.
     OutputLimit,
+    /// Filled one of its writable places: its worktree, `/tmp`, HOME.
+    DiskLimit,
+    /// Made more processes and threads than its limit.
+    ProcessLimit,
+    /// Wrote a file larger than its limit.
+    FileLimit,
     /// Its model budget was spent; what it had done by then is kept.
     BudgetExhausted,
     /// A client asked to end it.
@@ -41,7 +47,7 @@ pub enum RunState {
 }
 
 impl RunState {
-    pub const ENDED: [Self; 12] = [
+    pub const ENDED: [Self; 15] = [
         Self::Succeeded,
         Self::Failed,
         Self::NoChanges,
@@ -49,6 +55,9 @@ impl RunState {
         Self::IdleTimeout,
         Self::OutOfMemory,
         Self::OutputLimit,
+        Self::DiskLimit,
+        Self::ProcessLimit,
+        Self::FileLimit,
         Self::BudgetExhausted,
         Self::Cancelled,
         Self::ContainmentRefused,
@@ -69,6 +78,9 @@ impl RunState {
             Self::IdleTimeout => "idle_timeout",
             Self::OutOfMemory => "out_of_memory",
             Self::OutputLimit => "output_limit",
+            Self::DiskLimit => "disk_limit",
+            Self::ProcessLimit => "process_limit",
+            Self::FileLimit => "file_limit",
             Self::BudgetExhausted => "budget_exhausted",
             Self::Cancelled => "cancelled",
             Self::ContainmentRefused => "containment_refused",
@@ -81,6 +93,19 @@ impl RunState {
         !matches!(self, Self::Queued | Self::Preparing | Self::Running | Self::Harvesting)
     }
 
+    /// A limit of what it may use has ended it.
+    const fn is_limit(self) -> bool {
+        matches!(
+            self,
+            Self::OutOfMemory
+                | Self::OutputLimit
+                | Self::DiskLimit
+                | Self::ProcessLimit
+                | Self::FileLimit
+                | Self::BudgetExhausted
+        )
+    }
+
     /// The predecessor's word for a result (`cli_results[].status`).
     pub const fn result_status(self) -> Option<ResultStatus> {
         Some(match self {
@@ -88,10 +113,8 @@ impl RunState {
             Self::Succeeded => ResultStatus::Success,
             Self::TimedOut | Self::IdleTimeout => ResultStatus::Timeout,
             Self::Cancelled => ResultStatus::Cancelled,
-            Self::OutOfMemory | Self::OutputLimit | Self::BudgetExhausted => ResultStatus::Blocked,
-            Self::Failed | Self::NoChanges | Self::ContainmentRefused | Self::SandboxError | Self::Lost => {
-                ResultStatus::Failure
-            }
+            limit if limit.is_limit() => ResultStatus::Blocked,
+            _ => ResultStatus::Failure,
         })
     }
 
@@ -101,7 +124,7 @@ impl RunState {
             Self::Queued => ProgressStatus::Waiting,
             Self::Preparing | Self::Running | Self::Harvesting => ProgressStatus::Working,
             Self::Succeeded => ProgressStatus::Done,
-            Self::OutOfMemory | Self::OutputLimit | Self::BudgetExhausted => ProgressStatus::Blocked,
+            limit if limit.is_limit() => ProgressStatus::Blocked,
             _ => ProgressStatus::Failed,
         }
     }

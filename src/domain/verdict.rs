@@ -7,6 +7,11 @@ use serde::{Deserialize, Serialize};
 use crate::domain::judgement::Told;
 use crate::domain::run::RunState;
 
+/// What the kernel sends for a write beyond `RLIMIT_FSIZE` (`man 7 signal`; the same on every architecture of ours), and
+/// the status with which a shell tells of a command that it has ended.
+const SIGXFSZ: i32 = 25;
+const SHELL_SIGXFSZ: i32 = 128 + SIGXFSZ;
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Verdict {
@@ -36,6 +41,9 @@ impl Verdict {
             RunState::IdleTimeout => "idle limit",
             RunState::OutOfMemory => "memory limit",
             RunState::OutputLimit => "output limit",
+            RunState::DiskLimit => "disk limit",
+            RunState::ProcessLimit => "process limit",
+            RunState::FileLimit => "file size limit",
             RunState::BudgetExhausted => "the gateway",
             RunState::Cancelled => "a client",
             RunState::ContainmentRefused => "the proof of containment",
@@ -96,6 +104,16 @@ impl Verdict {
         match (exited.code, exited.signal) {
             (Some(0), _) => Self { error: None, ..state(RunState::Succeeded, String::new()) },
             _ if oom => state(RunState::OutOfMemory, "over its memory limit; the kernel ended it".to_owned()),
+            _ if !exited.full.is_empty() => {
+                state(RunState::DiskLimit, format!("no room was left in {}", exited.full.join(", ")))
+            }
+            _ if exited.refused_forks > 0 => {
+                let times = exited.refused_forks;
+                state(RunState::ProcessLimit, format!("over its process limit: refused {times} times"))
+            }
+            (None, Some(SIGXFSZ)) | (Some(SHELL_SIGXFSZ), _) => {
+                state(RunState::FileLimit, "wrote a file over its size limit; the kernel ended it".to_owned())
+            }
             (Some(code), _) => Self {
                 transient: transient_words,
                 ..state(RunState::Failed, format!("the CLI ended with status {code}"))
@@ -103,5 +121,75 @@ impl Verdict {
             (None, Some(signal)) => state(RunState::Failed, format!("signal {signal} ended the CLI")),
             (None, None) => state(RunState::SandboxError, "the shim reported no exit status".to_owned()),
         }
+    }
+}
+
+/// The limits that a CLI has run into and lived on, in words, for the run's watchers; none if it ended by one.
+pub fn limits_met(exited: &Exited, ended_as: RunState) -> Option<String> {
+    let mut met = Vec::new();
+    if exited.oom_kills > 0 && ended_as != RunState::OutOfMemory {
+        met.push(format!("the kernel ended {} of its processes for want of memory", exited.oom_kills));
+    }
+    if !exited.full.is_empty() && ended_as != RunState::DiskLimit {
+        met.push(format!("no room was left in {}", exited.full.join(", ")));
+    }
+    if exited.refused_forks > 0 && ended_as != RunState::ProcessLimit {
+        met.push(format!("{} processes or threads over its limit were refused", exited.refused_forks));
+    }
+    (!met.is_empty()).then(|| format!("it met its limits: {}", met.join("; ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use kage_shim::protocol::Offsets;
+
+    use super::*;
+
+    fn exited(code: Option<i32>, signal: Option<i32>) -> Exited {
+        Exited {
+            code,
+            signal,
+            spawn_error: None,
+            ended_by: EndedBy::Itself,
+            oom_kills: 0,
+            refused_forks: 0,
+            full: Vec::new(),
+            total: Offsets::default(),
+        }
+    }
+
+    /// What the CLI met, and what it then ended as when it failed.
+    fn met() -> [(Exited, RunState); 5] {
+        let base = exited(Some(1), None);
+        [
+            (Exited { oom_kills: 1, refused_forks: 3, ..base.clone() }, RunState::OutOfMemory),
+            (Exited { full: vec!["/tmp".to_owned()], refused_forks: 3, ..base.clone() }, RunState::DiskLimit),
+            (Exited { refused_forks: 3, ..base }, RunState::ProcessLimit),
+            (exited(None, Some(25)), RunState::FileLimit),
+            (exited(Some(153), None), RunState::FileLimit),
+        ]
+    }
+
+    #[test]
+    fn each_limit_is_an_end_of_its_own() {
+        for (exited, state) in met() {
+            let verdict = Verdict::of_exit(&exited, true);
+            assert_eq!((verdict.state, verdict.transient), (state, false), "{exited:?}");
+        }
+        assert_eq!(Verdict::of_exit(&exited(Some(1), None), false).state, RunState::Failed);
+    }
+
+    /// A build that asked for too many jobs and managed with fewer has not failed; but it is told.
+    #[test]
+    fn a_cli_that_lived_on_and_ended_well_has_succeeded() {
+        for (exited, _) in met().into_iter().take(3) {
+            let exited = Exited { code: Some(0), ..exited };
+            let verdict = Verdict::of_exit(&exited, false);
+            assert_eq!(verdict.state, RunState::Succeeded, "{exited:?}");
+            assert!(limits_met(&exited, verdict.state).is_some(), "{exited:?}");
+        }
+        assert_eq!(limits_met(&exited(Some(0), None), RunState::Succeeded), None);
+        let full = Exited { full: vec!["/tmp".to_owned()], ..exited(Some(1), None) };
+        assert_eq!(limits_met(&full, RunState::DiskLimit), None, "said already");
     }
 }

@@ -6,6 +6,8 @@
 //! <run folder>/merged   what the sandbox sees
 //! <run folder>/upper    overlay: what the run changed
 //! <run folder>/work     overlay: the kernel's own
+//! <run folder>/disk     a file system of the run's own, if one is mounted there: then `upper` and `work`, or the
+//!                       copy's `merged`, are in it
 //! ```
 
 use std::{
@@ -27,6 +29,8 @@ use crate::git::{
 };
 
 const MODE: &str = "mode";
+/// Where a file system of the run's own is mounted, if it has one.
+pub const DISK: &str = "disk";
 
 /// How a worktree is asked for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -48,6 +52,8 @@ pub enum Layer {
 #[derive(Debug)]
 pub struct Worktree {
     run: PathBuf,
+    /// In a file system of its own ([`DISK`]).
+    apart: bool,
     layer: Layer,
     base: PathBuf,
     commit: Option<Oid>,
@@ -59,11 +65,13 @@ pub struct Worktree {
 }
 
 impl Worktree {
-    /// Makes a worktree in `run`, which is created if need be; what an earlier one left there is removed.
+    /// Makes a worktree in `run`, which is created if need be; what an earlier one left there is removed. Where a file
+    /// system is mounted at [`DISK`] in it, all that the run writes goes there.
     pub fn create(run: &Path, base: &Base, mode: Mode) -> Result<Worktree, GitError> {
         DirBuilder::new().recursive(true).mode(0o700).create(run).map_err(GitError::io("make", run))?;
         let run = fs::canonicalize(run).map_err(GitError::io("open", run))?;
         let mut worktree = Worktree {
+            apart: overlay::is_mounted(&run.join(DISK))?,
             run,
             layer: Layer::Overlay,
             base: base.path.clone(),
@@ -106,6 +114,7 @@ impl Worktree {
             _ => return Err(broken("its mode is not one of ours")),
         };
         let booted = lines.next().ok_or_else(|| broken("its mode is cut off"))?;
+        let apart = lines.next() == Some(DISK);
         let mut lines = reference.lines().skip(1);
         let commit = match lines.next() {
             Some("none") => None,
@@ -123,6 +132,7 @@ impl Worktree {
         let base = lines.next().map(PathBuf::from).ok_or_else(|| broken("the base's path is missing"))?;
         Ok(Some(Worktree {
             run: fs::canonicalize(run).map_err(GitError::io("open", run))?,
+            apart,
             layer,
             base,
             commit,
@@ -134,7 +144,20 @@ impl Worktree {
 
     /// What is mounted into the sandbox.
     pub fn path(&self) -> PathBuf {
-        self.run.join("merged")
+        match self.layer {
+            Layer::Overlay => self.run.join("merged"),
+            Layer::Copy => self.layers().join("merged"),
+        }
+    }
+
+    /// Whether it is in a file system of its own, which holds it within its limits.
+    pub fn is_apart(&self) -> bool {
+        self.apart
+    }
+
+    /// The folder that grows with what the run writes.
+    pub fn grows(&self) -> PathBuf {
+        self.harvest_path()
     }
 
     pub fn layer(&self) -> Layer {
@@ -192,9 +215,13 @@ impl Worktree {
     /// The folder to harvest: what the run changed, or all that it has.
     pub(crate) fn harvest_path(&self) -> PathBuf {
         match self.layer {
-            Layer::Overlay => self.run.join("upper"),
+            Layer::Overlay => self.layers().join("upper"),
             Layer::Copy => self.path(),
         }
+    }
+
+    fn layers(&self) -> PathBuf {
+        if self.apart { self.run.join(DISK) } else { self.run.clone() }
     }
 
     fn clear(&self) -> Result<(), GitError> {
@@ -207,20 +234,20 @@ impl Worktree {
     }
 
     fn clear_layers(&self) -> Result<(), GitError> {
-        let merged = self.path();
-        if overlay::is_mounted(&merged)? {
-            overlay::detach_layer(&merged)?;
-        }
-        let run = open_folder(&self.run)?;
-        for name in ["merged", "upper", "work"] {
-            dirfd::remove_tree(&run, name.as_bytes())
-                .map_err(GitError::io("remove", &self.run.join(name)))?;
+        overlay::detach_layer(&self.run.join("merged"))?;
+        for folder in [self.run.clone(), self.layers()] {
+            let opened = open_folder(&folder)?;
+            for name in ["merged", "upper", "work"] {
+                dirfd::remove_tree(&opened, name.as_bytes())
+                    .map_err(GitError::io("remove", &folder.join(name)))?;
+            }
         }
         Ok(())
     }
 
     fn lay_overlay(&self) -> Result<(), GitError> {
-        let (upper, work, merged) = (self.run.join("upper"), self.run.join("work"), self.path());
+        let layers = self.layers();
+        let (upper, work, merged) = (layers.join("upper"), layers.join("work"), self.path());
         for folder in [&work, &merged] {
             DirBuilder::new().mode(0o700).create(folder).map_err(GitError::io("make", folder))?;
         }
@@ -257,7 +284,8 @@ impl Worktree {
             Layer::Overlay => "overlay",
             Layer::Copy => "copy",
         };
-        write_whole(&self.run, MODE, &format!("{layer}\n{}\n", boot_id()?))
+        let apart = if self.apart { DISK } else { "" };
+        write_whole(&self.run, MODE, &format!("{layer}\n{}\n{apart}\n", boot_id()?))
     }
 
     fn finished(self) -> Result<Worktree, GitError> {
@@ -298,6 +326,12 @@ fn remove_file(path: &Path) -> Result<(), GitError> {
     }
 }
 
+/// Takes all that is mounted in a run's folder out of sight, whoever still uses it.
+pub fn detach(run: &Path) -> Result<(), GitError> {
+    overlay::detach_layer(&run.join("merged"))?;
+    overlay::detach_layer(&run.join(DISK))
+}
+
 /// Removes a run's folder whatever state it is in, with the worktree that is or was half made there.
 /// Nothing may use it any more; a second call does nothing.
 pub fn discard(run: &Path) -> Result<(), GitError> {
@@ -305,7 +339,7 @@ pub fn discard(run: &Path) -> Result<(), GitError> {
     if !run.exists() {
         return Ok(());
     }
-    overlay::detach_layer(&run.join("merged"))?;
+    detach(run)?;
     let parent = open_folder(parent)?;
     dirfd::remove_tree(&parent, name.as_encoded_bytes()).map_err(GitError::io("remove", run))
 }

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
 use crate::domain::judgement::Told;
+use crate::domain::limits::Enforcement;
 use crate::image::mapped::{MappedEvent, Meaning};
 use crate::image::mapping::{MAX_LINE, Mapping};
 use crate::image::template::{GATEWAY_PORT, PROMPT_FILE};
@@ -118,6 +119,8 @@ async fn in_sandbox(
         image: stage.image.digest.clone(),
         user: plan.user,
         limits: stage.limits.clone(),
+        // A check's folder is the operator's own, and short-lived.
+        worktree_held: Enforcement::Soft,
         workspace: folders.workspace.clone(),
         io_dir: folders.io_dir.clone(),
         model_dir: stage.manifest.model.as_ref().map(|_| folders.model_dir.clone()),
@@ -215,6 +218,7 @@ fn job(stage: &Stage, plan: &Plan) -> Result<Job, KitError> {
         stdin: launch.stdin,
         file: launch.file.map(|text| JobFile { path: PROMPT_FILE.to_owned(), text }),
         bridge: with_model.then(|| Bridge { port: GATEWAY_PORT, socket: MODEL_SOCKET.to_owned() }),
+        places: Vec::new(),
         copy_output: false,
         limits: JobLimits {
             wall_secs: plan.within.as_secs() + 60,

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use crate::config::runner::RunnerConfig;
 use crate::git::base::Bases;
 use crate::lifecycle::Lifecycle;
+use crate::runner::disk::Disk;
 use crate::runner::failure::StartError;
 use crate::runner::folders::Folders;
 use crate::runner::lease::Leases;
@@ -27,6 +28,7 @@ pub(super) struct Environment {
     pub folders: Folders,
     pub bases: Bases,
     pub engine: Engine,
+    pub disk: Disk,
     /// For a runtime that does not tell of refused calls.
     pub seccomp: SeccompProfile,
     /// What the engine runs a sandbox with that asks for no other.
@@ -49,7 +51,7 @@ pub(super) struct Environment {
 impl Environment {
     pub async fn open(
         pool: PgPool,
-        config: RunnerConfig,
+        mut config: RunnerConfig,
         lifecycle: &Lifecycle,
     ) -> Result<Arc<Self>, StartError> {
         let folders = Folders::open(&config.data_dir)?;
@@ -67,6 +69,8 @@ impl Environment {
         engine.ping().await?;
         let default_runtime = engine.info().await?.default_runtime;
         let refusals = refusals(&engine, &config, &folders).await?;
+        let disk = Disk::open(&config, &folders.disk())?;
+        config.limits.worktree_inodes = disk.inodes(config.limits.worktree_inodes);
         Ok(Arc::new(Self {
             id: folders.runner_id()?,
             shim: folders.install_shim(&shim)?,
@@ -77,6 +81,7 @@ impl Environment {
             seccomp: SeccompProfile::built_in(),
             default_runtime,
             refusals,
+            disk,
             leases: Leases::default(),
             notifier: Notifier::default(),
             wake: Notify::new(),

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::db::error::DbError;
+use crate::disk::error::DiskError;
 use crate::domain::name::InvalidName;
 use crate::git::error::GitError;
 use crate::sandbox::error::SandboxError;
@@ -23,6 +24,8 @@ pub enum StartError {
     Engine(#[from] SandboxError),
     #[error(transparent)]
     Git(#[from] GitError),
+    #[error("KAGE_RUNNER_DISK: no file system can be made for each run: {0}")]
+    Disk(#[from] DiskError),
     #[error("KAGE_RUNNER_UID: {0} cannot be a sandbox's user")]
     User(u32),
     #[error("KAGE_RUNNER_GATEWAY_UID: only root can give a run's folder to another user ({0})")]
@@ -44,6 +47,8 @@ pub(super) enum RunFailure {
     Link(#[from] LinkError),
     #[error(transparent)]
     Git(#[from] GitError),
+    #[error("the worktree's own file system: {0}")]
+    Disk(#[from] DiskError),
     #[error("{0}")]
     Refused(String),
     /// The sandbox is not what it was asked to be.

@@ -4,6 +4,7 @@
 //! runner.lock   held for as long as the runner lives      runner-id   stays the same over restarts
 //! bin/          the shim, by content                      repos/      one bare mirror a repository
 //! bases/        shared checkouts, one a base revision     runs/<id>/  worktree, io (seen in the sandbox), session
+//! disk/         the empty file system that each run gets a copy of
 //! refusals/     where runtimes hand over the kernel's listeners; seen in no sandbox
 //! model/<id>/   where the gateway opens a run's socket; its own, and seen in the sandbox
 //! ```
@@ -97,6 +98,10 @@ impl Folders {
 
     pub fn run(&self, run: Uuid) -> PathBuf {
         self.runs().join(run.simple().to_string())
+    }
+
+    pub fn disk(&self) -> PathBuf {
+        self.root.join("disk")
     }
 
     pub fn refusals(&self) -> PathBuf {

@@ -7,13 +7,15 @@ pub(super) const MAX_LINE: usize = 1 << 20;
 pub(super) struct Lines {
     partial: Vec<u8>,
     overlong: bool,
+    /// Lines that were not given out.
+    left_out: u64,
 }
 
 impl Lines {
     /// Goes on after the end of what was stored before.
     pub fn resume(partial: Vec<u8>) -> Self {
         let overlong = partial.len() > MAX_LINE;
-        Self { partial: if overlong { Vec::new() } else { partial }, overlong }
+        Self { partial: if overlong { Vec::new() } else { partial }, overlong, left_out: 0 }
     }
 
     /// Gives each line that is complete now, without its newline.
@@ -23,6 +25,7 @@ impl Lines {
             if !self.overlong {
                 line(&self.partial);
             }
+            self.left_out += u64::from(self.overlong);
             self.partial.clear();
             self.overlong = false;
             bytes = &bytes[end + 1..];
@@ -34,6 +37,11 @@ impl Lines {
     pub fn last(&mut self) -> Option<Vec<u8>> {
         let partial = std::mem::take(&mut self.partial);
         (!self.overlong && !partial.is_empty()).then_some(partial)
+    }
+
+    /// How many lines were too long to be given out, the unfinished one included.
+    pub fn left_out(&self) -> u64 {
+        self.left_out + u64::from(self.overlong)
     }
 
     fn keep(&mut self, bytes: &[u8]) {
@@ -79,5 +87,10 @@ mod tests {
     fn an_overlong_line_is_left_out_and_the_next_is_not() {
         let long = vec![b'x'; MAX_LINE + 1];
         assert_eq!(lines_of(&[&long, b"y\nnext\n"]), [b"next"]);
+        let mut lines = Lines::default();
+        for piece in [&long, b"\nnext\n".as_slice(), &long] {
+            lines.push(piece, |_| {});
+        }
+        assert_eq!(lines.left_out(), 2, "and it is said how many");
     }
 }

@@ -17,6 +17,7 @@ mod blocks;
 mod claim;
 mod conclude;
 mod contained;
+mod disk;
 mod drive;
 mod environment;
 mod failure;

@@ -129,7 +129,7 @@ pub(super) async fn prepare(drive: Drive<'_>, run: &RunRow, task: &TaskRow) -> R
     let warning =
         worktree.fallback().map(|why| format!("the worktree is a plain copy, not an overlay: {why}"));
     let launch = launch(run, task, &manifest, model.as_ref())?;
-    let job = job(environment, run, launch, model.is_some(), session);
+    let job = job(environment, run, launch, &spec, session);
     Ok(Prepared { sandbox, spec, listener, job, facts, watched, warning })
 }
 
@@ -187,7 +187,9 @@ async fn worktree(
             WorktreeMode::Overlay => Mode::Overlay,
             WorktreeMode::Copy => Mode::Copy,
         };
-        Ok(Worktree::create(&environment.folders.run(run), &base, mode)?)
+        let folder = environment.folders.run(run);
+        environment.disk.provide(&folder)?;
+        Ok(Worktree::create(&folder, &base, mode)?)
     });
     blocking
         .await
@@ -247,6 +249,7 @@ fn spec(
         image,
         user: environment.user,
         limits: Limits { idle_secs: idle_secs(environment, run), ..environment.config.limits.clone() },
+        worktree_held: environment.disk.enforcement(),
         workspace: worktree.path(),
         io_dir: io_path(&environment.folders.run(run.id)),
         model_dir: manifest.model.as_ref().map(|_| environment.folders.model(run.id)),
@@ -275,7 +278,7 @@ fn launch(
     manifest.launch(&prompt, model).map_err(|error| RunFailure::Refused(error.to_string()))
 }
 
-fn job(environment: &Environment, run: &RunRow, launch: Launch, with_model: bool, session: String) -> Job {
+fn job(environment: &Environment, run: &RunRow, launch: Launch, spec: &Spec, session: String) -> Job {
     let mut env = launch.env;
     let ours = [
         ("KAGE_TASK_ID", run.task_id.to_string()),
@@ -298,7 +301,11 @@ fn job(environment: &Environment, run: &RunRow, launch: Launch, with_model: bool
         cwd: WORKSPACE.to_owned(),
         stdin: launch.stdin,
         file: launch.file.map(|text| JobFile { path: PROMPT_FILE.to_owned(), text }),
-        bridge: with_model.then(|| Bridge { port: GATEWAY_PORT, socket: MODEL_SOCKET.to_owned() }),
+        bridge: spec
+            .model_dir
+            .is_some()
+            .then(|| Bridge { port: GATEWAY_PORT, socket: MODEL_SOCKET.to_owned() }),
+        places: profile::places(spec),
         copy_output: config.log_copy_bytes > 0,
         limits,
     }

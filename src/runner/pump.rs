@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use kage_shim::protocol::{Exited, FromShim, Offsets, Stream};
 use tokio::time::{Instant, sleep_until};
 
@@ -13,12 +15,14 @@ use crate::db;
 use crate::db::attempts::Output;
 use crate::db::events::NewEvent;
 use crate::db::runs::RunRow;
+use crate::domain::event::EventKind;
 use crate::domain::run::RunState;
-use crate::domain::verdict::Verdict;
+use crate::domain::verdict::{Verdict, limits_met};
 use crate::image::manifest::Manifest;
 use crate::image::mapped::Meaning;
 use crate::image::mapping::{Mapped, Mapping};
 use crate::runner::blocks::Blocks;
+use crate::runner::disk::DiskWatch;
 use crate::runner::drive::Drive;
 use crate::runner::failure::RunFailure;
 use crate::runner::lines::{Lines, MAX_LINE};
@@ -65,6 +69,9 @@ pub(super) struct Pump<'a> {
     done_at: Option<Instant>,
     /// The last bytes of both streams.
     tail: Vec<u8>,
+    disk: DiskWatch,
+    /// Ends when the worktree is over a limit that the kernel does not hold.
+    over: BoxFuture<'static, Verdict>,
     wall: Instant,
     idle: Duration,
     idle_at: Instant,
@@ -96,7 +103,10 @@ impl<'a> Pump<'a> {
             .map_or(Duration::ZERO, |start| (chrono::Utc::now() - start).to_std().unwrap_or_default());
         let limit = Duration::from_secs(u64::from(run.timeout_secs.unsigned_abs()));
         let idle = Duration::from_secs(idle_secs(drive.environment, run));
+        let disk = DiskWatch::of(drive, run.id);
         let mut pump = Self {
+            over: disk.clone().over().boxed(),
+            disk,
             drive,
             sandbox,
             session,
@@ -181,7 +191,7 @@ impl<'a> Pump<'a> {
     }
 
     /// Waits for the next thing. What the shim has said goes first, so that a batch fills before it is committed.
-    async fn step(&self, link: &mut ShimLink) -> Step {
+    async fn step(&mut self, link: &mut ShimLink) -> Step {
         let waiting = self.blocks.len() > 0 || !self.mapped.is_empty();
         let ending = self.cause.is_some();
         let done_at = self.done_at.unwrap_or(self.wall);
@@ -195,6 +205,7 @@ impl<'a> Pump<'a> {
             reason = self.drive.orders.stop.given(), if !ending => {
                 Step::Limit(Verdict::budget_exhausted(reason))
             }
+            verdict = &mut self.over, if !ending => Step::Limit(verdict),
             () = sleep_until(self.wall), if !ending => {
                 let seconds = self.run.timeout_secs;
                 Step::Limit(Verdict::new(RunState::TimedOut, format!("over its wall-clock limit of {seconds} s")))
@@ -324,9 +335,22 @@ impl<'a> Pump<'a> {
                 {
                     exited.oom_kills = 1;
                 }
-                Verdict::of_exit(&exited, retry::speaks_of_transient_fault(&self.tail))
+                let verdict = Verdict::of_exit(&exited, retry::speaks_of_transient_fault(&self.tail));
+                // Between two looks a CLI may have gone over, and have ended.
+                let by_itself = matches!(verdict.state, RunState::Succeeded | RunState::Failed);
+                let over = if by_itself { self.disk.look().await } else { None };
+                over.map_or(verdict, |over| Verdict { exit_code: exited.code, ..over })
             }
         };
+        let left_out = self.lines.left_out();
+        if left_out > 0 && self.mapping.is_some() {
+            let message =
+                format!("{left_out} lines of output over {MAX_LINE} bytes were not read for events");
+            self.drive.notice(&self.run, EventKind::Warning, &message).await?;
+        }
+        if let Some(met) = limits_met(exited, verdict.state) {
+            self.drive.notice(&self.run, EventKind::Warning, &met).await?;
+        }
         Ok(self.ending(verdict, Some(link)))
     }
 

@@ -14,7 +14,7 @@ use bollard::models::{
 use kage_shim::containment::MASKED;
 use serde_json::{Value, json};
 
-use crate::domain::limits::Limits;
+use crate::domain::limits::{Enforcement, Limits};
 use crate::sandbox::seccomp::SeccompProfile;
 use crate::sandbox::seccomp::table::Told;
 use crate::sandbox::spec::Spec;
@@ -146,6 +146,13 @@ fn tmpfs(spec: &Spec) -> HashMap<String, String> {
     asked.chain(fixed).collect()
 }
 
+/// Writable places with a limited room of their own, as the sandbox sees them.
+pub fn places(spec: &Spec) -> Vec<String> {
+    let worktree = (spec.worktree_held == Enforcement::Hard).then(|| WORKSPACE.to_owned());
+    let fixed = ["/tmp", HOME].map(str::to_owned);
+    worktree.into_iter().chain(fixed).chain(spec.writable.iter().cloned()).collect()
+}
+
 fn log_config(spec: &Spec) -> HostConfigLogConfig {
     match spec.log_copy_bytes {
         None => HostConfigLogConfig { typ: Some("none".to_owned()), config: None },
@@ -238,6 +245,7 @@ pub fn record(spec: &Spec, seccomp: &SeccompProfile) -> Value {
         },
         "user": { "uid": spec.user.uid, "gid": spec.user.gid },
         "limits": spec.limits,
+        "held": spec.limits.held(spec.worktree_held),
         "runtime": spec.runtime,
         "network": "none",
         "capabilities": [],
@@ -262,6 +270,7 @@ mod tests {
             image: format!("sha256:{}", "ab".repeat(32)).parse().expect("digest"),
             user: SandboxUser::new(10001, 10001).expect("not root"),
             limits: Limits::default(),
+            worktree_held: Enforcement::Hard,
             workspace: "/srv/kage/w/1".into(),
             io_dir: "/srv/kage/r/1".into(),
             model_dir: None,

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::domain::limits::Limits;
+use crate::domain::limits::{Enforcement, Limits};
 
 /// User and group inside the sandbox, which own the worktree. Never 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -83,6 +83,8 @@ pub struct Spec {
     pub image: ImageDigest,
     pub user: SandboxUser,
     pub limits: Limits,
+    /// How the limits of the worktree are held; all others are hard.
+    pub worktree_held: Enforcement,
     /// The run's worktree on the host; the only host files that the sandbox may change.
     pub workspace: PathBuf,
     /// The run's own folder on the host, with its sockets ([`crate::sandbox::shim_link`] prepares it). Read-only inside.
@@ -149,6 +151,8 @@ impl Spec {
             ("pids", u64::from(limits.pids), 4),
             ("open_files", u64::from(limits.open_files), 16),
             ("file_bytes", limits.file_bytes, 4096),
+            ("worktree_bytes", limits.worktree_bytes, 4096),
+            ("worktree_inodes", limits.worktree_inodes, 16),
             ("tmp_bytes", limits.tmp_bytes, 4096),
         ] {
             // 0 means "no limit" to the engine, so there must be a least one.

@@ -1,10 +1,13 @@
 //! Runs and their results.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::domain::limits::Enforcement;
 use crate::domain::run::RunState;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -47,9 +50,37 @@ pub struct Run {
     /// System calls that its sandbox refused, over all its attempts; absent if none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refused_calls: Vec<RefusedCall>,
+    /// What holds its last attempt; absent before the first sandbox.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<SandboxRecord>,
     /// Its image reads its output: what it says and does is told by `progress` events with an `activity`.
     #[serde(default)]
     pub events: bool,
+}
+
+/// What holds an attempt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SandboxRecord {
+    pub attempt: u32,
+    /// The OCI runtime; absent: the engine's own choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<String>,
+    /// `overlay` or `copy`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worktree: Option<String>,
+    /// Each limit by its name, with how it is held.
+    pub limits: BTreeMap<String, HeldLimit>,
+    /// What is different with this runtime, for a person.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HeldLimit {
+    /// Bytes, seconds, or a number, as the name says.
+    pub value: u64,
+    /// `hard`: nothing goes beyond it. `soft`: it is looked at every few seconds.
+    pub held: Enforcement,
 }
 
 /// A kind of system call that a sandbox refused.

@@ -5,6 +5,7 @@ mod api;
 mod audit;
 mod cancel;
 mod ends;
+mod limits;
 mod migrations;
 mod models;
 mod names;

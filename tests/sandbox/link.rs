@@ -75,6 +75,7 @@ fn job(session: &str) -> Job {
         stdin: "a\nprompt".to_owned(),
         file: None,
         bridge: None,
+        places: Vec::new(),
         copy_output: false,
         limits: JobLimits { wall_secs: 60, orphan_secs: 60, grace_ms: 1000, buffer_bytes: 1 << 20 },
     }
@@ -145,7 +146,16 @@ async fn the_job_is_given_once_and_the_socket_is_gone() {
 }
 
 fn exited(total: Offsets) -> Exited {
-    Exited { code: Some(0), signal: None, spawn_error: None, ended_by: EndedBy::Itself, oom_kills: 0, total }
+    Exited {
+        code: Some(0),
+        signal: None,
+        spawn_error: None,
+        ended_by: EndedBy::Itself,
+        oom_kills: 0,
+        refused_forks: 0,
+        full: Vec::new(),
+        total,
+    }
 }
 
 #[tokio::test]

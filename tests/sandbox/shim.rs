@@ -56,6 +56,7 @@ fn job(session: &str, script: &str) -> Job {
         stdin: launch.stdin,
         file: None,
         bridge: None,
+        places: Vec::new(),
         copy_output: false,
         limits: JobLimits { wall_secs: 120, orphan_secs: 60, grace_ms: 500, buffer_bytes: 1 << 20 },
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bollard::models::{ContainerCreateBody, HostConfig};
 use bollard::query_parameters::{CreateContainerOptions, RemoveContainerOptionsBuilder};
-use kage::domain::limits::Limits;
+use kage::domain::limits::{Enforcement, Limits};
 use kage::sandbox::container::{Ended, Inspected, Sandbox, list};
 use kage::sandbox::engine::Engine;
 use kage::sandbox::image_check::inspect_image;
@@ -83,6 +83,7 @@ impl World {
             image: self.image.clone(),
             user,
             limits: Limits { memory_bytes: 256 << 20, pids: 64, tmp_bytes: 8 << 20, ..Limits::default() },
+            worktree_held: Enforcement::Soft,
             workspace,
             model_dir: None,
             io_dir,

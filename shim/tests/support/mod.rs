@@ -49,6 +49,7 @@ pub fn job(argv: &[&str]) -> Job {
         stdin: String::new(),
         file: None,
         bridge: None,
+        places: Vec::new(),
         copy_output: false,
         limits: JobLimits { wall_secs: 600, orphan_secs: 600, grace_ms: 200, buffer_bytes: 1024 * 1024 },
     }

@@ -35,6 +35,7 @@ pub struct RunRow {
     pub model: Option<String>,
     pub told: Option<Value>,
     pub decided_by: Option<String>,
+    pub quarantined: sqlx::types::Json<Vec<wire::quarantine::Quarantined>>,
     pub stdout_offset: i64,
     pub stderr_offset: i64,
     pub output_bytes: i64,
@@ -101,6 +102,7 @@ impl RunRow {
             usage,
             decided_by: self.decided_by.clone(),
             refused_calls,
+            quarantined: self.quarantined.0.clone(),
             events: self.manifest.get("events").is_some_and(Value::is_string),
         }
     }

@@ -29,6 +29,7 @@ mod patience;
 mod prepare;
 mod presence;
 mod pump;
+mod quarantine;
 mod refusals;
 mod repositories;
 mod retry;

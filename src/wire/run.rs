@@ -6,6 +6,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::domain::run::RunState;
+use crate::wire::quarantine::Quarantined;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Run {
@@ -44,6 +45,9 @@ pub struct Run {
     /// System calls that its sandbox refused, over all its attempts; absent if none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refused_calls: Vec<RefusedCall>,
+    /// Configuration of the repository that it did not see, because no operator has approved it; absent if none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub quarantined: Vec<Quarantined>,
     /// Its image reads its output: what it says and does is told by `progress` events with an `activity`.
     #[serde(default)]
     pub events: bool,

@@ -286,6 +286,8 @@ pub struct Harvested {
     pub deletions: i64,
     pub result: results::ResultRow,
     pub paths: Vec<String>,
+    /// Changed paths that a CLI, an editor or a build would obey; the first of them.
+    pub flagged: Vec<String>,
 }
 
 async fn end_attempt(transaction: &mut PgConnection, run: &RunRow, ending: &Ending) -> Result<(), DbError> {
@@ -344,7 +346,8 @@ pub async fn finish(
     let details = json!({ "attempt": run.attempt, "error": ending.error, "exit_code": ending.exit_code,
                           "decided_by": ending.decided_by,
                           "branch": finished.branch, "commit": finished.commit_hash,
-                          "files": finished.files_changed, "warnings": warnings.len() });
+                          "files": finished.files_changed, "warnings": warnings.len(),
+                          "flagged": harvested.map(|h| &h.flagged) });
     audit::append(connection, &audit_state(lease, ending.state, details)).await?;
     tasks::settle(connection, lease.task, &Actor::Runner(lease.runner.to_string())).await?;
     write.transaction.commit().await?;

@@ -68,20 +68,19 @@ impl FindingKind {
     }
 }
 
+/// Sorted by path.
+pub type Findings = Arc<Vec<Finding>>;
+
 /// Finds quarantined paths, and remembers what it found: a tree never changes.
 #[derive(Debug, Default)]
 pub struct Scanner {
-    known: Mutex<HashMap<(Oid, String), Arc<Vec<Finding>>>>,
+    /// By tree and rules.
+    known: Mutex<HashMap<(Oid, String), Findings>>,
 }
 
 impl Scanner {
-    /// The quarantined paths of `commit`, sorted.
-    pub fn findings(
-        &self,
-        mirror: &Mirror,
-        commit: Oid,
-        rules: &Rules,
-    ) -> Result<Arc<Vec<Finding>>, GitError> {
+    /// The quarantined paths of `commit`.
+    pub fn findings(&self, mirror: &Mirror, commit: Oid, rules: &Rules) -> Result<Findings, GitError> {
         let repository = mirror.repository()?;
         let tree = repository.find_commit(commit)?.tree_id();
         let key = (tree, rules.key().to_owned());

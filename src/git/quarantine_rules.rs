@@ -18,6 +18,43 @@ pub const BUILT_IN: &[&str] = &[
     "opencode.jsonc",
 ];
 
+/// What other programs obey when somebody opens, builds, reviews or merges a result: no CLI runs it before its first
+/// prompt, but a person should look at a change of it.
+pub const REVIEWED: &[&str] = &[
+    ".buildkite",
+    ".circleci",
+    ".cursor",
+    ".cursorrules",
+    ".devcontainer",
+    ".devcontainer.json",
+    ".envrc",
+    ".gitattributes",
+    ".githooks",
+    ".github/actions",
+    ".github/workflows",
+    ".gitlab-ci.yml",
+    ".gitmodules",
+    ".husky",
+    ".idea",
+    ".npmrc",
+    ".pre-commit-config.yaml",
+    ".travis.yml",
+    ".vscode",
+    ".yarnrc*",
+    "agents.md",
+    "azure-pipelines.yml",
+    "claude.md",
+    "codeowners",
+    "compose.y*",
+    "docker-compose*",
+    "dockerfile*",
+    "gemini.md",
+    "jenkinsfile",
+    "lefthook.yml",
+    "package.json",
+    "qwen.md",
+];
+
 /// Patterns for the ends of paths.
 #[derive(Clone, Debug)]
 pub struct Rules {
@@ -44,8 +81,16 @@ impl Rules {
     /// The built-in patterns and `more`. A pattern is a name, or a few with slashes between them; the last may end
     /// with `*`. Its form was checked where it was read.
     pub fn new<S: AsRef<str>>(more: impl IntoIterator<Item = S>) -> Rules {
-        let mut all: Vec<String> = BUILT_IN.iter().map(|&pattern| pattern.to_owned()).collect();
-        all.extend(more.into_iter().map(|pattern| pattern.as_ref().to_owned()));
+        let more = more.into_iter().map(|pattern| pattern.as_ref().to_owned());
+        Rules::of(BUILT_IN.iter().map(|&pattern| pattern.to_owned()).chain(more).collect())
+    }
+
+    /// For what is worth a look in a result.
+    pub fn reviewed() -> Rules {
+        Rules::of(REVIEWED.iter().map(|&pattern| pattern.to_owned()).collect())
+    }
+
+    fn of(mut all: Vec<String>) -> Rules {
         all.sort_unstable();
         all.dedup();
         let patterns = all

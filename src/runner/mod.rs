@@ -33,6 +33,7 @@ mod quarantine;
 mod refusals;
 mod repositories;
 mod retry;
+mod review;
 mod sweep;
 mod told;
 

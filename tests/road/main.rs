@@ -9,6 +9,7 @@ mod migrations;
 mod models;
 mod names;
 mod prompts;
+mod quarantine;
 mod refusals;
 mod repositories;
 mod road;

@@ -53,8 +53,13 @@ impl World {
 
     /// What the runner does for a run of a revision: look it up, take its shared checkout, lay the layer.
     fn worktree(&self) -> Result<Worktree> {
-        let settings =
-            Settings { history_depth: 50, owner: None, branch: None, limits: CheckoutLimits::default() };
+        let settings = Settings {
+            history_depth: 50,
+            owner: None,
+            branch: None,
+            hidden: Vec::new(),
+            limits: CheckoutLimits::default(),
+        };
         let commit = self.mirror.resolve("main")?.context("no branch main")?;
         let base = self.bases.acquire(&self.mirror, Some(commit), &settings)?;
         Ok(Worktree::create(&self.run_folder(), &base, Mode::Overlay)?)

@@ -11,7 +11,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use bollard::models::{ContainerCreateBody, HostConfig};
-use kage::domain::limits::Limits;
+use kage::domain::limits::{Enforcement, Limits};
 use kage::sandbox::profile::container_body;
 use kage::sandbox::seccomp::SeccompProfile;
 use kage::sandbox::spec::{SandboxUser, Spec};
@@ -44,6 +44,7 @@ impl Peer {
             image: docker(&["image", "inspect", "--format", "{{.Id}}", IMAGE])?.trim().parse()?,
             user: SandboxUser::new(UID, UID).context("not root")?,
             limits: Limits::default(),
+            worktree_held: Enforcement::Soft,
             workspace,
             io_dir,
             model_dir: None,

@@ -10,6 +10,7 @@ mod health;
 mod hub;
 mod listener;
 mod problem;
+mod quarantine;
 mod repositories;
 mod runs;
 mod state;
@@ -79,7 +80,10 @@ fn table() -> (OpenApiRouter<ApiState>, OpenApiRouter<ApiState>) {
         .routes(routes!(runs::files::run_files))
         .routes(routes!(repositories::register_repository, repositories::list_repositories))
         .routes(routes!(repositories::get_repository, repositories::remove_repository))
-        .routes(routes!(repositories::fetch_repository));
+        .routes(routes!(repositories::fetch_repository))
+        .routes(routes!(quarantine::list_configuration))
+        .routes(routes!(quarantine::list_approvals, quarantine::approve_configuration))
+        .routes(routes!(quarantine::revoke_approval));
     (open, keyed)
 }
 

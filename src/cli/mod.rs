@@ -1,6 +1,7 @@
 //! The command line: one file per command. Only this room knows every role.
 
-pub mod cancel;
+pub mod approve;
+mod cancel;
 pub mod config;
 pub mod connect;
 pub mod diff;

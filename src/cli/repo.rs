@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget};
 
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::output::{self, Globals};
-use crate::cli::{connect, escape};
+use crate::cli::{approve, connect, escape};
 use crate::client::Client;
 use crate::client::error::ClientError;
 use crate::domain::name::Name;
@@ -17,7 +17,7 @@ use crate::wire::repository::{NewRepository, Repository};
 const FIRST_POLL: Duration = Duration::from_millis(100);
 const MOST_POLL: Duration = Duration::from_secs(2);
 
-/// Register, list, fetch and remove repositories
+/// Register, list, fetch and remove repositories; approve of their configuration
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -46,6 +46,12 @@ enum RepoCommand {
         #[arg(long)]
         detach: bool,
     },
+    /// List the configuration of CLIs that the repository brings, which runs do not see; or approve of it
+    Approve(approve::ApproveArgs),
+    /// List what is approved
+    Approvals { name: Name },
+    /// Take an approval back
+    Revoke(approve::RevokeArgs),
     /// Remove a repository; its source is not touched
     Rm {
         name: Name,
@@ -70,6 +76,9 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, CliError> {
             fetched(&client, &name, repository, detach, globals).await
         }
         RepoCommand::List => list(&client, globals).await,
+        RepoCommand::Approve(args) => approve::approve(&client, args, globals).await,
+        RepoCommand::Approvals { name } => approve::approvals(&client, &name, globals).await,
+        RepoCommand::Revoke(args) => approve::revoke(&client, args, globals).await,
         RepoCommand::Rm { name, detach } => {
             client.remove_repository(&name).await?;
             if !detach {

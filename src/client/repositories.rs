@@ -7,6 +7,7 @@ use uuid::Uuid;
 use crate::client::Client;
 use crate::client::error::ClientError;
 use crate::domain::name::Name;
+use crate::wire::quarantine::{Approval, Approvals, Configurations, NewApproval};
 use crate::wire::repository::{NewRepository, Repositories, Repository};
 
 impl Client {
@@ -43,6 +44,39 @@ impl Client {
     pub async fn fetch_repository(&self, name: &Name) -> Result<Repository, ClientError> {
         let path = ["repositories", name.as_str(), "fetch"];
         self.json_repeating(self.api(Method::POST, &path)).await
+    }
+
+    /// What the repository brings that a CLI would obey; the latest first.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn configuration(&self, name: &Name) -> Result<Configurations, ClientError> {
+        self.get(&["repositories", name.as_str(), "configuration"]).await
+    }
+
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn approvals(&self, name: &Name) -> Result<Approvals, ClientError> {
+        self.get(&["repositories", name.as_str(), "approvals"]).await
+    }
+
+    /// Lets runs see one content at one path. Repeating it does no harm.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn approve(&self, name: &Name, new: &NewApproval) -> Result<Approval, ClientError> {
+        let path = ["repositories", name.as_str(), "approvals"];
+        self.json_repeating(self.api(Method::POST, &path).json(new)).await
+    }
+
+    /// Takes an approval back; returns what it was.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn revoke(&self, name: &Name, id: Uuid) -> Result<Approval, ClientError> {
+        let path = ["repositories", name.as_str(), "approvals", &id.to_string()];
+        let response = self.send(self.api(Method::DELETE, &path).timeout(self.patience.answer)).await?;
+        self.json(response).await
     }
 
     /// Asks for a repository's removal; it is gone once [`Client::repository`] does not find it.

@@ -5,6 +5,7 @@
 
 use chrono::Utc;
 use serde_json::{Value, json};
+use sqlx::types::Json;
 use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 
 use crate::db::error::DbError;
@@ -17,6 +18,7 @@ use crate::domain::audit::{Actor, Entry, Outcome};
 use crate::domain::event::EventKind;
 use crate::domain::run::RunState;
 use crate::wire;
+use crate::wire::quarantine::Quarantined;
 
 /// A write by the lease's holder: events first, then whatever follows does to the run's row. Not committed,
 /// it leaves no trace. Every transition looks at the state that it finds: one that was committed before, whose
@@ -110,6 +112,8 @@ pub struct SandboxFacts<'a> {
     pub worktree: &'a str,
     /// Image digest, profile hash, limits.
     pub record: &'a Value,
+    /// What of the repository's own configuration it does not see.
+    pub quarantined: &'a [Quarantined],
 }
 
 /// `preparing` → `running`: committed **before** the job is handed to the shim, so that an attempt
@@ -132,11 +136,13 @@ pub async fn set_running(
         return Ok(());
     }
     sqlx::query(
-        "UPDATE runs SET state = 'running', container_id = $2, base_commit = $3, cli_started_at = now() WHERE id = $1",
+        "UPDATE runs SET state = 'running', container_id = $2, base_commit = $3, quarantined = $4, cli_started_at = now()
+         WHERE id = $1",
     )
     .bind(lease.run)
     .bind(facts.container)
     .bind(facts.base_commit)
+    .bind(Json(facts.quarantined))
     .execute(&mut *write.transaction)
     .await?;
     sqlx::query("UPDATE attempts SET sandbox = $3, worktree = $4 WHERE run_id = $1 AND number = $2")
@@ -147,7 +153,8 @@ pub async fn set_running(
         .execute(&mut *write.transaction)
         .await?;
     let details = json!({ "attempt": run.attempt, "container": facts.container, "worktree": facts.worktree,
-                          "base_commit": facts.base_commit, "sandbox": facts.record });
+                          "base_commit": facts.base_commit, "sandbox": facts.record,
+                          "quarantined": facts.quarantined });
     audit::append(&mut write.transaction, &audit_state(lease, RunState::Running, details)).await?;
     write.transaction.commit().await?;
     Ok(())
@@ -317,6 +324,8 @@ pub struct Harvested {
     pub deletions: i64,
     pub result: results::ResultRow,
     pub paths: Vec<String>,
+    /// Changed paths that a CLI, an editor or a build would obey; the first of them.
+    pub flagged: Vec<String>,
 }
 
 async fn end_attempt(transaction: &mut PgConnection, run: &RunRow, ending: &Ending) -> Result<(), DbError> {
@@ -375,7 +384,8 @@ pub async fn finish(
     let details = json!({ "attempt": run.attempt, "error": ending.error, "exit_code": ending.exit_code,
                           "decided_by": ending.decided_by,
                           "branch": finished.branch, "commit": finished.commit_hash,
-                          "files": finished.files_changed, "warnings": warnings.len() });
+                          "files": finished.files_changed, "warnings": warnings.len(),
+                          "flagged": harvested.map(|h| &h.flagged) });
     audit::append(connection, &audit_state(lease, ending.state, details)).await?;
     tasks::settle(connection, lease.task, &Actor::Runner(lease.runner.to_string())).await?;
     write.transaction.commit().await?;

@@ -16,6 +16,7 @@ pub mod model_calls;
 pub mod model_use;
 pub mod notify;
 pub mod private;
+pub mod quarantine;
 pub mod queue;
 pub mod refused_calls;
 pub mod repositories;

@@ -36,6 +36,7 @@ pub struct RunRow {
     pub told: Option<Value>,
     pub decided_by: Option<String>,
     pub contained: Option<bool>,
+    pub quarantined: sqlx::types::Json<Vec<wire::quarantine::Quarantined>>,
     pub stdout_offset: i64,
     pub stderr_offset: i64,
     pub output_bytes: i64,
@@ -106,6 +107,7 @@ impl RunRow {
             contained: self.contained,
             refused_calls,
             sandbox,
+            quarantined: self.quarantined.0.clone(),
             events: self.manifest.get("events").is_some_and(Value::is_string),
         }
     }

@@ -13,6 +13,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use bstr::BString;
 use git2::{ErrorCode, Oid};
 use rustix::process::geteuid;
 use sha2::{Digest, Sha256};
@@ -24,6 +25,7 @@ use crate::git::{
     gitdir::{DEFAULT_BRANCH, GitDir},
     lock::FileLock,
     mirror::Mirror,
+    quarantine,
     tree_list::TreeList,
 };
 
@@ -42,6 +44,8 @@ pub struct Settings {
     pub owner: Option<(u32, u32)>,
     /// The branch that HEAD names; `None`: "main".
     pub branch: Option<String>,
+    /// Paths of the revision that the run must not see, none below another.
+    pub hidden: Vec<BString>,
     pub limits: CheckoutLimits,
 }
 
@@ -67,6 +71,7 @@ pub struct Base {
     pub path: PathBuf,
     /// `None`: upstream has no commit yet.
     pub commit: Option<Oid>,
+    pub(crate) hidden: Vec<BString>,
     pub(crate) key: String,
     pub(crate) owner: Option<(u32, u32)>,
     _in_use: FileLock,
@@ -105,7 +110,8 @@ impl Bases {
             if path.exists() {
                 let times = FileTimes::new().set_modified(SystemTime::now());
                 in_use.file().set_times(times).map_err(GitError::io("touch", &path))?;
-                return Ok(Base { path, commit, key, owner: settings.owner, _in_use: in_use });
+                let (hidden, owner) = (settings.hidden.clone(), settings.owner);
+                return Ok(Base { path, commit, hidden, key, owner, _in_use: in_use });
             }
             drop(in_use);
             let _making = FileLock::exclusive(&self.lock_path(&key))?;
@@ -186,7 +192,7 @@ impl Bases {
             lchown(path, Some(uid), Some(gid)).map_err(GitError::io("give away", path))?;
         }
         let root = open_folder(path)?;
-        let mut entries = Vec::new();
+        let (mut entries, mut visible) = (Vec::new(), None);
         if let Some(id) = commit {
             let repository = mirror.repository()?;
             let commit = match repository.find_commit(id) {
@@ -195,7 +201,12 @@ impl Bases {
                 }
                 other => other?,
             };
-            let list = TreeList::read(&repository, commit.tree_id(), settings.limits.files)?;
+            let mut tree = commit.tree_id();
+            if !settings.hidden.is_empty() {
+                tree = quarantine::without(&repository, tree, &settings.hidden)?;
+                visible = Some(tree);
+            }
+            let list = TreeList::read(&repository, tree, settings.limits.files)?;
             let checkout = Checkout {
                 mirror,
                 list: &list,
@@ -209,6 +220,7 @@ impl Bases {
         let git_dir = GitDir {
             mirror,
             commit,
+            visible,
             history_depth: settings.history_depth,
             branch: settings.branch.as_deref().unwrap_or(DEFAULT_BRANCH),
             owner: settings.owner,
@@ -240,6 +252,10 @@ fn key(mirror: &Mirror, commit: Option<Oid>, settings: &Settings) -> String {
     for part in [FORMAT, &commit, &depth, &owner, branch] {
         hash.update([0]);
         hash.update(part);
+    }
+    for path in &settings.hidden {
+        hash.update([0]);
+        hash.update(&**path);
     }
     hex::encode(&hash.finalize()[..16])
 }

@@ -59,6 +59,8 @@ pub(crate) struct GitCommand<'a> {
     pub args: Vec<std::ffi::OsString>,
     /// Folders of other owners that it may read from.
     pub trusted: &'a [PathBuf],
+    /// A further store of objects, ours too.
+    pub objects: Option<PathBuf>,
     pub stdin: Stdio,
     pub limit: Duration,
 }
@@ -81,6 +83,7 @@ impl GitCommand<'_> {
         let child = Command::new("git")
             .env_clear()
             .envs(environment(home.path(), &config))
+            .envs(self.objects.as_deref().map(|store| ("GIT_ALTERNATE_OBJECT_DIRECTORIES", quoted(store))))
             .arg("--git-dir")
             .arg(self.git_dir)
             .args(&self.args)
@@ -186,7 +189,7 @@ fn config_text(trusted: &[PathBuf]) -> String {
     text
 }
 
-/// A path as git's configuration wants it; the caller has refused control characters.
+/// A path as git's configuration wants it, and its lists of folders; the caller has refused control characters.
 fn quoted(path: &Path) -> String {
     format!("\"{}\"", path.display().to_string().replace('\\', "\\\\").replace('"', "\\\""))
 }

@@ -4,13 +4,15 @@
 use std::{
     collections::{HashMap, HashSet},
     fs,
+    io::Write,
     os::unix::fs::lchown,
     path::Path,
     process::Stdio,
     time::Duration,
 };
 
-use git2::{ErrorCode, Index, IndexEntry, Oid, Reference, Repository};
+use flate2::{Compression, write::ZlibEncoder};
+use git2::{ErrorCode, Index, IndexEntry, ObjectType, Oid, Reference, Repository};
 
 use crate::git::{
     command::{GitCommand, stdin_of},
@@ -30,6 +32,9 @@ pub(crate) struct GitDir<'a> {
     pub mirror: &'a Mirror,
     /// `None`: no commit yet.
     pub commit: Option<Oid>,
+    /// The tree that the run sees, where that is not the commit's own: then the run's HEAD is a commit of its own
+    /// that is like it but for the tree.
+    pub visible: Option<Oid>,
     /// Generations of history behind the commit; 0: all.
     pub history_depth: u32,
     pub branch: &'a str,
@@ -56,16 +61,49 @@ impl GitDir<'_> {
             let file = git.join(&branch);
             let parent = file.parent().unwrap_or(&git);
             fs::create_dir_all(parent).map_err(GitError::io("make", parent))?;
-            write(&file, format!("{commit}\n").as_bytes())?;
-            self.write_objects(&git, commit)?;
+            let shown = match self.visible {
+                Some(tree) => self.write_commit(&git, commit, tree)?,
+                None => commit,
+            };
+            write(&file, format!("{shown}\n").as_bytes())?;
+            self.write_objects(&git, commit, shown)?;
             write_index(&git.join("index"), entries)?;
         }
         self.give_away(&git)
     }
 
-    /// Copies the objects of the history as they are packed in the mirror, without recompressing.
-    fn write_objects(&self, git: &Path, commit: Oid) -> Result<(), GitError> {
-        let shallow = shallow_commits(self.mirror, commit, self.history_depth)?;
+    /// Writes the commit with `tree` in its own tree's place. Its signature would not be true any more.
+    fn write_commit(&self, git: &Path, commit: Oid, tree: Oid) -> Result<Oid, GitError> {
+        let repository = self.mirror.repository()?;
+        let commit = repository.find_commit(commit)?;
+        let mut content = format!("tree {tree}\n").into_bytes();
+        for line in commit.raw_header_bytes().split(|&byte| byte == b'\n') {
+            let kept: [&[u8]; 4] = [b"parent ", b"author ", b"committer ", b"encoding "];
+            if kept.iter().any(|start| line.starts_with(start)) {
+                content.extend_from_slice(line);
+                content.push(b'\n');
+            }
+        }
+        content.push(b'\n');
+        content.extend_from_slice(commit.message_raw_bytes());
+        let id = Oid::hash_object(ObjectType::Commit, &content)?;
+        let name = id.to_string();
+        let folder = git.join("objects").join(&name[..2]);
+        fs::create_dir_all(&folder).map_err(GitError::io("make", &folder))?;
+        let mut encoder = ZlibEncoder::new(Vec::new(), Compression::fast());
+        let object = [format!("commit {}\0", content.len()).as_bytes(), &content].concat();
+        let packed = encoder.write_all(&object).and_then(|()| encoder.finish());
+        write(&folder.join(&name[2..]), &packed.map_err(GitError::io("compress", &folder))?)?;
+        Ok(id)
+    }
+
+    /// Copies the objects of the history as they are packed in the mirror, without recompressing. `shown` stands in
+    /// for `commit`, whose own tree is not to be seen then.
+    fn write_objects(&self, git: &Path, commit: Oid, shown: Oid) -> Result<(), GitError> {
+        let mut shallow = shallow_commits(self.mirror, commit, self.history_depth)?;
+        for id in shallow.iter_mut().filter(|id| **id == commit) {
+            *id = shown;
+        }
         let mut wanted = String::new();
         for id in &shallow {
             wanted.push_str(&format!("--shallow {id}\n"));
@@ -74,7 +112,7 @@ impl GitDir<'_> {
             let list: String = shallow.iter().map(|id| format!("{id}\n")).collect();
             write(&git.join("shallow"), list.as_bytes())?;
         }
-        wanted.push_str(&format!("{commit}\n"));
+        wanted.push_str(&format!("{shown}\n"));
         let stdin: Stdio = stdin_of(wanted.as_bytes())?;
         let mut args: Vec<_> = ["pack-objects", "--revs", "--quiet", "--window=0", "--delta-base-offset"]
             .map(Into::into)
@@ -85,6 +123,7 @@ impl GitDir<'_> {
             git_dir: self.mirror.path(),
             args,
             trusted: &[],
+            objects: (shown != commit).then(|| git.join("objects")),
             stdin,
             limit: self.time_limit,
         };

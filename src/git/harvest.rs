@@ -27,6 +27,8 @@ use crate::git::{
     mirror::Mirror,
     overlay,
     place::Place,
+    quarantine,
+    restore::Restore,
     store::NewObjects,
     walk::Walk,
     worktree::{Layer, Worktree},
@@ -79,6 +81,8 @@ pub enum WarningKind {
     NestedGit,
     /// A name that is `.git` or another folder to some system, or a link called `.gitmodules`.
     ForbiddenName,
+    /// The run's own version of a path that was hidden from it: the base's stays.
+    Held,
     /// A FIFO, socket or device.
     SpecialFile,
     /// Files in a submodule's folder.
@@ -125,9 +129,15 @@ pub fn harvest(
         return Err(HarvestError::Mounted);
     }
     let repository = mirror.repository()?;
-    let base = match worktree.commit() {
+    let whole = match worktree.commit() {
         Some(id) => Some(repository.find_commit(id)?.tree_id()),
         None => None,
+    };
+    let hidden = worktree.hidden();
+    // What the run saw is what its changes are compared with.
+    let base = match whole {
+        Some(tree) if !hidden.is_empty() => Some(quarantine::without(&repository, tree, hidden)?),
+        whole => whole,
     };
     let path = worktree.harvest_path();
     let upper = dirfd::open_root(&path).map_err(GitError::io("open", &path))?;
@@ -137,14 +147,21 @@ pub fn harvest(
     }
     let root = LowerRoot { tree: base, base: worktree.base_path().to_owned() };
     let lower = if overlay { root.root() } else { crate::git::lower::Lower::None };
-    let walk = Walk::new(&repository, root, overlay, limits, Instant::now())?;
+    let objects = if hidden.is_empty() { NewObjects::default() } else { NewObjects::with_trees() };
+    let walk = Walk::new(&repository, root, overlay, limits, Instant::now(), objects)?;
     let place = Place { tracked: base, lower, upper: Some(upper), ignored: false, depth: 0 };
-    let (tree, objects, report) = walk.run(&place)?;
+    let (mut tree, mut objects, mut report) = walk.run(&place)?;
+    if let (Some(whole), false) = (whole, hidden.is_empty()) {
+        let odb = repository.odb()?;
+        let mut restore = Restore { repository: &repository, odb, objects: &mut objects, held: Vec::new() };
+        tree = restore.whole(tree, whole, hidden)?;
+        report.held(std::mem::take(&mut restore.held));
+    }
     let empty = Oid::hash_object(git2::ObjectType::Tree, b"")?;
     Ok(Harvest {
         tree,
         objects,
-        changed: tree != base.unwrap_or(empty),
+        changed: tree != whole.unwrap_or(empty),
         layer: worktree.layer(),
         files: report.files,
         bytes: report.bytes,

@@ -156,6 +156,7 @@ impl Mirror {
             git_dir: &self.path,
             args: args.map(OsString::from).to_vec(),
             trusted: &trusted,
+            objects: None,
             stdin: inherited()?,
             limit: limits.time,
         };
@@ -176,6 +177,7 @@ impl Mirror {
             git_dir: &self.path,
             args: ["ls-remote", "--quiet", "--symref", "--", source, "HEAD"].map(OsString::from).to_vec(),
             trusted: &trusted,
+            objects: None,
             stdin: inherited()?,
             limit: limits.time,
         };

@@ -5,6 +5,7 @@
 //! | [`mirror`] | our own bare copy of a registered repository |
 //! | [`base`] | the shared, read-only checkout of one revision, with its throw-away `.git` |
 //! | [`worktree`] | one run's copy-on-write layer over a base |
+//! | [`quarantine`] | configuration of CLIs in a revision, and the revision without it |
 //! | [`harvest`] | the walk over what a run left, into a tree of the mirror |
 //! | [`commit`] | that tree as one commit on the run's branch |
 //! | [`diff`] | files and patch between base and result |
@@ -20,6 +21,8 @@ pub mod diff;
 pub mod error;
 pub mod harvest;
 pub mod mirror;
+pub mod quarantine;
+pub mod quarantine_rules;
 pub mod worktree;
 
 mod checkout;
@@ -34,6 +37,7 @@ mod names;
 mod overlay;
 mod place;
 mod report;
+mod restore;
 mod store;
 mod tree_list;
 mod walk;

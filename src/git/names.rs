@@ -42,14 +42,14 @@ pub fn is_dotgitmodules(name: &[u8]) -> bool {
 }
 
 /// What NTFS makes of a name: no stream, no trailing spaces and dots.
-fn ntfs_name(name: &[u8]) -> &[u8] {
+pub(crate) fn ntfs_name(name: &[u8]) -> &[u8] {
     let name = name.split(|&byte| byte == b':').next().unwrap_or_default();
     let end = name.iter().rposition(|byte| !matches!(byte, b' ' | b'.')).map_or(0, |last| last + 1);
     &name[..end]
 }
 
 /// What HFS+ makes of a name: it ignores these code points (git `utf8.c`, `next_hfs_char`).
-fn without_hfs_ignorables(name: &[u8]) -> Vec<u8> {
+pub(crate) fn without_hfs_ignorables(name: &[u8]) -> Vec<u8> {
     let mut kept = Vec::with_capacity(name.len());
     let mut rest = name;
     while let Some((&first, tail)) = rest.split_first() {

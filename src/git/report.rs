@@ -33,6 +33,20 @@ impl Report {
         }
     }
 
+    /// Named before all else: these are the warnings that must not drown.
+    pub fn held(&mut self, paths: Vec<BString>) {
+        let detail =
+            "this path was hidden from the run, so what the run has put there is not taken; the base's stays";
+        let mut warnings: Vec<Warning> = paths
+            .into_iter()
+            .map(|path| Warning { kind: WarningKind::Held, path, detail: detail.to_owned() })
+            .collect();
+        warnings.append(&mut self.warnings);
+        self.warnings_dropped += warnings.len().saturating_sub(MAX_WARNINGS) as u64;
+        warnings.truncate(MAX_WARNINGS);
+        self.warnings = warnings;
+    }
+
     pub fn finish(mut self, files: u64, bytes: u64) -> Report {
         (self.files, self.bytes) = (files, bytes);
         if let Some(first) = self.first_ignored.first().cloned() {

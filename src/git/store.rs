@@ -4,7 +4,7 @@
 //! survive a power cut.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     fs::File,
     io::{self, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
@@ -26,15 +26,27 @@ pub struct NewObjects {
     body: SpooledTempFile,
     count: u32,
     collected: HashSet<Oid>,
+    /// The trees among them, where somebody wants to read them.
+    trees: Option<HashMap<Oid, Vec<u8>>>,
 }
 
 impl Default for NewObjects {
     fn default() -> Self {
-        NewObjects { body: SpooledTempFile::new(IN_MEMORY), count: 0, collected: HashSet::new() }
+        NewObjects { body: SpooledTempFile::new(IN_MEMORY), count: 0, collected: HashSet::new(), trees: None }
     }
 }
 
 impl NewObjects {
+    /// As the default, with trees that can be read before they are written.
+    pub(crate) fn with_trees() -> Self {
+        NewObjects { trees: Some(HashMap::new()), ..NewObjects::default() }
+    }
+
+    /// A tree that was put here.
+    pub(crate) fn tree(&self, id: Oid) -> Option<&[u8]> {
+        self.trees.as_ref()?.get(&id).map(Vec::as_slice)
+    }
+
     /// Adds an object unless `odb` has it. It can be read after [`NewObjects::write`].
     pub(crate) fn put(&mut self, odb: &Odb<'_>, kind: ObjectType, content: &[u8]) -> Result<Oid, GitError> {
         let id = Oid::hash_object(kind, content)?;
@@ -44,6 +56,9 @@ impl NewObjects {
         self.append(kind, content).map_err(GitError::io("write", Path::new("a new pack")))?;
         self.count += 1;
         self.collected.insert(id);
+        if let (ObjectType::Tree, Some(trees)) = (kind, &mut self.trees) {
+            trees.insert(id, content.to_vec());
+        }
         Ok(id)
     }
 

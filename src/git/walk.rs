@@ -51,6 +51,7 @@ impl<'a> Walk<'a> {
         overlay: bool,
         limits: &'a HarvestLimits,
         started: Instant,
+        objects: NewObjects,
     ) -> Result<Walk<'a>, HarvestError> {
         let odb = repository.odb().map_err(GitError::from)?;
         Ok(Walk {
@@ -60,7 +61,7 @@ impl<'a> Walk<'a> {
             limits,
             started,
             entries: 0,
-            content: Content { odb, objects: NewObjects::default(), limits, overlay, files: 0, bytes: 0 },
+            content: Content { odb, objects, limits, overlay, files: 0, bytes: 0 },
             rules: IgnoreRules::default(),
             report: Report::default(),
             path: BString::default(),

@@ -17,6 +17,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use bstr::BString;
 use git2::Oid;
 
 use crate::git::{
@@ -57,6 +58,8 @@ pub struct Worktree {
     layer: Layer,
     base: PathBuf,
     commit: Option<Oid>,
+    /// Paths of the commit that the base does not have.
+    hidden: Vec<BString>,
     owner: Option<(u32, u32)>,
     /// Overlay layers are not flushed: they are void once the machine was restarted.
     stale: bool,
@@ -76,6 +79,7 @@ impl Worktree {
             layer: Layer::Overlay,
             base: base.path.clone(),
             commit: base.commit,
+            hidden: base.hidden.clone(),
             owner: base.owner,
             stale: false,
             fallback: None,
@@ -130,12 +134,16 @@ impl Worktree {
             None => return Err(broken("the owner is missing")),
         };
         let base = lines.next().map(PathBuf::from).ok_or_else(|| broken("the base's path is missing"))?;
+        let path =
+            |line| hex::decode(line).map(BString::from).map_err(|_| broken("a hidden path is not one"));
+        let hidden = lines.map(path).collect::<Result<_, _>>()?;
         Ok(Some(Worktree {
             run: fs::canonicalize(run).map_err(GitError::io("open", run))?,
             apart,
             layer,
             base,
             commit,
+            hidden,
             owner,
             stale: layer == Layer::Overlay && booted != boot_id()?,
             fallback: None,
@@ -208,6 +216,11 @@ impl Worktree {
         self.clear()
     }
 
+    /// Paths of the commit that the run did not see; none is below another.
+    pub fn hidden(&self) -> &[BString] {
+        &self.hidden
+    }
+
     pub(crate) fn base_path(&self) -> &Path {
         &self.base
     }
@@ -275,7 +288,8 @@ impl Worktree {
         let commit = base.commit.map_or("none".to_owned(), |id| id.to_string());
         let owner = base.owner.map_or("own".to_owned(), |(uid, gid)| format!("{uid}:{gid}"));
         let path = base.path.to_str().ok_or_else(|| GitError::PathRefused(base.path.clone()))?;
-        let text = format!("{}\n{commit}\n{owner}\n{path}\n", base.key);
+        let hidden: String = base.hidden.iter().map(|path| format!("{}\n", hex::encode(path))).collect();
+        let text = format!("{}\n{commit}\n{owner}\n{path}\n{hidden}", base.key);
         write_whole(&self.run, REFERENCE, &text)
     }
 

@@ -23,6 +23,8 @@ const MAX_BYTES: u64 = 256 * 1024;
 /// Seconds that a CLI may take to exit after its final event, where the manifest does not say.
 const AFTER_FINAL_SECS: u32 = 10;
 const MAX_AFTER_FINAL_SECS: u32 = 600;
+const MAX_QUARANTINE_NAMES: usize = 8;
+const MAX_QUARANTINE_BYTES: usize = 255;
 
 /// How one CLI is driven.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +42,10 @@ pub struct Manifest {
     /// Further paths that are writable inside, each an empty tmpfs.
     #[serde(default)]
     pub writable: Vec<String>,
+    /// Further paths of a repository that the CLI obeys before its first prompt: names, or a few with slashes between
+    /// them, the last perhaps with `*` at its end. Runs do not see them unless an operator approved them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub quarantine: Vec<String>,
     /// jq filter from one line of output to events ([`Mapping`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub events: Option<String>,
@@ -143,6 +149,12 @@ impl Manifest {
             check_writable(path)
                 .map_err(|error| Problem { field: "writable", message: error.to_string() })?;
         }
+        for pattern in &self.quarantine {
+            check_quarantine(pattern).map_err(|message| Problem {
+                field: "quarantine",
+                message: format!("{pattern:?}: {message}"),
+            })?;
+        }
         for (name, value) in &self.environment {
             let letter = |b: u8| b.is_ascii_alphabetic() || b == b'_';
             let good = name.bytes().next().is_some_and(letter)
@@ -192,6 +204,23 @@ impl Manifest {
     pub fn mapping(&self) -> Option<Mapping> {
         self.events.as_ref().and_then(|filter| Mapping::compile(filter).ok())
     }
+}
+
+/// The form of a path that is quarantined wherever it stands.
+fn check_quarantine(pattern: &str) -> Result<(), &'static str> {
+    let names: Vec<&str> = pattern.split('/').collect();
+    let (last, above) = names.split_last().unwrap_or((&"", &[]));
+    let last = last.strip_suffix('*').unwrap_or(last);
+    if pattern.len() > MAX_QUARANTINE_BYTES || names.len() > MAX_QUARANTINE_NAMES {
+        return Err("it is too long");
+    }
+    if pattern.chars().any(|char| char.is_control() || char == '\\') {
+        return Err("it has a backslash or a control character");
+    }
+    if above.iter().chain([&last]).any(|name| matches!(*name, "" | "." | "..") || name.contains('*')) {
+        return Err("it is a name, or a few with a slash between two, and only the last may end with `*`");
+    }
+    Ok(())
 }
 
 struct Problem {

@@ -29,6 +29,7 @@ use crate::runner::grant::{self, Record};
 use crate::runner::past_call;
 use crate::runner::prepare;
 use crate::runner::retry;
+use crate::runner::review;
 use crate::wire::run::FileChange;
 
 /// Most bytes of a patch that are stored; the branch always has everything.
@@ -75,7 +76,7 @@ impl Drive<'_> {
         if let Some(delay) = self.retry_after(run, task, &verdict) {
             return self.again(run, &verdict, delay).await;
         }
-        let taken = match self.harvest(run, task).await {
+        let taken = match self.harvest(run, task, manifest.clone()).await {
             Ok(taken) => taken,
             Err(failure @ (RunFailure::LeaseLost | RunFailure::Stopping | RunFailure::Database(_))) => {
                 return Err(failure);
@@ -152,10 +153,16 @@ impl Drive<'_> {
         Ok(())
     }
 
-    async fn harvest(&self, run: &RunRow, task: &TaskRow) -> Result<Taken, RunFailure> {
+    async fn harvest(
+        &self,
+        run: &RunRow,
+        task: &TaskRow,
+        manifest: Option<Manifest>,
+    ) -> Result<Taken, RunFailure> {
         let environment = Arc::clone(self.environment);
         let (run, task) = (run.clone(), task.clone());
-        let blocking = self.here.threads.spawn_blocking(move || take(&environment, &run, &task));
+        let blocking =
+            self.here.threads.spawn_blocking(move || take(&environment, &run, &task, manifest.as_ref()));
         blocking
             .await
             .unwrap_or_else(|error| Err(RunFailure::Refused(format!("the harvest failed: {error}"))))
@@ -190,7 +197,12 @@ fn not_collected(verdict: Verdict, failure: &RunFailure) -> Verdict {
 }
 
 /// Reads the worktree and writes the branch. Blocks; may be repeated after a crash.
-fn take(environment: &Environment, run: &RunRow, task: &TaskRow) -> Result<Taken, RunFailure> {
+fn take(
+    environment: &Environment,
+    run: &RunRow,
+    task: &TaskRow,
+    manifest: Option<&Manifest>,
+) -> Result<Taken, RunFailure> {
     let Some(worktree) = Drive::worktree(environment, run.id)? else {
         return Ok(Taken { branch: None, warnings: Vec::new() });
     };
@@ -220,7 +232,10 @@ fn take(environment: &Environment, run: &RunRow, task: &TaskRow) -> Result<Taken
     let (id, (files, patch)) = commit_while(&mirror, base, &mut found, &branch, &text, |id| {
         (diff::files(&mirror, base, id), diff::patch(&mirror, base, id, PATCH_BYTES))
     })?;
-    let files: Vec<FileChange> = files?.into_iter().map(file_change).collect();
+    let files = files?;
+    let flagged = review::flagged(&files, manifest);
+    let warnings = [review::warnings(&flagged), warnings].concat();
+    let files: Vec<FileChange> = files.into_iter().map(file_change).collect();
     let patch = patch?;
     let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     let result = ResultRow {
@@ -236,6 +251,7 @@ fn take(environment: &Environment, run: &RunRow, task: &TaskRow) -> Result<Taken
         insertions: signed(files.iter().map(|file| file.insertions).sum()),
         deletions: signed(files.iter().map(|file| file.deletions).sum()),
         paths: files.into_iter().map(|file| file.path).collect(),
+        flagged: flagged.into_iter().take(100).map(|it| it.path).collect(),
         result,
     };
     Ok(Taken { branch: Some(harvested), warnings })

@@ -160,7 +160,7 @@ impl Drive<'_> {
             Ok(prepared) => prepared,
             Err(failure) => return Ok(Ended { verdict: verdict_of(failure)?, sandbox: None }),
         };
-        if let Some(warning) = &prepared.warning {
+        for warning in &prepared.warnings {
             self.notice(run, EventKind::Warning, warning).await?;
         }
         if self.orders.cancel.is_cancelled() {
@@ -179,6 +179,7 @@ impl Drive<'_> {
                 base_commit: facts.base_commit.as_deref(),
                 worktree: facts.worktree,
                 record: &facts.record,
+                quarantined: &facts.quarantined,
             };
             // Side by side: the engine takes far longer, and no job is handed out before both are done.
             let running =

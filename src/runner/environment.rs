@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::config::runner::RunnerConfig;
 use crate::git::base::Bases;
+use crate::git::quarantine::Scanner;
 use crate::lifecycle::Lifecycle;
 use crate::runner::disk::Disk;
 use crate::runner::failure::StartError;
@@ -27,6 +28,8 @@ pub(super) struct Environment {
     pub id: Uuid,
     pub folders: Folders,
     pub bases: Bases,
+    /// Finds what runs must not see.
+    pub scanner: Scanner,
     pub engine: Engine,
     pub disk: Disk,
     /// For a runtime that does not tell of refused calls.
@@ -75,6 +78,7 @@ impl Environment {
             id: folders.runner_id()?,
             shim: folders.install_shim(&shim)?,
             bases: Bases::open(&folders.bases())?,
+            scanner: Scanner::default(),
             user: SandboxUser::new(uid, gid).ok_or(StartError::User(uid))?,
             gateway_uid,
             slots: Arc::new(Semaphore::new(config.concurrency)),

@@ -32,9 +32,11 @@ mod patience;
 mod prepare;
 mod presence;
 mod pump;
+mod quarantine;
 mod refusals;
 mod repositories;
 mod retry;
+mod review;
 mod sweep;
 mod told;
 

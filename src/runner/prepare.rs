@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::config::runner::WorktreeMode;
 use crate::db;
+use crate::db::error::DbError;
 use crate::db::repositories::RepositoryRow;
 use crate::db::runs::RunRow;
 use crate::db::tasks::TaskRow;
@@ -31,6 +32,7 @@ use crate::runner::drive::Drive;
 use crate::runner::environment::Environment;
 use crate::runner::failure::RunFailure;
 use crate::runner::grant;
+use crate::runner::quarantine::{self, Quarantine};
 use crate::runner::repositories;
 use crate::sandbox::container::Sandbox;
 use crate::sandbox::error::SandboxError;
@@ -40,6 +42,7 @@ use crate::sandbox::seccomp::SeccompProfile;
 use crate::sandbox::shim_link::new_session;
 use crate::sandbox::shim_listener::ShimListener;
 use crate::sandbox::spec::Spec;
+use crate::wire::quarantine::Quarantined;
 
 /// How long a started sandbox's shim may take to connect.
 pub(super) const SHIM_WITHIN: Duration = Duration::from_secs(60);
@@ -63,8 +66,8 @@ pub(super) struct Prepared {
     pub facts: Facts,
     /// `None`: the runtime does not tell of refused calls.
     pub watched: Option<Watched>,
-    /// Something that the run's watchers should know.
-    pub warning: Option<String>,
+    /// What the run's watchers should know.
+    pub warnings: Vec<String>,
 }
 
 /// What the record says of the attempt.
@@ -72,6 +75,7 @@ pub(super) struct Facts {
     pub base_commit: Option<String>,
     pub worktree: &'static str,
     pub record: Value,
+    pub quarantined: Vec<Quarantined>,
 }
 
 /// The part of a run's folder that its sandbox sees.
@@ -108,7 +112,7 @@ pub(super) async fn prepare(drive: Drive<'_>, run: &RunRow, task: &TaskRow) -> R
         grant::want(drive, run, access).await?;
     }
     let repository = repository(environment, &task.repository).await?;
-    let worktree = worktree(drive, run, task, repository).await?;
+    let (worktree, quarantine) = worktree(drive, run, task, repository, &manifest).await?;
 
     let session = new_session();
     let listener = ShimListener::bind(&io_path(&folder), environment.user)?;
@@ -121,16 +125,19 @@ pub(super) async fn prepare(drive: Drive<'_>, run: &RunRow, task: &TaskRow) -> R
     let watched = environment.refusals.as_ref().map(Refusals::expect);
     let seccomp = watched.as_ref().map_or(&environment.seccomp, Watched::profile);
     let sandbox = create(drive, run, &spec, seccomp).await?;
+    let warning = quarantine.warning(&task.repository);
     let facts = Facts {
         base_commit: worktree.commit().map(|commit| commit.to_string()),
         worktree: if worktree.layer() == Layer::Overlay { "overlay" } else { "copy" },
         record: profile::record(&spec, seccomp),
+        quarantined: quarantine.record,
     };
-    let warning =
+    let fallback =
         worktree.fallback().map(|why| format!("the worktree is a plain copy, not an overlay: {why}"));
+    let warnings = warning.into_iter().chain(fallback).collect();
     let launch = launch(run, task, &manifest, model.as_ref())?;
     let job = job(environment, run, launch, &spec, session);
-    Ok(Prepared { sandbox, spec, listener, job, facts, watched, warning })
+    Ok(Prepared { sandbox, spec, listener, job, facts, watched, warnings })
 }
 
 /// Makes the container. Its name may be taken by this very attempt: the engine carries out a call whose caller was
@@ -168,32 +175,55 @@ async fn worktree(
     run: &RunRow,
     task: &TaskRow,
     repository: RepositoryRow,
-) -> Result<Worktree, RunFailure> {
+    manifest: &Manifest,
+) -> Result<(Worktree, Quarantine), RunFailure> {
     let environment = Arc::clone(drive.environment);
+    let name = repository.name.clone();
+    let approved = environment.patiently(|| db::quarantine::approved(&environment.pool, &name)).await?;
+    let rules = quarantine::rules(manifest);
     let (run, base_commit, revision) = (run.id, run.base_commit.clone(), task.base_revision.clone());
-    let blocking = drive.here.threads.spawn_blocking(move || -> Result<Worktree, RunFailure> {
-        let (mirror, commit) = base(&environment, &repository, base_commit.as_deref(), revision.as_deref())?;
-        let named =
-            revision.filter(|revision| repository.refs().is_ok_and(|refs| refs.contains_key(revision)));
-        let settings = Settings {
-            history_depth: environment.config.history,
-            owner: environment.file_owner(),
-            branch: named.or(repository.default_branch),
-            limits: CheckoutLimits::default(),
+    let blocking =
+        drive.here.threads.spawn_blocking(move || -> Result<(Worktree, Quarantine), RunFailure> {
+            let (mirror, commit) =
+                base(&environment, &repository, base_commit.as_deref(), revision.as_deref())?;
+            let named =
+                revision.filter(|revision| repository.refs().is_ok_and(|refs| refs.contains_key(revision)));
+            let found = match commit {
+                Some(commit) => environment.scanner.findings(&mirror, commit, &rules)?,
+                None => Arc::default(),
+            };
+            let quarantine = Quarantine::new(&found, &approved);
+            let settings = Settings {
+                history_depth: environment.config.history,
+                owner: environment.file_owner(),
+                branch: named.or(repository.default_branch),
+                hidden: quarantine.hidden.clone(),
+                limits: CheckoutLimits::default(),
+            };
+            let base = environment.bases.acquire(&mirror, commit, &settings)?;
+            let mode = match environment.config.worktree {
+                WorktreeMode::Auto => Mode::Auto,
+                WorktreeMode::Overlay => Mode::Overlay,
+                WorktreeMode::Copy => Mode::Copy,
+            };
+            let folder = environment.folders.run(run);
+            environment.disk.provide(&folder)?;
+            Ok((Worktree::create(&folder, &base, mode)?, quarantine))
+        });
+    let (worktree, quarantine) = blocking.await.unwrap_or_else(|error| {
+        Err(RunFailure::Refused(format!("preparing the worktree failed: {error}")))
+    })?;
+    if let (Some(commit), false) = (worktree.commit(), quarantine.seen.is_empty()) {
+        let environment = drive.environment;
+        let commit = commit.to_string();
+        let record = || async {
+            let mut transaction = environment.pool.begin().await?;
+            db::quarantine::record(&mut transaction, &name, &commit, &quarantine.seen).await?;
+            transaction.commit().await.map_err(DbError::from)
         };
-        let base = environment.bases.acquire(&mirror, commit, &settings)?;
-        let mode = match environment.config.worktree {
-            WorktreeMode::Auto => Mode::Auto,
-            WorktreeMode::Overlay => Mode::Overlay,
-            WorktreeMode::Copy => Mode::Copy,
-        };
-        let folder = environment.folders.run(run);
-        environment.disk.provide(&folder)?;
-        Ok(Worktree::create(&folder, &base, mode)?)
-    });
-    blocking
-        .await
-        .unwrap_or_else(|error| Err(RunFailure::Refused(format!("preparing the worktree failed: {error}"))))
+        environment.patiently(record).await?;
+    }
+    Ok((worktree, quarantine))
 }
 
 /// The mirror and the commit to start from; `None`: the repository has no commit yet.

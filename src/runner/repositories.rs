@@ -12,12 +12,15 @@ use uuid::Uuid;
 
 use crate::db;
 use crate::db::error::DbError;
+use crate::db::quarantine::Seen;
 use crate::db::repositories::{Fetched, RepositoryRow};
 use crate::domain::audit::{Actor, Entry, Outcome};
 use crate::domain::repository::RepositoryState;
+use crate::git::error::GitError;
 use crate::git::mirror::{FetchLimits, Mirror};
 use crate::runner::environment::Environment;
 use crate::runner::local_source;
+use crate::runner::quarantine;
 
 const SLOW_POLL: Duration = Duration::from_secs(5);
 const LEASE_SECS: i32 = 60;
@@ -95,13 +98,44 @@ async fn fetch(environment: &Arc<Environment>, row: &RepositoryRow, lease: Uuid)
         }
         Err(error) => (Outcome::Failed, json!({ "error": error })),
     };
+    let configuration = match &outcome {
+        Ok(_) => configuration(environment, &row.name).await?,
+        Err(_) => None,
+    };
     let mut transaction = environment.pool.begin().await?;
     if db::repositories::finish_fetch(&mut transaction, &row.name, lease, &outcome).await? {
+        if let Some((commit, seen)) = &configuration {
+            db::quarantine::record(&mut transaction, &row.name, commit, seen).await?;
+        }
         let entry = entry(environment, "repository.fetched", &row.name, result, details);
         db::audit::append(&mut transaction, &entry).await?;
     }
     transaction.commit().await?;
     Ok(())
+}
+
+/// What the default branch has that runs would not see, so that it can be approved before the first of them. What is
+/// not found here, each run finds for itself.
+async fn configuration(
+    environment: &Arc<Environment>,
+    name: &str,
+) -> Result<Option<(String, Vec<Seen>)>, DbError> {
+    let rules = quarantine::all_rules(&db::images::list(&environment.pool).await?);
+    let (this, name) = (Arc::clone(environment), name.to_owned());
+    let scan = move || -> Result<Option<(String, Vec<Seen>)>, String> {
+        let text = |error: GitError| error.to_string();
+        let mirror =
+            Mirror::open(&this.folders.mirror(&name).map_err(|error| error.to_string())?).map_err(text)?;
+        let Some(branch) = mirror.default_branch().map_err(text)? else { return Ok(None) };
+        let Some(commit) = mirror.resolve(&branch).map_err(text)? else { return Ok(None) };
+        let found = this.scanner.findings(&mirror, commit, &rules).map_err(text)?;
+        Ok(Some((commit.to_string(), found.iter().map(quarantine::seen).collect())))
+    };
+    let scanned = tokio::task::spawn_blocking(scan).await.unwrap_or_else(|error| Err(error.to_string()));
+    Ok(scanned.unwrap_or_else(|error| {
+        tracing::warn!(error, "runner.configuration_not_listed");
+        None
+    }))
 }
 
 /// Fetches into this runner's mirror, which is made if it is not there. Blocks.

@@ -3,6 +3,7 @@
 pub mod event;
 pub mod health;
 pub mod problem;
+pub mod quarantine;
 pub mod repository;
 pub mod run;
 pub mod task;

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::domain::limits::Enforcement;
 use crate::domain::run::RunState;
+use crate::wire::quarantine::Quarantined;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Run {
@@ -53,6 +54,9 @@ pub struct Run {
     /// What holds its last attempt; absent before the first sandbox.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sandbox: Option<SandboxRecord>,
+    /// Configuration of the repository that it did not see, because no operator has approved it; absent if none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub quarantined: Vec<Quarantined>,
     /// Its image reads its output: what it says and does is told by `progress` events with an `activity`.
     #[serde(default)]
     pub events: bool,

@@ -52,6 +52,7 @@ fn harvested() -> Harvested {
         insertions: 1,
         deletions: 0,
         paths: vec!["file".to_owned()],
+        flagged: Vec::new(),
         result: ResultRow {
             patch: b"diff".to_vec(),
             patch_truncated: false,
@@ -63,8 +64,13 @@ fn harvested() -> Harvested {
 
 async fn set_running(pool: &PgPool, lease: Lease, run: &RunRow) -> Result<(), DbError> {
     let record = json!({});
-    let facts =
-        SandboxFacts { container: "container", base_commit: None, worktree: "overlay", record: &record };
+    let facts = SandboxFacts {
+        container: "container",
+        base_commit: None,
+        worktree: "overlay",
+        record: &record,
+        quarantined: &[],
+    };
     attempts::set_running(pool, lease, run, &facts).await
 }
 

@@ -7,5 +7,6 @@ mod diff;
 mod figures;
 mod mirror;
 mod property;
+mod quarantine;
 mod support;
 mod worktree;

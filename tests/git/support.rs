@@ -152,7 +152,13 @@ pub fn fetch_limits() -> FetchLimits {
 }
 
 pub fn settings() -> Settings {
-    Settings { history_depth: 0, owner: Some((UID, UID)), branch: None, limits: CheckoutLimits::default() }
+    Settings {
+        history_depth: 0,
+        owner: Some((UID, UID)),
+        branch: None,
+        hidden: Vec::new(),
+        limits: CheckoutLimits::default(),
+    }
 }
 
 /// Harvests; the objects are in the mirror then, for git to look at.

@@ -10,6 +10,7 @@ mod migrations;
 mod models;
 mod names;
 mod prompts;
+mod quarantine;
 mod refusals;
 mod repositories;
 mod road;

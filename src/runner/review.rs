@@ -1,0 +1,52 @@
+//! Changes that a person should look at before anything else: files that some program obeys without being asked.
+
+use bstr::ByteSlice;
+
+use crate::git::diff::FileChange;
+use crate::git::quarantine_rules::Rules;
+use crate::image::manifest::Manifest;
+
+/// Paths that are named, each in a warning of its own.
+const NAMED: usize = 20;
+
+/// A changed path of that kind.
+pub(super) struct Flagged {
+    /// As it is shown: escaped where it is not plain text.
+    pub path: String,
+    /// Of a CLI, which the base's own would be hidden for; else of an editor, a build or a forge.
+    pub configuration: bool,
+}
+
+pub(super) fn flagged(files: &[FileChange], manifest: Option<&Manifest>) -> Vec<Flagged> {
+    let none = Vec::new();
+    let configuration = Rules::new(manifest.map_or(&none, |manifest| &manifest.quarantine));
+    let reviewed = Rules::reviewed();
+    let flag = |file: &FileChange| {
+        let mut paths = [Some(&file.path), file.old_path.as_ref()].into_iter().flatten();
+        let is_configuration = paths.clone().any(|path| configuration.cover(path));
+        let counts = is_configuration || paths.any(|path| reviewed.cover(path));
+        let path = format!("{:?}", file.path.as_bstr());
+        counts.then_some(Flagged { path, configuration: is_configuration })
+    };
+    let mut flagged: Vec<Flagged> = files.iter().filter_map(flag).collect();
+    flagged.sort_by_key(|it| !it.configuration);
+    flagged
+}
+
+pub(super) fn warnings(flagged: &[Flagged]) -> Vec<String> {
+    let one = |it: &Flagged| match it.configuration {
+        true => format!(
+            "Configuration {}: a CLI obeys it before its first prompt; read it before you merge",
+            it.path
+        ),
+        false => {
+            format!("Review {}: programs obey it without being asked; read it before you merge", it.path)
+        }
+    };
+    let mut warnings: Vec<String> = flagged.iter().take(NAMED).map(one).collect();
+    match flagged.len().saturating_sub(NAMED) {
+        0 => {}
+        more => warnings.push(format!("… and {more} more such changes")),
+    }
+    warnings
+}

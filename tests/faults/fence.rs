@@ -166,7 +166,7 @@ async fn a_late_claimer_cannot_end_a_run_that_a_cancel_has_ended() {
     let task = db.task(1).await;
     let run = queue::claim_queued(&db.runner, runner, 60, 1, &[]).await.expect("claims").remove(0);
     db.expire().await;
-    let cancelled = tasks::cancel(&db.api, task, &Actor::Host).await.expect("cancels");
+    let cancelled = tasks::cancel(&db.api, task, &Actor::Key("k".to_owned())).await.expect("cancels");
     assert_eq!(cancelled, tasks::Cancel::Done);
     every_write_is_refused(&db, lease_of(&run, runner), &run).await;
     db.remove().await;

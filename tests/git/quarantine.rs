@@ -102,16 +102,8 @@ fn every_quarantined_path_is_found_with_a_digest_of_its_content() -> Result<()> 
     let changes: [&dyn Fn() -> Result<()>; 4] = [
         &|| Ok(fs::write(world.upstream.join("README.md"), "other\n")?),
         &|| Ok(fs::write(world.upstream.join(".claude/hooks/start.sh"), "ID\n")?),
-        &|| {
-            Ok(world
-                .git(&world.upstream, ["update-index", "--chmod=+x", ".claude/hooks/start.sh"])
-                .map(drop)?)
-        },
-        &|| {
-            Ok(world
-                .git(&world.upstream, ["mv", ".claude/hooks/start.sh", ".claude/hooks/stop.sh"])
-                .map(drop)?)
-        },
+        &|| world.git(&world.upstream, ["update-index", "--chmod=+x", ".claude/hooks/start.sh"]).map(drop),
+        &|| world.git(&world.upstream, ["mv", ".claude/hooks/start.sh", ".claude/hooks/stop.sh"]).map(drop),
     ];
     for (number, change) in changes.into_iter().enumerate() {
         change()?;

@@ -13,6 +13,7 @@ use kage::domain::limits::Limits;
 use kage::image::build::{BuildRequest, build};
 use kage::image::manifest::Manifest;
 use kage::kit::check::{Extent, Surroundings, check};
+use kage::kit::error::KitError;
 use kage::kit::report::{Item, Need, Outcome, Report};
 use kage::kit::stage::{Props, Stage};
 use kage::sandbox::container::list;
@@ -51,11 +52,11 @@ KEY = "{{{{token}}}}"
 }
 
 async fn report(manifest: Manifest, quick: bool) -> Report {
-    report_of(manifest, Extent { quick, only: None }, &image_name()).await
+    report_of(manifest, Extent { quick, only: None }, &image_name()).await.unwrap()
 }
 
 async fn only(manifest: Manifest, id: &str) -> Report {
-    report_of(manifest, Extent { quick: false, only: Some(id.to_owned()) }, &image_name()).await
+    report_of(manifest, Extent { quick: false, only: Some(id.to_owned()) }, &image_name()).await.unwrap()
 }
 
 fn image_name() -> String {
@@ -67,7 +68,7 @@ async fn engine() -> Engine {
     Engine::connect(&uri).await.expect("these tests need a Docker Engine")
 }
 
-async fn report_of(manifest: Manifest, extent: Extent, image: &str) -> Report {
+async fn report_of(manifest: Manifest, extent: Extent, image: &str) -> Result<Report, KitError> {
     let engine = engine().await;
     let props = Props {
         image: inspect_image(&engine, image).await.unwrap().expect("./test builds it"),
@@ -84,10 +85,10 @@ async fn report_of(manifest: Manifest, extent: Extent, image: &str) -> Report {
     let surroundings =
         Surroundings { image_environment: vec!["API_TOKEN=planted".to_owned()], known: Vec::new() };
     let mut told = 0;
-    let report = check(&stage, &extent, &surroundings, |_| told += 1).await.unwrap();
-    assert_eq!(told, report.items.len());
+    let report = check(&stage, &extent, &surroundings, |_| told += 1).await;
     let left = list(&stage.engine, &stage.instance).await.unwrap();
     assert!(left.is_empty(), "containers are left: {left:?}");
+    assert!(report.as_ref().is_err() || told == report.as_ref().unwrap().items.len());
     report
 }
 
@@ -159,7 +160,7 @@ async fn vices_under_faults_are_found() {
 }
 
 /// The kit is root and looks at `/proc/PID/root/home/agent`: a link that the image has there must not lead it to a folder
-/// of the host.
+/// of the host. It does not come to that: HOME would be mounted elsewhere than it was asked for.
 #[tokio::test]
 async fn an_image_cannot_lead_the_kit_to_the_hosts_files() {
     let host = tempfile::Builder::new().prefix("kage-kit-host-").tempdir_in("/var/tmp").unwrap();
@@ -183,13 +184,8 @@ async fn an_image_cannot_lead_the_kit_to_the_hosts_files() {
     };
     build(&engine, &request, |_| {}).await.unwrap();
     let extent = Extent { quick: true, only: Some("task".to_owned()) };
-    let report = report_of(manifest("home"), extent, &tag).await;
+    let refused = report_of(manifest("home"), extent, &tag).await;
     engine.api().remove_image(&tag, None::<RemoveImageOptions>, None).await.unwrap();
-    // What the CLI left in its HOME is found behind that link, and nothing else.
-    assert_eq!(
-        item(&report, "no-credential").detail,
-        "a key of Anthropic's in /home/agent/leak",
-        "{report:#?}"
-    );
-    assert_eq!(report.paths_written, ["/home/agent/leak"]);
+    let Err(KitError::Containment(why)) = refused else { panic!("{refused:?}") };
+    assert!(why.contains("/home/agent is not mounted"), "{why}");
 }

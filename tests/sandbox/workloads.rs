@@ -61,6 +61,62 @@ make -j2; strip a; objdump -d a | head -5; make -n"#;
 }
 
 #[tokio::test]
+async fn cargo() {
+    let script = r#"cargo new --quiet --vcs git --name one a; cd a
+cat >src/lib.rs <<'END'
+use std::{collections::HashMap, io::Write, net, process, sync::mpsc, thread, time};
+pub fn one() -> usize {
+    let (sender, receiver) = mpsc::channel();
+    let threads: Vec<_> = (0..4).map(|n| { let s = sender.clone(); thread::spawn(move || s.send(n).unwrap()) }).collect();
+    threads.into_iter().for_each(|t| t.join().unwrap());
+    drop(sender);
+    let listener = net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut stream = net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    stream.set_read_timeout(Some(time::Duration::from_millis(1))).unwrap();
+    stream.write_all(b"x").unwrap();
+    assert!(process::Command::new("true").status().unwrap().success());
+    let seen: HashMap<u32, ()> = receiver.iter().map(|n| (n, ())).collect();
+    seen.len()
+}
+#[test]
+fn works() { assert_eq!(one(), 4); }
+END
+printf 'fn main() { println!("cargo:rerun-if-changed=build.rs"); }\n' >build.rs
+cargo build --offline --quiet; cargo test --offline --quiet; cargo build --offline --quiet --release; cargo doc --offline --quiet; ./target/release/one; cargo clean --quiet"#;
+    refused_to("cargo", script).await;
+}
+
+#[tokio::test]
+async fn java() {
+    let script = r#"cat >Main.java <<'END'
+import com.sun.net.httpserver.HttpServer;
+import java.net.*;
+import java.net.http.*;
+import java.nio.file.*;
+import java.util.concurrent.*;
+public class Main {
+    public static void main(String[] arguments) throws Exception {
+        var server = HttpServer.create(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0), 0);
+        server.createContext("/", e -> { e.sendResponseHeaders(200, 1); e.getResponseBody().write('x'); e.close(); });
+        server.start();
+        var uri = URI.create("http://127.0.0.1:" + server.getAddress().getPort());
+        var answer = HttpClient.newHttpClient().send(HttpRequest.newBuilder(uri).build(), HttpResponse.BodyHandlers.ofString());
+        if (!answer.body().equals("x")) throw new Error(answer.toString());
+        server.stop(0);
+        try (var pool = Executors.newFixedThreadPool(4)) { pool.submit(() -> System.gc()).get(); }
+        try (var pool = Executors.newVirtualThreadPerTaskExecutor()) { pool.submit(() -> Thread.sleep(5)).get(); }
+        var watcher = FileSystems.getDefault().newWatchService();
+        Path.of(".").register(watcher, StandardWatchEventKinds.ENTRY_CREATE);
+        Files.writeString(Files.createTempFile("a", "b"), "text");
+        if (new ProcessBuilder("true").start().waitFor() != 0) throw new Error();
+    }
+}
+END
+javac -d classes Main.java; java -cp classes Main; jar --create --file main.jar -C classes .; java -cp main.jar -Xmx128m Main; jar tf main.jar"#;
+    refused_to("java", script).await;
+}
+
+#[tokio::test]
 async fn python() {
     let script = r#"cat >p.py <<'END'
 import asyncio, concurrent.futures, hashlib, http.server, os, shutil, signal, sqlite3, subprocess, tempfile, threading, time, urllib.request

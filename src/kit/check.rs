@@ -268,7 +268,7 @@ fn note_figures(report: &mut Report, observed: &Observed) {
         sandbox_ms: Some(ms(observed.sandbox)),
         first_output_ms: observed.first_output.map(ms),
         first_request_ms: observed.first_request.map(ms),
-        task_ms: Some(ms(observed.total)),
+        task_ms: observed.idle().is_none().then(|| ms(observed.total)),
         memory_peak_bytes: observed.memory_peak,
         most_processes: observed.most_processes,
     };

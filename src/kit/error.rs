@@ -22,7 +22,9 @@ pub enum KitError {
     Link(#[from] LinkError),
     #[error(transparent)]
     Launch(#[from] LaunchError),
-    #[error("the sandbox is not contained as it must be on this host: {0}")]
+    #[error(
+        "the sandbox is not contained as it must be (by this host; or the image has a link at /tmp or HOME): {0}"
+    )]
     Containment(String),
     #[error("{0} is there already, and is left as it is: go on with it, or give another name")]
     InTheWay(PathBuf),

@@ -13,6 +13,7 @@ use kage::domain::limits::Limits;
 use kage::image::build::{BuildRequest, build};
 use kage::image::manifest::{Manifest, PromptWay};
 use kage::kit::check::{Extent, Surroundings, check};
+use kage::kit::error::KitError;
 use kage::kit::report::{Item, Need, Outcome, Report};
 use kage::kit::stage::{Props, Stage};
 use kage::sandbox::container::list;
@@ -242,7 +243,7 @@ async fn vices_under_faults_are_found() {
 }
 
 /// The kit is root and looks at `/proc/PID/root/home/agent`: a link that the image has there must not lead it to a folder
-/// of the host.
+/// of the host. Such a sandbox is refused before its CLI starts; that the look itself follows no link, `kit::tree` tests.
 #[tokio::test]
 async fn an_image_cannot_lead_the_kit_to_the_hosts_files() {
     let host = tempfile::Builder::new().prefix("kage-kit-host-").tempdir_in("/var/tmp").unwrap();
@@ -266,9 +267,21 @@ async fn an_image_cannot_lead_the_kit_to_the_hosts_files() {
     };
     build(&engine, &request, |_| {}).await.unwrap();
     let extent = Extent { quick: true, only: Some("task".to_owned()) };
-    let report = report_of(manifest("home"), extent, &tag).await;
+    let stage = stage(manifest("home"), &tag, None).await;
+    let nothing = Surroundings { image_environment: Vec::new(), known: Vec::new() };
+    let mut told = Vec::new();
+    let checked = check(&stage, &extent, &nothing, |item| told.push(item.id)).await;
+    let left = list(&stage.engine, &stage.instance).await.unwrap();
     engine.api().remove_image(&tag, None::<RemoveImageOptions>, None).await.unwrap();
-    // What the CLI left in its HOME is found behind that link, and nothing else.
+    assert!(left.is_empty(), "containers are left: {left:?}");
+    assert_eq!(told, ["image"], "nothing was run");
+    let Err(KitError::Containment(why)) = checked else { panic!("{checked:#?}") };
+    assert!(why.contains("/home/agent is not mounted"), "{why}");
+}
+
+#[tokio::test]
+async fn what_a_cli_leaves_in_its_home_is_found() {
+    let report = only(manifest("home"), "task").await;
     assert_eq!(
         item(&report, "no-credential").detail,
         "a key of Anthropic's in /home/agent/leak",

@@ -114,7 +114,7 @@ pub const fn count(manifest: &Manifest) -> usize {
 /// As a user whom the image does not know.
 pub fn foreign_item(observed: &Observed, manifest: &Manifest) -> Item {
     let prompt = prompts::arrives(PROMPT, observed);
-    let seen = edited(observed).and_then(|_| prompt).and_then(|_| success(observed, manifest));
+    let seen = edited(observed).and(prompt).and_then(|_| success(observed, manifest));
     Item::new("foreign-user", Need::Must, "does the same as a user whom the image does not know", seen)
 }
 

@@ -9,7 +9,9 @@ use serde_json::json;
 use crate::cli::escape;
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::host::Configuration;
+use crate::cli::image_build_log::BuildLog;
 use crate::cli::image_check::{self, CheckArgs, NewArgs};
+use crate::cli::image_events::{self, EventsArgs};
 use crate::cli::image_folder;
 use crate::cli::output::{self, Globals};
 use crate::db;
@@ -63,6 +65,8 @@ enum Command {
     New(NewArgs),
     /// Run an image's CLI in the real sandbox against a scripted model, and report what holds
     Check(CheckArgs),
+    /// Show what an image's `events` filter makes of a CLI's output, on standard input: one event a line, as JSON
+    Events(EventsArgs),
     /// Show a registered image: manifest, digest, and whether the engine has it
     Inspect {
         /// The name that it is registered under
@@ -90,6 +94,7 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, CliError> {
     let done = match args.command {
         Command::New(args) => return image_check::new(&args, globals),
         Command::Check(args) => return image_check::run(&args, globals).await,
+        Command::Events(args) => return image_events::run(&args),
         Command::Build { image, with, existing } => {
             let folder = image_folder::require(&image).map_err(CliError::Host)?;
             build_and_register(&configuration()?, globals, &folder, &with, existing).await
@@ -190,15 +195,21 @@ pub async fn build_image(
         network: None,
         deadline: BUILD_WITHIN,
     };
-    let built = build(engine, &request, |text| {
-        text.split(['\r', '\n']).filter(|line| !line.trim().is_empty()).for_each(output::note)
-    });
-    built.await.map_err(|error| match error {
+    let mut log = BuildLog::default();
+    let built =
+        build(engine, &request, |text| log.lines(text).iter().for_each(|line| output::note(line))).await;
+    built.map_err(|error| match error {
         ImageError::Build(why) => {
-            anyhow!(
-                "the image could not be built: {why}; mend {}/Dockerfile and build again",
-                folder.display()
-            )
+            let folder = folder.display();
+            let mend = if log.untrusted() {
+                format!(
+                    "a certificate was not trusted; behind a proxy that inspects TLS give its certificates with \
+                     --build-ca FILE, and let {folder}/Dockerfile take them (docs/cli-images.md)"
+                )
+            } else {
+                format!("mend {folder}/Dockerfile and build again")
+            };
+            anyhow!("the image could not be built: {why}; {mend}")
         }
         other => other.into(),
     })

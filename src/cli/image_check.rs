@@ -17,7 +17,7 @@ use crate::image::manifest::{FILE_NAME, Manifest};
 use crate::kit::check::{Extent, Surroundings, check};
 use crate::kit::error::KitError;
 use crate::kit::report::{Item, Report};
-use crate::kit::scaffold;
+use crate::kit::scaffold::{self, Kind};
 use crate::kit::secrets;
 use crate::kit::stage::{Props, Stage};
 use crate::sandbox::engine::Engine;
@@ -39,12 +39,18 @@ pub struct CheckArgs {
     /// Leave out the faults of the model API, which take minutes
     #[arg(long)]
     quick: bool,
-    /// Only the attempts whose id begins so: task, foreign-user, prompt-…, sigterm, budget-stop, error-…, cut
+    /// Only the attempts whose id begins so: task, foreign-user, prompt-…, sigterm, budget-stop, model-refused, error-…, cut
     #[arg(long, value_name = "ID")]
     only: Option<String>,
     /// Keep in this folder what each attempt printed, its events, and its requests to the model
     #[arg(long, value_name = "FOLDER")]
     keep: Option<PathBuf>,
+}
+
+impl CheckArgs {
+    fn extent(&self) -> Extent {
+        Extent { quick: self.quick, only: self.only.clone() }
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -54,13 +60,16 @@ pub struct NewArgs {
     /// Protocol that it speaks: anthropic, responses, chat, gemini or ollama
     #[arg(long, default_value = "chat")]
     dialect: Dialect,
+    /// What it is made of: program (a native one), node (from npm) or python (from PyPI)
+    #[arg(long, default_value = "program")]
+    kind: Kind,
 }
 
 /// # Errors
 /// [`CliError::Host`].
 pub fn new(args: &NewArgs, globals: &Globals) -> Result<Exit, CliError> {
     let (folder, name) = image_folder::to_make(&args.image).map_err(CliError::Host)?;
-    scaffold::make(&folder, &name, args.dialect)
+    scaffold::make(&folder, &name, args.dialect, args.kind)
         .map_err(|error| CliError::Host(anyhow::Error::new(error)))?;
     if globals.json {
         output::json(&serde_json::json!({ "folder": folder }))?;
@@ -81,14 +90,20 @@ pub async fn run(args: &CheckArgs, globals: &Globals) -> Result<Exit, CliError> 
     match report(&configuration, args, globals).await {
         Ok(report) => {
             if globals.json {
-                output::json(&serde_json::json!({ "passed": report.passed(), "report": report }))?;
+                let (passed, complete) = (report.passed(), !report.partial);
+                output::json(
+                    &serde_json::json!({ "passed": passed, "complete": complete, "report": report }),
+                )?;
             } else {
                 print_end(&report)?;
             }
             Ok(if report.passed() { Exit::Success } else { Exit::Failed })
         }
         Err(error) if matches!(error.downcast_ref(), Some(KitError::Interrupted)) => Ok(Exit::Interrupted),
-        Err(error) => Err(CliError::Host(error)),
+        Err(error) => Err(match error.downcast_ref() {
+            Some(KitError::NothingToTry { .. }) => CliError::Usage(format!("--only: {error}")),
+            _ => CliError::Host(error),
+        }),
     }
 }
 
@@ -127,8 +142,7 @@ async fn report(
             let _ = output::line(&escape::line(&item.line()));
         }
     };
-    let extent = Extent { quick: args.quick, only: args.only.clone() };
-    Ok(check(&stage, &extent, &surroundings, tell).await?)
+    Ok(check(&stage, &args.extent(), &surroundings, tell).await?)
 }
 
 /// What is to be checked: from a folder, else from the registry.
@@ -136,6 +150,7 @@ async fn subject(engine: &Engine, args: &CheckArgs) -> anyhow::Result<(Manifest,
     let given = Path::new(&args.image);
     if let Some(folder) = image_folder::find(given) {
         let manifest = Manifest::read(&folder)?;
+        args.extent().refuse_nothing(&manifest)?;
         if args.build {
             let facts = image::build_image(engine, &folder, &manifest, &args.with).await?;
             return Ok((manifest, facts));
@@ -186,17 +201,7 @@ fn props(
     let runner = &configuration.runner;
     let own = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let (uid, gid) = if own.0 == 0 { (runner.uid, runner.uid) } else { own };
-    let shim = match &runner.shim {
-        Some(path) => path.clone(),
-        None => std::env::current_exe().context("where this program is")?.with_file_name("kage-shim"),
-    };
-    if !shim.is_file() {
-        bail!(
-            "there is no kage-shim at {}: say with KAGE_RUNNER_SHIM where it is (`scripts/build shim` builds it and \
-             prints its path)",
-            shim.display()
-        );
-    }
+    let shim = shim(runner.shim.as_deref())?;
     // The runner's folder is where the engine sees what we see, also from within a container.
     let folder = if runner.data_dir.is_dir() { runner.data_dir.clone() } else { std::env::temp_dir() };
     Ok(Props {
@@ -211,4 +216,36 @@ fn props(
         folder,
         keep,
     })
+}
+
+/// The program that is PID 1 in every sandbox: `named` by the variable, else beside this one.
+fn shim(named: Option<&Path>) -> anyhow::Result<PathBuf> {
+    const BUILT: &str = "`scripts/build shim` builds it and prints its path";
+    if let Some(path) = named {
+        if !path.is_file() {
+            bail!(
+                "KAGE_RUNNER_SHIM says that kage-shim is {}, and there is no such file: {BUILT}",
+                path.display()
+            );
+        }
+        return Ok(path.to_owned());
+    }
+    let path = std::env::current_exe().context("where this program is")?.with_file_name("kage-shim");
+    if !path.is_file() {
+        bail!("there is no kage-shim at {}: say with KAGE_RUNNER_SHIM where it is ({BUILT})", path.display());
+    }
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shim_that_is_not_there_is_named_with_its_variable() {
+        let error = shim(Some("/nonexistent".as_ref())).expect_err("none there").to_string();
+        for word in ["KAGE_RUNNER_SHIM", "kage-shim", "/nonexistent"] {
+            assert!(error.contains(word), "{error}");
+        }
+    }
 }

@@ -27,9 +27,13 @@ pub enum ImageError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LaunchError {
     #[error(
-        "this CLI takes its prompt as an argument, which cannot be longer than {most} bytes (it has {length})"
+        "this CLI takes its prompt as an argument, which cannot be longer than {most} bytes (it has {length}): say \
+         max_prompt_bytes in its cli.toml, so that such a task is refused when it is submitted, or let a wrapper hand \
+         the prompt in"
     )]
     PromptTooLong { length: usize, most: usize },
+    #[error("the prompt has {length} bytes, and this CLI takes {most} (max_prompt_bytes in its cli.toml)")]
+    PromptOverBound { length: usize, most: usize },
     #[error("this CLI takes its prompt as an argument, which cannot contain a NUL byte")]
     PromptWithNul,
     /// A manifest that was never checked.

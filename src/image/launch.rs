@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::domain::model_name::ModelName;
+use crate::domain::prompt;
 use crate::image::error::LaunchError;
 use crate::image::manifest::{Manifest, PromptWay};
 use crate::sandbox::profile::HOME;
@@ -31,14 +32,29 @@ impl std::fmt::Debug for Launch {
 }
 
 impl Manifest {
+    /// Most bytes of a prompt that its way in can carry behind the prefix, whatever the CLI makes of it.
+    pub fn prompt_room(&self) -> usize {
+        let prefix = self.prompt_prefix.as_ref().map_or(0, String::len);
+        match self.prompt {
+            // One for the space in front.
+            PromptWay::Argument => MAX_ARGUMENT.saturating_sub(prefix + 1),
+            PromptWay::Stdin | PromptWay::File => prompt::MAX_BYTES,
+        }
+    }
+
     /// What to run for a prompt, which asks for `model`, or for the manifest's own.
     ///
     /// A prompt as an argument could be read as an option: unless the command ends in `--`, one that begins with
     /// `-` gets a space in front.
     ///
     /// # Errors
-    /// [`LaunchError`], for a prompt that no argument can carry.
+    /// [`LaunchError`], for a prompt that no argument can carry, or that is longer than the manifest allows.
     pub fn launch(&self, prompt: &str, model: Option<&ModelName>) -> Result<Launch, LaunchError> {
+        if let Some(most) = self.max_prompt_bytes.map(|most| most as usize)
+            && prompt.len() > most
+        {
+            return Err(LaunchError::PromptOverBound { length: prompt.len(), most });
+        }
         let prompt = format!("{}{prompt}", self.prompt_prefix.as_deref().unwrap_or_default());
         let values = self.values(model);
         let fill = |text: &String| values.fill(text).map_err(LaunchError::Template);
@@ -138,6 +154,11 @@ CONFIG = '{"a":{"url":"{{gateway}}","key":"{{token}}"}}'
         assert_eq!(argument(&manifest, "a\0b"), Err(LaunchError::PromptWithNul));
         assert_eq!(argument(&manifest, &"a".repeat(MAX_ARGUMENT)), Ok("a".repeat(MAX_ARGUMENT)));
         assert!(argument(&manifest, &"a".repeat(MAX_ARGUMENT + 1)).is_err());
+        manifest.max_prompt_bytes = Some(2000);
+        assert!(argument(&manifest, &"a".repeat(2000)).is_ok());
+        let over = argument(&manifest, &"a".repeat(2001)).expect_err("over the bound").to_string();
+        assert!(over.contains("2001") && over.contains("max_prompt_bytes"), "{over}");
+        manifest.max_prompt_bytes = None;
         manifest.command[1] = "--".to_owned();
         assert_eq!(argument(&manifest, "--yolo"), Ok("--yolo".to_owned()));
         manifest.prompt_prefix = Some("You are careful.\n".to_owned());

@@ -20,6 +20,9 @@ pub const FILE_NAME: &str = "cli.toml";
 /// Most bytes of a manifest.
 const MAX_BYTES: u64 = 256 * 1024;
 
+/// The least that `max_prompt_bytes` may say.
+const MIN_PROMPT_BYTES: usize = 1024;
+
 /// Seconds that a CLI may take to exit after its final event, where the manifest does not say.
 const AFTER_FINAL_SECS: u32 = 10;
 const MAX_AFTER_FINAL_SECS: u32 = 600;
@@ -39,6 +42,9 @@ pub struct Manifest {
     /// Put before every prompt as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_prefix: Option<String>,
+    /// Most bytes of a prompt that the CLI takes, the prefix not counted. A task with a longer one is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_prompt_bytes: Option<u32>,
     /// Further paths that are writable inside, each an empty tmpfs.
     #[serde(default)]
     pub writable: Vec<String>,
@@ -144,6 +150,13 @@ impl Manifest {
         }
         if self.prompt_prefix.as_ref().is_some_and(|prefix| prefix.contains('\0')) {
             return problem("prompt_prefix", "it cannot contain a NUL byte");
+        }
+        if let Some(bytes) = self.max_prompt_bytes {
+            let most = self.prompt_room();
+            if !(MIN_PROMPT_BYTES..=most).contains(&(bytes as usize)) {
+                let message = format!("{MIN_PROMPT_BYTES} to {most} bytes for this way of giving the prompt");
+                return Err(Problem { field: "max_prompt_bytes", message });
+            }
         }
         for path in &self.writable {
             check_writable(path)
@@ -303,6 +316,9 @@ LANG = "de_DE.UTF-8"
             ("\"shell\"", "\"Shell\"", "line 2", "name"),
             ("name = \"shell\"", "", "", "name"),
             ("prompt = \"stdin\"", "prompt = \"file\"", "line 4", "prompt_file"),
+            ("writable", "max_prompt_bytes = 100\nwritable", "line 6", "max_prompt_bytes"),
+            ("writable", "max_prompt_bytes = 2000000\nwritable", "line 6", "1048576"),
+            ("\"stdin\"", "\"argument\"\nmax_prompt_bytes = 131072", "line 6", "131070"),
             ("writable", "after_final_secs = 0\nwritable", "line 6", "after_final_secs"),
             ("writable", "judge = \"maybe\"\nwritable", "line 6", "maybe"),
             (

@@ -11,6 +11,7 @@
 
 use jaq_json::Val;
 use jaq_std::ValT as _;
+use serde_json::{Value, json};
 
 use crate::domain::judgement::Told;
 
@@ -69,6 +70,35 @@ impl MappedEvent {
             }
             Self::Progress(_) | Self::Warning(_) | Self::Usage(_) | Self::StepUsage(_) => Meaning::Nothing,
         }
+    }
+}
+
+impl MappedEvent {
+    /// In the form that [`event`] reads; what is not known is left out.
+    pub fn to_json(&self) -> Value {
+        let usage = |kind, usage: &Usage| {
+            let Usage { input_tokens, output_tokens, cost_usd } = usage;
+            json!({ "kind": kind, "input_tokens": input_tokens, "output_tokens": output_tokens, "cost_usd": cost_usd })
+        };
+        let mut object = match self {
+            Self::Progress(message) => json!({ "kind": "progress", "message": message }),
+            Self::Assistant(message) => json!({ "kind": "assistant", "message": message }),
+            Self::Warning(message) => json!({ "kind": "warning", "message": message }),
+            Self::Error(message) => json!({ "kind": "error", "message": message }),
+            Self::ToolCall { name, message } => {
+                json!({ "kind": "tool_call", "name": name, "message": message })
+            }
+            Self::ToolResult { name, message, ok } => {
+                json!({ "kind": "tool_result", "name": name, "message": message, "ok": ok })
+            }
+            Self::Usage(total) => usage("usage", total),
+            Self::StepUsage(step) => usage("usage_step", step),
+            Self::Final(last) => json!({ "kind": "final", "ok": last.ok, "message": last.message }),
+        };
+        if let Value::Object(fields) = &mut object {
+            fields.retain(|_, value| !value.is_null());
+        }
+        object
     }
 }
 
@@ -225,6 +255,25 @@ mod tests {
         assert_eq!(told.error.as_deref(), Some("bad key"));
         let last = told.last_word.expect("a last word");
         assert_eq!((last.ok, last.message.as_deref()), (false, Some("no")));
+    }
+
+    #[test]
+    fn what_is_written_is_read_as_the_same() {
+        for object in [
+            serde_json::json!({"kind": "progress", "message": "p"}),
+            serde_json::json!({"kind": "assistant", "message": "a"}),
+            serde_json::json!({"kind": "warning", "message": "w"}),
+            serde_json::json!({"kind": "error", "message": "e\u{1b}[0m"}),
+            serde_json::json!({"kind": "tool_call", "name": "Bash", "message": "ls"}),
+            serde_json::json!({"kind": "tool_result", "message": "x"}),
+            serde_json::json!({"kind": "tool_result", "name": "Bash", "message": "x", "ok": false}),
+            serde_json::json!({"kind": "usage", "input_tokens": 1, "output_tokens": 2, "cost_usd": 0.5}),
+            serde_json::json!({"kind": "usage_step", "output_tokens": 2}),
+            serde_json::json!({"kind": "final", "ok": true}),
+            serde_json::json!({"kind": "final", "ok": false, "message": "m"}),
+        ] {
+            assert_eq!(mapped(&object).expect("an event").to_json(), object);
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::image::mapped::{MappedEvent, Meaning};
 use crate::image::mapping::{MAX_LINE, Mapping};
 use crate::image::template::{GATEWAY_PORT, PROMPT_FILE};
 use crate::kit::error::KitError;
+use crate::kit::kept;
 use crate::kit::observed::{Ended, Observed};
 use crate::kit::processes::{self, Process};
 use crate::kit::resolver::Resolver;
@@ -85,24 +86,9 @@ pub async fn attempt(stage: &Stage, plan: &Plan) -> Result<Observed, KitError> {
     let first = observed.0.requests.first().map(|request| request.at_ms);
     observed.0.first_request = first.map(|at| Duration::from_millis(at.saturating_sub(observed.1)));
     if let Some(folder) = &stage.keep {
-        keep(folder, plan.id, &observed.0)?;
+        kept::keep(folder, plan.id, &observed.0)?;
     }
     Ok(observed.0)
-}
-
-/// For whoever wants to know why: what the CLI printed, and what it asked the model.
-fn keep(folder: &Path, id: &str, observed: &Observed) -> Result<(), KitError> {
-    let write = |name: String, bytes: &[u8]| {
-        let path = folder.join(name);
-        std::fs::write(&path, bytes).map_err(KitError::file(&path))
-    };
-    write(format!("{id}.output"), &observed.output)?;
-    let lines = observed.requests.iter().filter_map(|request| serde_json::to_string(request).ok());
-    write(format!("{id}.requests.jsonl"), lines.map(|line| line + "\n").collect::<String>().as_bytes())?;
-    write(
-        format!("{id}.events"),
-        observed.events.iter().map(|event| format!("{event:?}\n")).collect::<String>().as_bytes(),
-    )
 }
 
 /// With the CLI's start in milliseconds since 1970.
@@ -238,6 +224,7 @@ struct Watch<'a> {
     start: Instant,
     line: Vec<u8>,
     output: Vec<u8>,
+    stdout: Vec<u8>,
     events: Vec<MappedEvent>,
     ignored: u32,
     first_output: Option<Duration>,
@@ -261,6 +248,7 @@ impl<'a> Watch<'a> {
             start: Instant::now(),
             line: Vec::new(),
             output: Vec::new(),
+            stdout: Vec::new(),
             events: Vec::new(),
             ignored: 0,
             first_output: None,
@@ -291,6 +279,7 @@ impl<'a> Watch<'a> {
                     }
                     FromShim::Exited(exited) => {
                         self.total = self.start.elapsed();
+                        self.map_rest();
                         return Ok(exited);
                     }
                     FromShim::Started | FromShim::Hello(_) => {}
@@ -325,9 +314,16 @@ impl<'a> Watch<'a> {
 
     fn take(&mut self, stream: Stream, bytes: &[u8]) {
         self.first_output.get_or_insert_with(|| self.start.elapsed());
-        let room = KEPT.saturating_sub(self.output.len());
-        self.output.extend_from_slice(&bytes[..bytes.len().min(room)]);
-        let Some(mapping) = self.mapping.clone().filter(|_| stream == Stream::Stdout) else { return };
+        let keep = |kept: &mut Vec<u8>| {
+            let room = KEPT.saturating_sub(kept.len());
+            kept.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        };
+        keep(&mut self.output);
+        if stream != Stream::Stdout {
+            return;
+        }
+        keep(&mut self.stdout);
+        let Some(mapping) = self.mapping.clone() else { return };
         for byte in bytes {
             if *byte == b'\n' {
                 let line = std::mem::take(&mut self.line);
@@ -335,6 +331,14 @@ impl<'a> Watch<'a> {
             } else if self.line.len() <= MAX_LINE {
                 self.line.push(*byte);
             }
+        }
+    }
+
+    /// As the runner does: what follows the last newline is a line too.
+    fn map_rest(&mut self) {
+        let line = std::mem::take(&mut self.line);
+        if let Some(mapping) = self.mapping.clone().filter(|_| !line.is_empty()) {
+            self.map(&mapping, &line);
         }
     }
 
@@ -373,6 +377,7 @@ impl<'a> Watch<'a> {
             events: self.events,
             ignored: self.ignored,
             output: self.output,
+            stdout: self.stdout,
             requests: Vec::new(),
             processes: self.processes,
             most_processes: self.most_processes,

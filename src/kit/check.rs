@@ -6,6 +6,7 @@ use kage_model_server::fault::{Fault, Kind};
 use kage_model_server::scenario;
 
 use crate::domain::model::Dialect;
+use crate::image::manifest::Manifest;
 use crate::kit::attempt::{Plan, attempt};
 use crate::kit::error::KitError;
 use crate::kit::judge::faults::{self, Expected};
@@ -32,6 +33,43 @@ impl Extent {
     fn wants(&self, id: &str) -> bool {
         self.only.as_ref().is_none_or(|only| id.starts_with(only))
     }
+
+    /// A check of nothing finds nothing wrong, and must not pass for one.
+    ///
+    /// # Errors
+    /// [`KitError::NothingToTry`] with the ids that there are.
+    pub fn refuse_nothing(&self, manifest: &Manifest) -> Result<(), KitError> {
+        let ids = attempts(manifest, self.quick);
+        match &self.only {
+            Some(only) if !ids.iter().any(|id| id.starts_with(only)) => {
+                Err(KitError::NothingToTry { only: only.clone(), ids, quick: self.quick })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The ids of all attempts, in their order.
+fn attempts(manifest: &Manifest, quick: bool) -> Vec<&'static str> {
+    if manifest.model.is_none() {
+        return vec!["starts"];
+    }
+    let mut ids = vec!["task", "foreign-user"];
+    ids.extend(prompts::trials(manifest).iter().map(|trial| trial.id));
+    if !quick {
+        ids.push("sigterm");
+        ids.extend(faults::trials().iter().map(|trial| trial.id));
+    }
+    ids
+}
+
+/// How many items a whole check has; a test compares.
+fn whole(manifest: &Manifest) -> usize {
+    if manifest.model.is_none() {
+        return 2;
+    }
+    // Beside those of the task: image, system-calls and errors-told, and one for each other attempt.
+    3 + task::count(manifest) + gateway::COUNT + secrecy::COUNT + attempts(manifest, false).len() - 1
 }
 
 /// What is known beside the stage.
@@ -52,10 +90,13 @@ pub async fn check(
     surroundings: &Surroundings,
     tell: impl FnMut(&Item),
 ) -> Result<Report, KitError> {
+    extent.refuse_nothing(&stage.manifest)?;
     let report = Report {
         cli: stage.manifest.name.to_string(),
         image: stage.image.digest.to_string(),
         items: Vec::new(),
+        of: whole(&stage.manifest),
+        partial: (extent.quick && stage.manifest.model.is_some()) || extent.only.is_some(),
         figures: Figures { image_bytes: stage.image.size, ..Figures::default() },
         paths_written: Vec::new(),
         hosts_asked: Vec::new(),
@@ -123,7 +164,9 @@ impl<T: FnMut(&Item)> Check<'_, T> {
 
     async fn prompts(&mut self) -> Result<(), KitError> {
         let talk = scenario::find("talk").unwrap_or_else(task::script);
-        for trial in prompts::trials().into_iter().filter(|trial| self.extent.wants(trial.id)) {
+        for trial in
+            prompts::trials(&self.stage.manifest).into_iter().filter(|trial| self.extent.wants(trial.id))
+        {
             let plan =
                 Plan { prompt: trial.prompt.clone(), script: talk.clone(), ..on_task(self.stage, trial.id) };
             let item = match attempt(self.stage, &plan).await {
@@ -159,12 +202,15 @@ impl<T: FnMut(&Item)> Check<'_, T> {
                 plan.faults.iter_mut().for_each(|fault| fault.turn = None);
                 observed = attempt(self.stage, &plan).await?;
             }
-            if trial.expected == Expected::Stops {
+            if trial.expected == Expected::Stops && observed.met_fault() {
                 stopped.push((trial.id, observed.regarded(manifest)));
             }
             self.add([trial.item(&observed, manifest)]);
         }
-        if !stopped.is_empty() {
+        if faults::trials()
+            .iter()
+            .any(|trial| trial.expected == Expected::Stops && self.extent.wants(trial.id))
+        {
             self.add([faults::told_item(&stopped)]);
         }
         Ok(())
@@ -200,6 +246,9 @@ fn image_item(stage: &Stage) -> Item {
 fn syscalls_item(observed: &Observed) -> Item {
     let (id, title) =
         ("system-calls", "which system calls are refused, and which addresses it wants to reach");
+    if observed.exited.spawn_error.is_some() {
+        return Item::not_measured(id, Need::Note, title, "the CLI could not be started");
+    }
     let Some(refused) = &observed.refused else {
         return Item::not_measured(id, Need::Note, title, "this runtime does not tell of them");
     };
@@ -219,7 +268,7 @@ fn note_figures(report: &mut Report, observed: &Observed) {
         sandbox_ms: Some(ms(observed.sandbox)),
         first_output_ms: observed.first_output.map(ms),
         first_request_ms: observed.first_request.map(ms),
-        task_ms: Some(ms(observed.total)),
+        task_ms: observed.idle().is_none().then(|| ms(observed.total)),
         memory_peak_bytes: observed.memory_peak,
         most_processes: observed.most_processes,
     };

@@ -22,10 +22,18 @@ pub enum KitError {
     Link(#[from] LinkError),
     #[error(transparent)]
     Launch(#[from] LaunchError),
-    #[error("the sandbox is not contained as it must be on this host: {0}")]
+    #[error(
+        "the sandbox is not contained as it must be (by this host; or the image has a link at /tmp or HOME): {0}"
+    )]
     Containment(String),
     #[error("{0} is there already, and is left as it is: go on with it, or give another name")]
     InTheWay(PathBuf),
+    #[error(
+        "nothing would be tried: no attempt's id begins with {only:?}. There are: {}{}",
+        .ids.join(" "),
+        if *.quick { " (and those that --quick leaves out)" } else { "" }
+    )]
+    NothingToTry { only: String, ids: Vec<&'static str>, quick: bool },
     #[error("signals cannot be heard: {0}")]
     Signals(io::Error),
     #[error("interrupted")]

@@ -6,6 +6,7 @@
 //! attempt      one run of the CLI in the real sandbox, from the container's creation to its removal
 //! observed     what was seen of it;  tree  processes  resolver  secrets: how
 //! judge/*      from what was seen to items of the report
+//! kept         what is left of an attempt for the reader
 //! report       the items, in words and as JSON
 //! scaffold     a folder to begin with
 //! ```
@@ -20,6 +21,7 @@ pub mod attempt;
 pub mod check;
 pub mod error;
 pub mod judge;
+pub mod kept;
 pub mod observed;
 pub mod processes;
 pub mod report;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use kage_model_server::recorder::Recorded;
 use kage_shim::protocol::Exited;
+use serde_json::Value;
 
 use crate::domain::judgement::{Told, by_own_account};
 use crate::domain::run::RunState;
@@ -12,6 +13,7 @@ use crate::domain::verdict::Verdict;
 use crate::image::manifest::Manifest;
 use crate::image::mapped::MappedEvent;
 use crate::kit::processes::Process;
+use crate::kit::report::{Item, Need, counted};
 use crate::kit::tree::Entry;
 use crate::sandbox::refusals::tally::Refused;
 
@@ -45,6 +47,8 @@ pub struct Observed {
     pub ignored: u32,
     /// The beginning of both streams.
     pub output: Vec<u8>,
+    /// The beginning of standard output alone: what the filter is given.
+    pub stdout: Vec<u8>,
     pub requests: Vec<Recorded>,
     /// All that ran in the sandbox, but for the shim. Empty where the host does not show it.
     pub processes: BTreeSet<Process>,
@@ -99,7 +103,52 @@ impl Observed {
             Ended::OverTime => ", ended by us over its time",
             Ended::AsPlanned => ", after SIGTERM",
         };
-        format!("{how}{who}, {:.1} s, {} requests", self.total.as_secs_f64(), self.model_calls())
+        let requests = counted(self.model_calls(), "request", "requests");
+        format!("{how}{who}, {:.1} s, {requests}", self.total.as_secs_f64())
+    }
+
+    /// The end, and what the CLI's own words make of it, where that is more.
+    pub fn account(&self, manifest: &Manifest) -> String {
+        let ending = self.ending();
+        let Err(why) = self.regarded(manifest) else {
+            return format!("{ending}; by its own account a success");
+        };
+        let more = match (&self.exited.spawn_error, self.ended, self.exited.code) {
+            (Some(_), ..) | (_, Ended::OverTime, _) => "",
+            (.., Some(code)) => why
+                .strip_prefix(&format!("the CLI ended with status {code}"))
+                .map_or(why.as_str(), |rest| rest.trim_start_matches([':', ';', ' '])),
+            _ => &why,
+        };
+        if more.is_empty() { ending } else { format!("{ending}; {more}") }
+    }
+
+    /// Why nothing was seen of the CLI's work: it did not start, or never asked its model.
+    pub fn idle(&self) -> Option<&'static str> {
+        if self.exited.spawn_error.is_some() {
+            Some("the CLI could not be started")
+        } else {
+            (self.model_calls() == 0).then_some("the model was never asked")
+        }
+    }
+
+    /// An item that only a CLI at work can pass or fail.
+    pub fn item(
+        &self,
+        id: &'static str,
+        need: Need,
+        title: &'static str,
+        seen: Result<String, String>,
+    ) -> Item {
+        match self.idle() {
+            Some(why) => Item::not_measured(id, need, title, why),
+            None => Item::new(id, need, title, seen),
+        }
+    }
+
+    /// Whether a text of a request to the model contains `text`.
+    pub fn arrived(&self, text: &str) -> bool {
+        self.requests.iter().filter_map(|request| request.json.as_ref()).any(|body| holds(body, text))
     }
 
     /// Requests for an answer.
@@ -121,8 +170,30 @@ impl Observed {
     }
 }
 
+/// Whether a string anywhere in `value` contains `text`.
+fn holds(value: &Value, text: &str) -> bool {
+    match value {
+        Value::String(string) => string.contains(text),
+        Value::Array(values) => values.iter().any(|value| holds(value, text)),
+        Value::Object(fields) => fields.values().any(|value| holds(value, text)),
+        _ => false,
+    }
+}
+
 /// At most 200 characters.
 pub fn shortened(text: &str) -> String {
     let text = text.replace('\n', " ");
     if text.chars().count() <= 200 { text } else { text.chars().take(200).chain(['…']).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_a_prompt_wherever_a_dialect_puts_it() {
+        let body = serde_json::json!({ "a": [{ "b": { "text": "before\nthe prompt\nafter" } }], "n": 1 });
+        assert!(holds(&body, "the prompt\naf"));
+        assert!(!holds(&body, "the  prompt"));
+    }
 }

@@ -56,6 +56,10 @@ pub struct Report {
     pub cli: String,
     pub image: String,
     pub items: Vec<Item>,
+    /// How many items a whole check of this image has.
+    pub of: usize,
+    /// Only a part was wanted: it says nothing of the rest.
+    pub partial: bool,
     pub figures: Figures,
     /// Outside the worktree: `/tmp` and HOME.
     pub paths_written: Vec<String>,
@@ -108,31 +112,49 @@ impl Report {
                 .filter(|item| item.outcome == outcome && (need == Some(item.need) || need.is_none()))
                 .count()
         };
-        let figures = &self.figures;
-        let ms = |value: Option<u64>| value.map_or("?".to_owned(), |ms| format!("{ms} ms"));
-        let megabytes = |bytes: u64| format!("{} MB", bytes / 1_000_000);
+        let verdict = match (self.passed(), self.partial) {
+            (false, _) => "NOT fit for use",
+            (true, true) => "what was checked holds",
+            (true, false) => "fit for use",
+        };
         vec![
+            self.figures.line(),
             format!(
-                "image {}; sandbox ready in {}; first output after {}, first request after {}, task done after {}; \
-                 memory at most {}; at most {} processes",
-                megabytes(figures.image_bytes),
-                ms(figures.sandbox_ms),
-                ms(figures.first_output_ms),
-                ms(figures.first_request_ms),
-                ms(figures.task_ms),
-                figures.memory_peak_bytes.map_or("?".to_owned(), megabytes),
-                figures.most_processes,
-            ),
-            format!(
-                "{}: {} ({} failed, {} warnings, {} not measured)",
+                "{}: {verdict} ({} of {}; {} failed, {}, {} not measured)",
                 self.cli,
-                if self.passed() { "fit for use" } else { "NOT fit for use" },
+                self.items.len(),
+                counted(self.of, "item", "items"),
                 count(Outcome::Failed, Some(Need::Must)),
-                count(Outcome::Failed, Some(Need::Should)),
+                counted(count(Outcome::Failed, Some(Need::Should)), "warning", "warnings"),
                 count(Outcome::NotMeasured, None),
             ),
         ]
     }
+}
+
+impl Figures {
+    /// Those that there are.
+    fn line(&self) -> String {
+        let megabytes = |bytes: u64| format!("{} MB", bytes / 1_000_000);
+        let ms = |what: &str, value: Option<u64>| value.map(|ms| format!("{what} {ms} ms"));
+        let processes = (self.most_processes > 0)
+            .then(|| format!("at most {}", counted(self.most_processes, "process", "processes")));
+        let parts = [
+            Some(format!("image {}", megabytes(self.image_bytes))),
+            ms("sandbox ready in", self.sandbox_ms),
+            ms("first output after", self.first_output_ms),
+            ms("first request after", self.first_request_ms),
+            ms("task done after", self.task_ms),
+            self.memory_peak_bytes.map(|bytes| format!("memory at most {}", megabytes(bytes))),
+            processes,
+        ];
+        parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
+    }
+}
+
+/// A number with its noun.
+pub fn counted(count: usize, one: &str, several: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { several })
 }
 
 #[cfg(test)]
@@ -144,6 +166,8 @@ mod tests {
             cli: "x".into(),
             image: "sha256:0".into(),
             items,
+            of: 36,
+            partial: false,
             figures: Figures::default(),
             paths_written: Vec::new(),
             hosts_asked: Vec::new(),
@@ -159,7 +183,12 @@ mod tests {
             Item::not_measured("id", Need::Must, "title", "no way"),
         ]);
         assert!(good.passed());
-        assert!(good.summary()[1].contains("fit for use (0 failed, 1 warnings, 1 not measured)"));
+        assert_eq!(
+            good.summary(),
+            ["image 0 MB", "x: fit for use (3 of 36 items; 0 failed, 1 warning, 1 not measured)"]
+        );
+        let part = Report { partial: true, ..good };
+        assert!(part.summary()[1].starts_with("x: what was checked holds (3 of 36 items; "));
         let bad = report(vec![item(Need::Must, Err("broken".into()))]);
         assert!(!bad.passed());
         assert_eq!(bad.items[0].line(), "FAILED   id                   title: broken");

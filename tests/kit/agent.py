@@ -47,7 +47,9 @@ def do(name, arguments):
 
 
 def main():
-    prompt = sys.stdin.read()
+    prompt = sys.argv[2] if len(sys.argv) > 2 else sys.stdin.read()
+    if BAD == "forgets":
+        prompt = "What was it again?"
     if BAD == "obeys" and prompt.startswith("/run "):
         subprocess.run(prompt.splitlines()[0][5:], shell=True)
     if BAD == "trims":

@@ -11,7 +11,7 @@ use bollard::query_parameters::RemoveImageOptions;
 use kage::domain::judgement::Judge;
 use kage::domain::limits::Limits;
 use kage::image::build::{BuildRequest, build};
-use kage::image::manifest::Manifest;
+use kage::image::manifest::{Manifest, PromptWay};
 use kage::kit::check::{Extent, Surroundings, check};
 use kage::kit::error::KitError;
 use kage::kit::report::{Item, Need, Outcome, Report};
@@ -52,11 +52,11 @@ KEY = "{{{{token}}}}"
 }
 
 async fn report(manifest: Manifest, quick: bool) -> Report {
-    report_of(manifest, Extent { quick, only: None }, &image_name()).await.unwrap()
+    report_of(manifest, Extent { quick, only: None }, &image_name()).await
 }
 
 async fn only(manifest: Manifest, id: &str) -> Report {
-    report_of(manifest, Extent { quick: false, only: Some(id.to_owned()) }, &image_name()).await.unwrap()
+    report_of(manifest, Extent { quick: false, only: Some(id.to_owned()) }, &image_name()).await
 }
 
 fn image_name() -> String {
@@ -68,7 +68,19 @@ async fn engine() -> Engine {
     Engine::connect(&uri).await.expect("these tests need a Docker Engine")
 }
 
-async fn report_of(manifest: Manifest, extent: Extent, image: &str) -> Result<Report, KitError> {
+async fn report_of(manifest: Manifest, extent: Extent, image: &str) -> Report {
+    let stage = stage(manifest, image, None).await;
+    let surroundings =
+        Surroundings { image_environment: vec!["API_TOKEN=planted".to_owned()], known: Vec::new() };
+    let mut told = 0;
+    let report = check(&stage, &extent, &surroundings, |_| told += 1).await.unwrap();
+    assert_eq!(told, report.items.len());
+    let left = list(&stage.engine, &stage.instance).await.unwrap();
+    assert!(left.is_empty(), "containers are left: {left:?}");
+    report
+}
+
+async fn stage(manifest: Manifest, image: &str, keep: Option<PathBuf>) -> Stage {
     let engine = engine().await;
     let props = Props {
         image: inspect_image(&engine, image).await.unwrap().expect("./test builds it"),
@@ -79,17 +91,9 @@ async fn report_of(manifest: Manifest, extent: Extent, image: &str) -> Result<Re
         user: SandboxUser::new(10001, 10001).unwrap(),
         shim: PathBuf::from(std::env::var_os("KAGE_TEST_SHIM").expect("./test sets it")),
         folder: std::env::temp_dir(),
-        keep: None,
+        keep,
     };
-    let stage = Stage::set(props).unwrap();
-    let surroundings =
-        Surroundings { image_environment: vec!["API_TOKEN=planted".to_owned()], known: Vec::new() };
-    let mut told = 0;
-    let report = check(&stage, &extent, &surroundings, |_| told += 1).await;
-    let left = list(&stage.engine, &stage.instance).await.unwrap();
-    assert!(left.is_empty(), "containers are left: {left:?}");
-    assert!(report.as_ref().is_err() || told == report.as_ref().unwrap().items.len());
-    report
+    Stage::set(props).unwrap()
 }
 
 fn item<'r>(report: &'r Report, id: &str) -> &'r Item {
@@ -109,6 +113,7 @@ async fn a_good_cli_passes_every_item() {
     assert_eq!(failed(&report), Vec::<&str>::new(), "{report:#?}");
     assert_eq!(item(&report, "image-environment").detail, "ENV API_TOKEN");
     assert!(!report.passed(), "for that variable alone");
+    assert_eq!((report.items.len(), report.partial), (report.of, false), "all of it was checked");
     assert!(report.figures.memory_peak_bytes.unwrap() > 1 << 20);
     assert!(item(&report, "usage").detail.starts_with("3600 in, 102 out"));
     assert!(item(&report, "budget-stop").detail.contains("2 requests"));
@@ -122,6 +127,19 @@ async fn each_vice_is_found_and_named() {
         (
             "trims",
             &["prompt-bytes", "prompt-large", "prompt-slash", "prompt-dash", "prompt-bang", "prompt-at"],
+        ),
+        (
+            "forgets",
+            &[
+                "gets-the-prompt",
+                "foreign-user",
+                "prompt-bytes",
+                "prompt-large",
+                "prompt-slash",
+                "prompt-dash",
+                "prompt-bang",
+                "prompt-at",
+            ],
         ),
         ("leaks", &["no-credential"]),
         ("key", &["placeholder"]),
@@ -145,6 +163,71 @@ async fn what_does_not_reach_the_model_is_not_tried_further() {
     let nothing = report(nothing, true).await;
     assert!(item(&nothing, "starts").detail.contains("no-such-program"), "{nothing:#?}");
     assert!(!nothing.passed());
+    // Of what never ran nothing else is known, good or bad.
+    let passed = nothing.items.iter().filter(|item| item.outcome == Outcome::Passed).map(|item| item.id);
+    assert_eq!(passed.collect::<Vec<_>>(), ["image"]);
+    assert_eq!(failed(&nothing), ["starts"]);
+}
+
+#[tokio::test]
+async fn a_part_of_a_check_is_not_called_the_whole() {
+    let extent = Extent { quick: false, only: Some("nonsense".to_owned()) };
+    let nothing = Surroundings { image_environment: Vec::new(), known: Vec::new() };
+    let stage = stage(manifest("no"), &image_name(), None).await;
+    let error = check(&stage, &extent, &nothing, |_| {}).await.unwrap_err().to_string();
+    assert!(
+        error.contains("nonsense") && error.contains("prompt-large") && error.contains("cut-once"),
+        "{error}"
+    );
+    let extent = Extent { quick: true, only: Some("error-401".to_owned()) };
+    let error = check(&stage, &extent, &nothing, |_| {}).await.unwrap_err().to_string();
+    assert!(error.contains("--quick"), "{error}");
+    let extent = Extent { quick: true, only: Some("prompt-dash".to_owned()) };
+    let part = check(&stage, &extent, &nothing, |_| {}).await.unwrap();
+    assert!(part.passed());
+    let summary = part.summary().join("\n");
+    assert!(summary.contains("what was checked holds (2 of 3"), "{summary}");
+    assert!(!summary.contains("fit for use") && !summary.contains('?'), "{summary}");
+}
+
+#[tokio::test]
+async fn a_cli_that_takes_no_long_prompt_says_so() {
+    let by_argument = Manifest { prompt: PromptWay::Argument, ..manifest("no") };
+    let unbounded = only(by_argument.clone(), "prompt-large").await;
+    assert_eq!(failed(&unbounded), ["prompt-large"]);
+    assert!(item(&unbounded, "prompt-large").detail.contains("max_prompt_bytes"), "{unbounded:#?}");
+    assert!(!unbounded.passed());
+    let bounded = only(Manifest { max_prompt_bytes: Some(100_000), ..by_argument.clone() }, "prompt-").await;
+    assert!(bounded.passed(), "{bounded:#?}");
+    assert_eq!(failed(&bounded), ["prompt-large"], "{bounded:#?}");
+    assert_eq!(item(&bounded, "prompt-large").need, Need::Should);
+    // One that does not keep its word.
+    let forgets =
+        Manifest { prompt: PromptWay::Argument, max_prompt_bytes: Some(100_000), ..manifest("forgets") };
+    assert!(!only(forgets, "prompt-large").await.passed());
+}
+
+#[tokio::test]
+async fn what_is_kept_is_json_and_what_the_filter_was_given() {
+    let kept = tempfile::tempdir().unwrap();
+    let stage = stage(manifest("no"), &image_name(), Some(kept.path().to_owned())).await;
+    let extent = Extent { quick: true, only: Some("task".to_owned()) };
+    let nothing = Surroundings { image_environment: Vec::new(), known: Vec::new() };
+    check(&stage, &extent, &nothing, |_| {}).await.unwrap();
+    let read = |name: &str| std::fs::read_to_string(kept.path().join(name)).unwrap();
+    let events = read("task.events.jsonl");
+    let events: Vec<serde_json::Value> =
+        events.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(events.first().unwrap()["message"], "I write the file first.");
+    assert_eq!(events.last().unwrap(), &serde_json::json!({ "kind": "final", "ok": true }));
+    let mapping = stage.manifest.mapping().unwrap();
+    let again: Vec<serde_json::Value> = read("task.stdout")
+        .lines()
+        .flat_map(|line| mapping.map_line(line.as_bytes()).events)
+        .map(|event| event.to_json())
+        .collect();
+    assert_eq!(again, events);
+    assert!(read("task.requests.jsonl").contains("Write kit-hello.txt"));
 }
 
 #[tokio::test]
@@ -160,7 +243,7 @@ async fn vices_under_faults_are_found() {
 }
 
 /// The kit is root and looks at `/proc/PID/root/home/agent`: a link that the image has there must not lead it to a folder
-/// of the host. It does not come to that: HOME would be mounted elsewhere than it was asked for.
+/// of the host. Such a sandbox is refused before its CLI starts; that the look itself follows no link, `kit::tree` tests.
 #[tokio::test]
 async fn an_image_cannot_lead_the_kit_to_the_hosts_files() {
     let host = tempfile::Builder::new().prefix("kage-kit-host-").tempdir_in("/var/tmp").unwrap();
@@ -184,8 +267,25 @@ async fn an_image_cannot_lead_the_kit_to_the_hosts_files() {
     };
     build(&engine, &request, |_| {}).await.unwrap();
     let extent = Extent { quick: true, only: Some("task".to_owned()) };
-    let refused = report_of(manifest("home"), extent, &tag).await;
+    let stage = stage(manifest("home"), &tag, None).await;
+    let nothing = Surroundings { image_environment: Vec::new(), known: Vec::new() };
+    let mut told = Vec::new();
+    let checked = check(&stage, &extent, &nothing, |item| told.push(item.id)).await;
+    let left = list(&stage.engine, &stage.instance).await.unwrap();
     engine.api().remove_image(&tag, None::<RemoveImageOptions>, None).await.unwrap();
-    let Err(KitError::Containment(why)) = refused else { panic!("{refused:?}") };
+    assert!(left.is_empty(), "containers are left: {left:?}");
+    assert_eq!(told, ["image"], "nothing was run");
+    let Err(KitError::Containment(why)) = checked else { panic!("{checked:#?}") };
     assert!(why.contains("/home/agent is not mounted"), "{why}");
+}
+
+#[tokio::test]
+async fn what_a_cli_leaves_in_its_home_is_found() {
+    let report = only(manifest("home"), "task").await;
+    assert_eq!(
+        item(&report, "no-credential").detail,
+        "a key of Anthropic's in /home/agent/leak",
+        "{report:#?}"
+    );
+    assert_eq!(report.paths_written, ["/home/agent/leak"]);
 }

@@ -101,6 +101,7 @@ fn budget(field: &str, budget: Option<Budget>) -> ApiResult<()> {
 /// What can only be told with the image's manifest at hand.
 pub(super) fn assignment(index: usize, request: &NewTask, manifest: &Value) -> ApiResult<()> {
     let Some(assignment) = request.cli_assignments.get(index) else { return Ok(()) };
+    within_bound(index, request, manifest)?;
     let asks_model = manifest.get("model").is_some_and(|model| !model.is_null());
     if !asks_model {
         let given = [("model", assignment.model.is_some()), ("budget", assignment.budget.is_some())];
@@ -121,4 +122,53 @@ pub(super) fn assignment(index: usize, request: &NewTask, manifest: &Value) -> A
         return Err(ApiError::invalid(detail));
     }
     Ok(())
+}
+
+/// Some CLIs take no long prompt: their manifests say how long one may be.
+fn within_bound(index: usize, request: &NewTask, manifest: &Value) -> ApiResult<()> {
+    let (Some(assignment), Some(most)) =
+        (request.cli_assignments.get(index), manifest.get("max_prompt_bytes").and_then(Value::as_u64))
+    else {
+        return Ok(());
+    };
+    let length = if manifest.get("model").is_some_and(|model| !model.is_null()) {
+        prompt::compose(&request.description, &Value::Object(assignment.context.clone())).len()
+    } else {
+        request.description.len()
+    };
+    if length as u64 > most {
+        let detail = format!(
+            "cli_assignments[{index}]: description and context make a prompt of {length} bytes; the CLI {:?} takes {most}",
+            assignment.cli_name
+        );
+        return Err(ApiError::invalid(detail));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_prompt_longer_than_its_cli_takes_is_refused() {
+        let request = |length: usize, context: Value| -> NewTask {
+            let body = json!({ "description": "x".repeat(length),
+                               "cli_assignments": [{ "cli_name": "short", "context": context }] });
+            serde_json::from_value(body).expect("a task")
+        };
+        let bounded = json!({ "model": { "dialect": "chat", "default": "m" }, "max_prompt_bytes": 2000 });
+        let judge = |request: &NewTask, manifest: &Value| assignment(0, request, manifest).is_ok();
+        assert!(judge(&request(2000, json!({})), &bounded));
+        assert!(!judge(&request(2001, json!({})), &bounded));
+        assert!(!judge(&request(2000, json!({ "key": "value" })), &bounded), "the context counts");
+        assert!(judge(&request(2001, json!({})), &json!({ "model": bounded["model"] })), "no bound");
+        let without_model = json!({ "max_prompt_bytes": 2000 });
+        assert!(
+            judge(&request(2000, json!({ "key": "value" })), &without_model),
+            "it gets the description alone"
+        );
+        assert!(!judge(&request(2001, json!({})), &without_model));
+    }
 }

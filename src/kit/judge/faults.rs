@@ -120,11 +120,7 @@ impl Trial {
     }
 
     pub fn item(&self, observed: &Observed, manifest: &Manifest) -> Item {
-        let regarded = observed.regarded(manifest);
-        let detail = match &regarded {
-            Ok(()) => format!("{}; by its own account a success", observed.ending()),
-            Err(why) => format!("{}; {why}", observed.ending()),
-        };
+        let (regarded, detail) = (observed.regarded(manifest), observed.account(manifest));
         let seen = match (self.expected, &regarded) {
             _ if !observed.met_fault() => {
                 Err(format!("it never asked for the answer that had the fault; {detail}"))
@@ -135,7 +131,7 @@ impl Trial {
             (Expected::Recovers, Ok(())) | (Expected::Whatever, _) => Ok(detail),
             _ => Err(detail),
         };
-        Item::new(self.id, self.need, self.title, seen)
+        observed.item(self.id, self.need, self.title, seen)
     }
 }
 
@@ -144,6 +140,9 @@ pub fn told_item(stopped: &[(&'static str, Result<(), String>)]) -> Item {
     let silent: Vec<&str> =
         stopped.iter().filter(|(_, regarded)| regarded.is_ok()).map(|(id, _)| *id).collect();
     let title = "tells of an error that ends its work (exit status, final event or error event)";
+    if stopped.is_empty() {
+        return Item::not_measured("errors-told", Need::Should, title, "the CLI met none");
+    }
     let seen = if silent.is_empty() {
         Ok(String::new())
     } else {
@@ -163,7 +162,7 @@ pub fn sigterm_item(observed: &Observed) -> Item {
         }
         _ => Err(format!("it was over before: {}", observed.ending())),
     };
-    Item::new("sigterm", Need::Should, title, seen)
+    observed.item("sigterm", Need::Should, title, seen)
 }
 
 #[cfg(test)]

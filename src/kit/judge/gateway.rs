@@ -7,7 +7,7 @@ use crate::dialect::route::{Call, route};
 use crate::domain::model::Dialect;
 use crate::image::template::TOKEN;
 use crate::kit::observed::{Observed, shortened};
-use crate::kit::report::{Item, Need};
+use crate::kit::report::{Item, Need, counted};
 
 /// The gateway's own rules, where the operator has set none.
 const RULES: Rules = Rules {
@@ -17,6 +17,9 @@ const RULES: Rules = Rules {
     max_output_tokens: 1 << 20,
     default_output_tokens: 1 << 16,
 };
+
+/// How many items there are.
+pub const COUNT: usize = 3;
 
 pub fn items(dialect: Dialect, observed: &Observed) -> Vec<Item> {
     let (mut refused, mut removed) = (BTreeSet::new(), BTreeSet::new());
@@ -41,29 +44,29 @@ pub fn items(dialect: Dialect, observed: &Observed) -> Vec<Item> {
         }
     }
     let words = |set: &BTreeSet<String>| shortened(&set.iter().cloned().collect::<Vec<_>>().join("; "));
+    // A request that the scripted model does not know is one too: only of none nothing can be said.
+    let item = |id, need, title, seen| match observed.requests.is_empty() {
+        true => Item::not_measured(id, need, title, "no request came"),
+        false => Item::new(id, need, title, seen),
+    };
     vec![
-        Item::new(
+        item(
             "gateway-accepts",
             Need::Must,
             "asks only what the gateway lets through",
             if refused.is_empty() {
-                Ok(format!("{} requests", observed.requests.len()))
+                Ok(counted(observed.requests.len(), "request", "requests"))
             } else {
                 Err(words(&refused))
             },
         ),
-        Item::new(
+        item(
             "gateway-removes",
             Need::Note,
             "what the gateway takes out of its requests",
             Ok(if removed.is_empty() { "nothing".to_owned() } else { words(&removed) }),
         ),
-        Item::new(
-            "placeholder",
-            Need::Must,
-            "sends no credential but the placeholder",
-            credentials(observed),
-        ),
+        item("placeholder", Need::Must, "sends no credential but the placeholder", credentials(observed)),
     ]
 }
 

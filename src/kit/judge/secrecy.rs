@@ -3,11 +3,14 @@
 use std::collections::BTreeSet;
 
 use crate::kit::observed::Observed;
-use crate::kit::report::{Item, Need};
+use crate::kit::report::{Item, Need, counted};
 use crate::kit::secrets::{self, Known};
 
 /// Paths of one report.
 const MOST_PATHS: usize = 40;
+
+/// How many items there are.
+pub const COUNT: usize = 3;
 
 pub fn items(observed: &Observed, image_environment: &[String], known: &[Known]) -> Vec<Item> {
     let mut found = BTreeSet::new();
@@ -27,16 +30,19 @@ pub fn items(observed: &Observed, image_environment: &[String], known: &[Known])
     let unseen_files =
         if observed.written.is_none() { "; /tmp and HOME could not be seen from here" } else { "" };
     let title = "no credential in environment, arguments, files or output";
-    let seen = if found.is_empty() {
-        Ok(format!("{} processes looked at{unseen}{unseen_files}", observed.processes.len()))
+    let credential = if found.is_empty() {
+        let looked_at = counted(observed.processes.len(), "process", "processes");
+        observed.item(
+            "no-credential",
+            Need::Must,
+            title,
+            Ok(format!("{looked_at} looked at{unseen}{unseen_files}")),
+        )
     } else {
-        Err(found.into_iter().collect::<Vec<_>>().join("; "))
+        let found = found.into_iter().collect::<Vec<_>>().join("; ");
+        Item::new("no-credential", Need::Must, title, Err(found))
     };
-    vec![
-        Item::new("no-credential", Need::Must, title, seen),
-        image_item(image_environment, known),
-        hosts(observed),
-    ]
+    vec![credential, image_item(image_environment, known), hosts(observed)]
 }
 
 /// The image's ENV never reaches the CLI, but whoever has the image can read it.
@@ -62,7 +68,7 @@ fn hosts(observed: &Observed) -> Item {
             title,
             "the sandbox's network cannot be entered from here",
         ),
-        Some(names) if names.is_empty() => Item::new("hosts", Need::Should, title, Ok(String::new())),
+        Some(names) if names.is_empty() => observed.item("hosts", Need::Should, title, Ok(String::new())),
         Some(names) => {
             let names: Vec<&str> = names.iter().map(String::as_str).collect();
             let detail = format!("{} (nobody answers there; a setting may switch it off)", names.join(", "));

@@ -6,8 +6,9 @@ use kage_model_server::script::{Action, Script, Turn};
 use crate::domain::judgement::Judge;
 use crate::image::manifest::Manifest;
 use crate::image::mapped::{MappedEvent, Usage};
+use crate::kit::judge::prompts;
 use crate::kit::observed::{Ended, Observed};
-use crate::kit::report::{Item, Need};
+use crate::kit::report::{Item, Need, counted};
 
 const FILE: &str = "kit-hello.txt";
 const CONTENT: &str = "Hello from the kit.\nIt's \"quoted\".\n";
@@ -68,8 +69,15 @@ pub fn items(observed: &Observed, manifest: &Manifest) -> Vec<Item> {
                 None => Ok(String::new()),
             },
         ),
-        Item::new("edits-a-file", Need::Must, "writes a file when the model says so", edited(observed)),
-        Item::new(
+        // The script answers whatever it is asked.
+        observed.item(
+            "gets-the-prompt",
+            Need::Must,
+            "the model gets the prompt",
+            prompts::arrives(PROMPT, observed).map(str::to_owned),
+        ),
+        observed.item("edits-a-file", Need::Must, "writes a file when the model says so", edited(observed)),
+        observed.item(
             "runs-a-command",
             Need::Should,
             "runs a shell command when the model says so",
@@ -79,8 +87,8 @@ pub fn items(observed: &Observed, manifest: &Manifest) -> Vec<Item> {
                 Err("it did not (a CLI without tools cannot)".to_owned())
             },
         ),
-        Item::new("succeeds", Need::Must, "a good run counts as one", success(observed, manifest)),
-        Item::new(
+        observed.item("succeeds", Need::Must, "a good run counts as one", success(observed, manifest)),
+        observed.item(
             "ends",
             Need::Should,
             "exits by itself after its last word",
@@ -94,13 +102,19 @@ pub fn items(observed: &Observed, manifest: &Manifest) -> Vec<Item> {
         ),
     ];
     items.extend(event_items(observed, manifest));
-    items.push(Item::new("usage", Need::Should, "says what it used", usage(observed)));
+    items.push(observed.item("usage", Need::Should, "says what it used", usage(observed)));
     items
+}
+
+/// How many those are.
+pub const fn count(manifest: &Manifest) -> usize {
+    if manifest.events.is_some() { 11 } else { 8 }
 }
 
 /// As a user whom the image does not know.
 pub fn foreign_item(observed: &Observed, manifest: &Manifest) -> Item {
-    let seen = edited(observed).and_then(|_| success(observed, manifest));
+    let prompt = prompts::arrives(PROMPT, observed);
+    let seen = edited(observed).and(prompt).and_then(|_| success(observed, manifest));
     Item::new("foreign-user", Need::Must, "does the same as a user whom the image does not know", seen)
 }
 
@@ -117,14 +131,14 @@ fn event_items(observed: &Observed, manifest: &Manifest) -> Vec<Item> {
     let last = has(|event| matches!(event, MappedEvent::Final(_)));
     let need_last = if manifest.judge == Judge::Final { Need::Must } else { Need::Should };
     vec![
-        Item::new(
+        observed.item(
             "events",
             Need::Must,
             "what the model says becomes an event",
             found(said, "no event has the model's last words (an `assistant` event, or a `final` one)")
-                .map(|_| format!("{} events", observed.events.len())),
+                .map(|_| counted(observed.events.len(), "event", "events")),
         ),
-        Item::new(
+        observed.item(
             "events-tools",
             Need::Should,
             "tool calls and results become events",
@@ -134,15 +148,16 @@ fn event_items(observed: &Observed, manifest: &Manifest) -> Vec<Item> {
                 (true, false) => Err("no `tool_result`".to_owned()),
             },
         ),
-        Item::new("events-final", need_last, "it says when it is done", found(last, "no `final`")),
-        Item::new(
+        observed.item("events-final", need_last, "it says when it is done", found(last, "no `final`")),
+        observed.item(
             "events-clean",
             Need::Should,
             "the filter gives out events only",
             if observed.ignored == 0 {
                 Ok(String::new())
             } else {
-                Err(format!("{} outputs were none", observed.ignored))
+                let outputs = counted(observed.ignored as usize, "output was", "outputs were");
+                Err(format!("{outputs} none"))
             },
         ),
     ]

@@ -37,6 +37,9 @@ pub struct Manifest {
     /// Put before every prompt as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_prefix: Option<String>,
+    /// The least OCI runtime that its runs are to have (`runsc`, `kata`); default: the operator's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<Name>,
     /// Further paths that are writable inside, each an empty tmpfs.
     #[serde(default)]
     pub writable: Vec<String>,

@@ -216,7 +216,7 @@ impl Drive<'_> {
     /// Takes up a run whose CLI may be at work.
     async fn resume(&self, run: &RunRow) -> Result<Ended, RunFailure> {
         self.notice(run, EventKind::Warning, "its runner was started anew; the run goes on").await?;
-        if self.environment.refusals.is_some() {
+        if self.tells_of_refusals(run) {
             let looked_at = self.environment.config.record_addresses;
             let message = if looked_at { UNCONNECTED } else { UNRECORDED };
             self.notice(run, EventKind::Warning, message).await?;

@@ -15,8 +15,9 @@ use crate::runner::failure::StartError;
 use crate::runner::folders::Folders;
 use crate::runner::lease::Leases;
 use crate::runner::notifier::Notifier;
+use crate::runner::runtimes::Runtimes;
 use crate::sandbox::engine::Engine;
-use crate::sandbox::refusals::listener::{self, Refusals};
+use crate::sandbox::refusals::listener::Refusals;
 use crate::sandbox::seccomp::SeccompProfile;
 use crate::sandbox::spec::SandboxUser;
 
@@ -29,6 +30,7 @@ pub(super) struct Environment {
     pub bases: Bases,
     pub engine: Engine,
     pub disk: Disk,
+    pub runtimes: Runtimes,
     /// For a runtime that does not tell of refused calls.
     pub seccomp: SeccompProfile,
     /// Counts refused calls; `None`: the runtime does not tell of them.
@@ -65,7 +67,8 @@ impl Environment {
         }
         let engine = Engine::connect(&config.docker).await?;
         engine.ping().await?;
-        let refusals = refusals(&engine, &config, &folders).await?;
+        let runtimes = Runtimes::open(&engine, &config).await?;
+        let refusals = refusals(&runtimes, &config, &folders)?;
         let disk = Disk::open(&config, &folders.disk())?;
         config.limits.worktree_inodes = disk.inodes(config.limits.worktree_inodes);
         Ok(Arc::new(Self {
@@ -78,6 +81,7 @@ impl Environment {
             seccomp: SeccompProfile::built_in(),
             refusals,
             disk,
+            runtimes,
             leases: Leases::default(),
             notifier: Notifier::default(),
             wake: Notify::new(),
@@ -102,13 +106,13 @@ impl Environment {
 }
 
 /// Listens, where the runtime is one that hands over its listener.
-async fn refusals(
-    engine: &Engine,
+fn refusals(
+    runtimes: &Runtimes,
     config: &RunnerConfig,
     folders: &Folders,
 ) -> Result<Option<Refusals>, StartError> {
-    if !listener::reports(engine, config.runtime.as_deref()).await? {
-        tracing::warn!("runner.refusals_not_recorded: the runtime does not tell of refused system calls");
+    if !runtimes.any_reports() {
+        tracing::warn!("runner.refusals_not_recorded: no runtime tells of refused system calls");
         return Ok(None);
     }
     let path = folders.refusals();

@@ -33,6 +33,7 @@ mod pump;
 mod refusals;
 mod repositories;
 mod retry;
+mod runtimes;
 mod sweep;
 mod told;
 

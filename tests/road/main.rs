@@ -13,6 +13,7 @@ mod prompts;
 mod refusals;
 mod repositories;
 mod road;
+mod runtimes;
 mod server;
 mod streams;
 mod submit;

@@ -12,7 +12,7 @@ const PROBE: &str = r#"
 cat /proc/version > version
 id -u > uid
 ls /sys/class/net > interfaces 2>/dev/null || tail -n +3 /proc/net/dev | cut -d: -f1 > interfaces
-: > /etc/written 2>/dev/null && echo "the root is writable"
+(: > /etc/written) 2>/dev/null && echo "the root is writable"
 (exec 3<>/dev/tcp/1.1.1.1/80) 2>/dev/null && echo "there is a way out"
 echo done
 "#;

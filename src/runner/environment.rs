@@ -44,6 +44,8 @@ pub(super) struct Environment {
     pub notifier: Notifier,
     /// One permit a run.
     pub slots: Arc<Semaphore>,
+    /// A container was left that could not be removed.
+    pub sweep: Notify,
     /// There may be something to claim.
     pub wake: Notify,
 }
@@ -84,6 +86,7 @@ impl Environment {
             runtimes,
             leases: Leases::default(),
             notifier: Notifier::default(),
+            sweep: Notify::new(),
             wake: Notify::new(),
             lifecycle: lifecycle.clone(),
             folders,

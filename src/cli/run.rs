@@ -53,6 +53,9 @@ pub struct Args {
     /// Count a clean exit that changed nothing as a success
     #[arg(long)]
     allow_no_changes: bool,
+    /// OCI runtime of the sandboxes, such as runsc [default: the operator's]
+    #[arg(long, value_name = "NAME")]
+    runtime: Option<Name>,
     /// Model that the CLIs ask for [default: the operator's, or each image's]
     #[arg(long, value_name = "NAME")]
     model: Option<ModelName>,
@@ -172,6 +175,7 @@ fn new_task(args: Args) -> Result<NewTask, CliError> {
             idle_timeout: args.idle_timeout,
             allow_no_changes: args.allow_no_changes,
             model: args.model.clone().map(Into::into),
+            runtime: args.runtime.clone(),
             budget: None,
         })
         .collect();

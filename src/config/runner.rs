@@ -8,7 +8,7 @@ use crate::domain::limits::Limits;
 use crate::domain::name::Name;
 use crate::domain::repository::AllowedSources;
 
-pub const NAMES: [&str; 31] = [
+pub const NAMES: [&str; 32] = [
     "KAGE_REPOSITORIES_ALLOW",
     "KAGE_DATA_DIR",
     "KAGE_INSTANCE",
@@ -16,6 +16,7 @@ pub const NAMES: [&str; 31] = [
     "KAGE_RUNNER_DOCKER",
     "KAGE_RUNNER_SHIM",
     "KAGE_RUNNER_RUNTIME",
+    "KAGE_RUNNER_RUNTIMES_ALLOWED",
     "KAGE_RUNNER_RECORD_ADDRESSES",
     "KAGE_RUNNER_UID",
     "KAGE_RUNNER_GATEWAY_UID",
@@ -101,6 +102,8 @@ pub struct RunnerConfig {
     pub shim: Option<PathBuf>,
     /// Another OCI runtime, such as `runsc`.
     pub runtime: Option<String>,
+    /// Those that a task or an image may ask for, beside that one.
+    pub runtimes_allowed: Vec<String>,
     /// Whether addresses that programs want to reach are recorded. A run whose runner is started anew can then open no
     /// new connection, because nobody looks at it.
     pub record_addresses: bool,
@@ -153,6 +156,7 @@ impl RunnerConfig {
             docker,
             shim: settings.optional("KAGE_RUNNER_SHIM")?,
             runtime: settings.optional("KAGE_RUNNER_RUNTIME")?,
+            runtimes_allowed: settings.list("KAGE_RUNNER_RUNTIMES_ALLOWED"),
             record_addresses: settings.or("KAGE_RUNNER_RECORD_ADDRESSES", false)?,
             uid: settings.within("KAGE_RUNNER_UID", 10_001, 1, u64::from(u32::MAX - 1))? as u32,
             gateway_uid: settings.optional("KAGE_RUNNER_GATEWAY_UID")?,

@@ -1,7 +1,7 @@
 //! Runners say that they live.
 
 use chrono::{DateTime, Utc};
-use sqlx::PgPool;
+use sqlx::{PgExecutor, PgPool};
 use uuid::Uuid;
 
 use crate::db::error::DbError;
@@ -16,16 +16,21 @@ pub struct Presence {
     /// Version of the engine, or why it does not answer.
     pub engine: String,
     pub engine_ok: bool,
+    /// OCI runtime of a run that asks for none, and all that may be asked for.
+    pub runtime: String,
+    pub runtimes: Vec<String>,
 }
 
 /// # Errors
 /// [`DbError`].
 pub async fn announce(pool: &PgPool, presence: &Presence) -> Result<(), DbError> {
     sqlx::query(
-        "INSERT INTO runners (id, instance, host, version, concurrency, draining, engine, engine_ok)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+        "INSERT INTO runners (id, instance, host, version, concurrency, draining, engine, engine_ok, runtime,
+                              runtimes)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
          ON CONFLICT (id) DO UPDATE SET instance = $2, host = $3, version = $4, concurrency = $5, draining = $6,
-                                        engine = $7, engine_ok = $8, seen_at = now()",
+                                        engine = $7, engine_ok = $8, runtime = $9, runtimes = $10,
+                                        seen_at = now()",
     )
     .bind(presence.id)
     .bind(&presence.instance)
@@ -35,6 +40,8 @@ pub async fn announce(pool: &PgPool, presence: &Presence) -> Result<(), DbError>
     .bind(presence.draining)
     .bind(&presence.engine)
     .bind(presence.engine_ok)
+    .bind(&presence.runtime)
+    .bind(&presence.runtimes)
     .execute(pool)
     .await?;
     Ok(())
@@ -60,5 +67,18 @@ pub async fn alive(pool: &PgPool) -> Result<Vec<RunnerRow>, DbError> {
          WHERE seen_at > now() - interval '30 seconds' ORDER BY id",
     )
     .fetch_all(pool)
+    .await?)
+}
+
+/// The default runtime and the allowed ones, of each runner that [`alive`] would name and that says so.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn runtimes(executor: impl PgExecutor<'_>) -> Result<Vec<(String, Vec<String>)>, DbError> {
+    Ok(sqlx::query_as(
+        "SELECT runtime, runtimes FROM runners
+         WHERE seen_at > now() - interval '30 seconds' AND runtime IS NOT NULL AND NOT draining",
+    )
+    .fetch_all(executor)
     .await?)
 }

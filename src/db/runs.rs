@@ -33,6 +33,7 @@ pub struct RunRow {
     pub base_commit: Option<String>,
     pub verdict: Option<Value>,
     pub model: Option<String>,
+    pub runtime: Option<String>,
     pub told: Option<Value>,
     pub decided_by: Option<String>,
     pub contained: Option<bool>,

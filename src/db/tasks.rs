@@ -13,6 +13,7 @@ use crate::db::runs::{self, RunRow};
 use crate::db::{audit, run_events};
 use crate::domain::audit::{Actor, Entry, Outcome};
 use crate::domain::event::EventKind;
+use crate::domain::name::Name;
 use crate::domain::run::RunState;
 use crate::domain::task::TaskStatus;
 use crate::wire;
@@ -94,8 +95,8 @@ pub async fn insert(connection: &mut PgConnection, task: &NewTask<'_>) -> Result
         let (id, assignment) = (run.id, run.assignment);
         sqlx::query(
             "INSERT INTO runs (id, task_id, name, position, cli_name, image_digest, manifest, context, timeout_secs,
-                               idle_secs, allow_no_changes, base_commit, model)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+                               idle_secs, allow_no_changes, base_commit, model, runtime)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
         )
         .bind(id)
         .bind(task.id)
@@ -110,6 +111,7 @@ pub async fn insert(connection: &mut PgConnection, task: &NewTask<'_>) -> Result
         .bind(assignment.allow_no_changes)
         .bind(task.base_commit)
         .bind(&assignment.model)
+        .bind(assignment.runtime.as_ref().map(Name::as_str))
         .execute(&mut *connection)
         .await?;
         let state = wire::event::State {

@@ -11,5 +11,6 @@ pub mod name;
 pub mod prompt;
 pub mod repository;
 pub mod run;
+pub mod runtime;
 pub mod task;
 pub mod verdict;

@@ -45,6 +45,9 @@ pub struct Manifest {
     /// Most bytes of a prompt that the CLI takes, the prefix not counted. A task with a longer one is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_prompt_bytes: Option<u32>,
+    /// The least OCI runtime that its runs are to have (`runsc`, `kata`); default: the operator's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<Name>,
     /// Further paths that are writable inside, each an empty tmpfs.
     #[serde(default)]
     pub writable: Vec<String>,

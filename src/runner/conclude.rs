@@ -6,6 +6,8 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
+use tokio::task::spawn_blocking;
+use tokio::time::Instant;
 
 use crate::db;
 use crate::db::attempts::{Ending, Harvested};
@@ -30,12 +32,16 @@ use crate::runner::past_call;
 use crate::runner::prepare;
 use crate::runner::retry;
 use crate::runner::review;
+use crate::sandbox::container::Sandbox;
+use crate::sandbox::host_kill;
 use crate::wire::run::FileChange;
 
 /// Most bytes of a patch that are stored; the branch always has everything.
 const PATCH_BYTES: usize = 16 << 20;
 /// Between tries to remove a container while the engine is away.
 const REMOVE_PAUSE: Duration = Duration::from_secs(2);
+/// An engine that is away for longer than this does not hold a run's end up.
+const LEFT_AFTER: Duration = Duration::from_secs(30);
 /// Tries to remove a container before the sweep has to.
 const REMOVE_TRIES: usize = 30;
 
@@ -55,11 +61,9 @@ impl Drive<'_> {
         ended: Ended,
     ) -> Result<(), RunFailure> {
         let Ended { mut verdict, sandbox } = ended;
-        if let Some(sandbox) = sandbox {
-            // Found again below, by its label.
-            sandbox.leave();
-        }
-        self.remove_all(run).await?;
+        // Found again below, by its label.
+        let container = sandbox.map(Sandbox::leave).or_else(|| run.container_id.clone());
+        self.remove_all(run, container).await?;
         self.last_refusals(run).await?;
         let manifest: Option<Manifest> = serde_json::from_value(run.manifest.clone()).ok();
         let record = self.record(run, manifest.as_ref()).await?;
@@ -127,11 +131,26 @@ impl Drive<'_> {
         retry::next_attempt(verdict, run.attempt.unsigned_abs(), retries, delay)
     }
 
-    async fn remove_all(&self, run: &RunRow) -> Result<(), RunFailure> {
+    /// Removes the attempt's container. Where the engine does not answer, its processes are ended without it; once
+    /// there is certainly none, a container that the engine will not give up is left to the sweep.
+    async fn remove_all(&self, run: &RunRow, container: Option<String>) -> Result<(), RunFailure> {
+        let began = Instant::now();
         for _ in 1..REMOVE_TRIES {
-            match self.remove_containers(run.id).await {
+            let error = match self.remove_containers(run.id).await {
                 Ok(()) => return Ok(()),
-                Err(error) => tracing::warn!(run = %run.id, %error, "runner.container_not_removed"),
+                Err(error) => error,
+            };
+            tracing::warn!(run = %run.id, %error, "runner.container_not_removed");
+            if let Some(id) = container.clone() {
+                let ended = spawn_blocking(move || host_kill::end(&id)).await.unwrap_or(false);
+                if ended && began.elapsed() > LEFT_AFTER {
+                    let message = format!(
+                        "its container could not be removed ({error}); its processes are ended, and it is left to the sweep"
+                    );
+                    self.notice(run, EventKind::Warning, &message).await?;
+                    self.environment.sweep.notify_one();
+                    return Ok(());
+                }
             }
             tokio::time::sleep(REMOVE_PAUSE).await;
         }

@@ -18,7 +18,7 @@ impl Drive<'_> {
         spec: &Spec,
         found: Facts,
     ) -> Result<(), RunFailure> {
-        let runtime = spec.runtime.as_deref().unwrap_or(&self.environment.default_runtime);
+        let runtime = spec.runtime.as_deref().unwrap_or(self.environment.runtimes.default());
         let here = proof::namespaces_here().map_err(RunFailure::io("/proc/self/ns"))?;
         let surprises = proof::surprises(spec, Kernel::of(runtime), &here, &found);
         let (pool, lease, facts) = (&self.environment.pool, self.lease, json!(found));

@@ -217,7 +217,7 @@ impl Drive<'_> {
     /// Takes up a run whose CLI may be at work.
     async fn resume(&self, run: &RunRow) -> Result<Ended, RunFailure> {
         self.notice(run, EventKind::Warning, "its runner was started anew; the run goes on").await?;
-        if self.environment.refusals.is_some() {
+        if self.tells_of_refusals(run) {
             self.notice(run, EventKind::Warning, self.unrecorded()).await?;
         }
         let lost = |why: &str| Verdict::new(RunState::Lost, why);

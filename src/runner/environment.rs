@@ -16,8 +16,9 @@ use crate::runner::failure::StartError;
 use crate::runner::folders::Folders;
 use crate::runner::lease::Leases;
 use crate::runner::notifier::Notifier;
+use crate::runner::runtimes::Runtimes;
 use crate::sandbox::engine::Engine;
-use crate::sandbox::refusals::listener::{self, Refusals};
+use crate::sandbox::refusals::listener::Refusals;
 use crate::sandbox::seccomp::SeccompProfile;
 use crate::sandbox::spec::SandboxUser;
 
@@ -32,10 +33,9 @@ pub(super) struct Environment {
     pub scanner: Scanner,
     pub engine: Engine,
     pub disk: Disk,
+    pub runtimes: Runtimes,
     /// For a runtime that does not tell of refused calls.
     pub seccomp: SeccompProfile,
-    /// What the engine runs a sandbox with that asks for no other.
-    pub default_runtime: String,
     /// Counts refused calls; `None`: the runtime does not tell of them.
     pub refusals: Option<Refusals>,
     /// On the host, where the engine finds it.
@@ -47,6 +47,8 @@ pub(super) struct Environment {
     pub notifier: Notifier,
     /// One permit a run.
     pub slots: Arc<Semaphore>,
+    /// A container was left that could not be removed.
+    pub sweep: Notify,
     /// There may be something to claim.
     pub wake: Notify,
 }
@@ -70,8 +72,8 @@ impl Environment {
         }
         let engine = Engine::connect(&config.docker).await?;
         engine.ping().await?;
-        let default_runtime = engine.info().await?.default_runtime;
-        let refusals = refusals(&engine, &config, &folders).await?;
+        let runtimes = Runtimes::open(&engine, &config).await?;
+        let refusals = refusals(&runtimes, &config, &folders)?;
         let disk = Disk::open(&config, &folders.disk())?;
         config.limits.worktree_inodes = disk.inodes(config.limits.worktree_inodes);
         Ok(Arc::new(Self {
@@ -83,11 +85,12 @@ impl Environment {
             gateway_uid,
             slots: Arc::new(Semaphore::new(config.concurrency)),
             seccomp: SeccompProfile::built_in(),
-            default_runtime,
             refusals,
             disk,
+            runtimes,
             leases: Leases::default(),
             notifier: Notifier::default(),
+            sweep: Notify::new(),
             wake: Notify::new(),
             lifecycle: lifecycle.clone(),
             folders,
@@ -110,13 +113,13 @@ impl Environment {
 }
 
 /// Listens, where the runtime is one that hands over its listener.
-async fn refusals(
-    engine: &Engine,
+fn refusals(
+    runtimes: &Runtimes,
     config: &RunnerConfig,
     folders: &Folders,
 ) -> Result<Option<Refusals>, StartError> {
-    if !listener::reports(engine, config.runtime.as_deref()).await? {
-        tracing::warn!("runner.refusals_not_recorded: the runtime does not tell of refused system calls");
+    if !runtimes.any_reports() {
+        tracing::warn!("runner.refusals_not_recorded: no runtime tells of refused system calls");
         return Ok(None);
     }
     let path = folders.refusals();

@@ -1,10 +1,12 @@
 //! What keeps a runner from starting, and what ends a run without a verdict of its own.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use crate::db::error::DbError;
 use crate::disk::error::DiskError;
 use crate::domain::name::InvalidName;
+use crate::domain::runtime::RuntimeRefused;
 use crate::git::error::GitError;
 use crate::sandbox::error::SandboxError;
 use crate::sandbox::shim_link::LinkError;
@@ -26,6 +28,11 @@ pub enum StartError {
     Git(#[from] GitError),
     #[error("KAGE_RUNNER_DISK: no file system can be made for each run: {0}")]
     Disk(#[from] DiskError),
+    #[error(
+        "KAGE_RUNNER_RUNTIMES_ALLOWED: the engine knows no runtime {name:?}; it knows {}",
+        known.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
+    )]
+    Runtime { name: String, known: BTreeSet<String> },
     #[error("KAGE_RUNNER_UID: {0} cannot be a sandbox's user")]
     User(u32),
     #[error("KAGE_RUNNER_GATEWAY_UID: only root can give a run's folder to another user ({0})")]
@@ -89,6 +96,12 @@ impl RunFailure {
             Self::Link(_) | Self::NoGateway(_) => true,
             _ => false,
         }
+    }
+}
+
+impl From<RuntimeRefused> for RunFailure {
+    fn from(error: RuntimeRefused) -> Self {
+        Self::Refused(error.to_string())
     }
 }
 

@@ -37,6 +37,7 @@ mod refusals;
 mod repositories;
 mod retry;
 mod review;
+mod runtimes;
 mod sweep;
 mod told;
 

@@ -21,6 +21,7 @@ use crate::db::runs::RunRow;
 use crate::db::tasks::TaskRow;
 use crate::domain::limits::Limits;
 use crate::domain::model_name::ModelName;
+use crate::domain::name::Name;
 use crate::domain::prompt;
 use crate::git::base::{CheckoutLimits, Settings};
 use crate::git::mirror::Mirror;
@@ -100,6 +101,8 @@ pub(super) async fn prepare(drive: Drive<'_>, run: &RunRow, task: &TaskRow) -> R
     let environment = drive.environment;
     let manifest: Manifest = serde_json::from_value(run.manifest.clone())
         .map_err(|error| RunFailure::Refused(format!("the image's manifest is broken: {error}")))?;
+    let runtime =
+        environment.runtimes.choose(run.runtime.as_deref(), manifest.runtime.as_ref().map(Name::as_str))?;
     let folder = environment.folders.run(run.id);
     // An attempt without it has not begun.
     let path = session_path(&folder);
@@ -121,8 +124,9 @@ pub(super) async fn prepare(drive: Drive<'_>, run: &RunRow, task: &TaskRow) -> R
         Some(_) => Some(grant::opened(drive, run).await?),
         None => None,
     };
-    let spec = spec(environment, run, &manifest, &worktree)?;
-    let watched = environment.refusals.as_ref().map(Refusals::expect);
+    let spec = spec(environment, run, &manifest, &worktree, runtime)?;
+    let reports = spec.runtime.as_deref().is_some_and(|runtime| environment.runtimes.reports(runtime));
+    let watched = environment.refusals.as_ref().filter(|_| reports).map(Refusals::expect);
     let seccomp = watched.as_ref().map_or(&environment.seccomp, Watched::profile);
     let sandbox = create(drive, run, &spec, seccomp).await?;
     let warning = quarantine.warning(&task.repository);
@@ -270,6 +274,7 @@ fn spec(
     run: &RunRow,
     manifest: &Manifest,
     worktree: &Worktree,
+    runtime: String,
 ) -> Result<Spec, RunFailure> {
     let image = run.image_digest.parse().map_err(|error| RunFailure::Refused(format!("{error}")))?;
     Ok(Spec {
@@ -285,7 +290,7 @@ fn spec(
         model_dir: manifest.model.as_ref().map(|_| environment.folders.model(run.id)),
         shim: environment.shim.clone(),
         writable: manifest.writable.clone(),
-        runtime: environment.config.runtime.clone(),
+        runtime: Some(runtime),
         log_copy_bytes: Some(environment.config.log_copy_bytes).filter(|bytes| *bytes > 0),
     })
 }

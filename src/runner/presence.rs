@@ -34,6 +34,8 @@ pub(super) async fn announce(environment: &Environment) {
         draining: environment.lifecycle.soft().is_cancelled(),
         engine,
         engine_ok,
+        runtime: environment.runtimes.default().to_owned(),
+        runtimes: environment.runtimes.allowed(),
     };
     if let Err(error) = db::runners::announce(&environment.pool, &presence).await {
         tracing::warn!(%error, "runner.presence_failed");

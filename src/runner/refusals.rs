@@ -26,11 +26,18 @@ const UNCONNECTED: &str = "refused system calls of this attempt are refused as b
     (KAGE_RUNNER_RECORD_ADDRESSES=false lets such runs go on, without a record of addresses)";
 
 impl Drive<'_> {
+    /// Whether the runtime of a run that was begun tells of refused calls.
+    pub(super) fn tells_of_refusals(&self, run: &RunRow) -> bool {
+        let demanded = run.manifest.get("runtime").and_then(serde_json::Value::as_str);
+        let chosen = self.environment.runtimes.choose(run.runtime.as_deref(), demanded);
+        chosen.is_ok_and(|chosen| self.environment.runtimes.reports(&chosen))
+    }
+
     /// No listener, no start.
     pub(super) async fn require_handover(&self) -> Result<(), RunFailure> {
         match self.here.watched.get() {
             Some(watched) if !watched.connected(HANDOVER_WITHIN).await => {
-                let runtime = self.environment.config.runtime.as_deref().unwrap_or("the engine's default");
+                let runtime = self.environment.runtimes.default();
                 Err(RunFailure::Refused(format!(
                     "the runtime ({runtime}) did not hand over the listener for refused system calls, which runc and crun do; \
                      name another one in KAGE_RUNNER_RUNTIME"

@@ -15,18 +15,30 @@ use crate::sandbox::container::{self, Found, Sandbox};
 use crate::sandbox::error::SandboxError;
 
 const INTERVAL: Duration = Duration::from_secs(3600);
+/// After one that did not get through.
+const AGAIN: Duration = Duration::from_secs(30);
 /// A base that nobody asked for in this time is removed.
 const BASE_IDLE: Duration = Duration::from_secs(24 * 3600);
 
-/// Runs until the soft token: at start, then hourly.
+/// Runs until the soft token: at start, then hourly, and when something was left.
 pub(super) async fn run(environment: Arc<Environment>) {
     while !environment.lifecycle.soft().is_cancelled() {
-        if let Err(error) = sweep(&environment).await {
-            tracing::warn!(%error, "runner.sweep_failed");
-        }
+        let pause = match sweep(&environment).await {
+            Ok(()) => INTERVAL,
+            Err(error) => {
+                tracing::warn!(%error, "runner.sweep_failed");
+                AGAIN
+            }
+        };
+        let due = async {
+            tokio::select! {
+                () = environment.sweep.notified() => tokio::time::sleep(AGAIN).await,
+                () = tokio::time::sleep(pause) => {}
+            }
+        };
         tokio::select! {
             () = environment.lifecycle.soft().cancelled() => {}
-            () = tokio::time::sleep(INTERVAL) => {}
+            () = due => {}
         }
     }
 }

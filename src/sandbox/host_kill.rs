@@ -3,12 +3,24 @@
 //! A hostile container can make the engine's own calls hang. The kernel still knows which processes
 //! are in its control group, and SIGKILL to PID 1 of its namespace ends all of them.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-/// Sends SIGKILL to every process of a container, found by its control group.
+use crate::sandbox::host_cgroup;
+
+/// The inode of the first process namespace, the host's own (kernel: `PROC_PID_INIT_INO`).
+const FIRST_NAMESPACE: &str = "pid:[4026531836]";
+
+/// More than one round only if processes are made while others are being ended.
+const ROUNDS: usize = 100;
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Ends every process of a container, found by its control group: through the group itself where the kernel and our
+/// rights allow it, and by a signal to each.
 ///
 /// Returns how many were signalled. 0 may also mean that the host's processes cannot be seen from
 /// here (a runner in a container without `pid: host`).
@@ -16,17 +28,54 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 /// # Errors
 /// Only if `/proc` cannot be read.
 pub fn kill_all(container_id: &str) -> io::Result<usize> {
-    let mut killed = 0;
+    let members = members(container_id)?;
+    let cgroups: BTreeSet<String> = members.iter().map(|(_, cgroup)| cgroup.clone()).collect();
+    host_cgroup::kill(&cgroups);
+    let _stopped = host_cgroup::Stopped::new(&cgroups);
+    // Read anew: none is made any more.
+    Ok(self::members(container_id)?
+        .into_iter()
+        .filter(|(pid, _)| kill(*pid, container_id))
+        .count()
+        .max(members.len()))
+}
+
+/// Ends every process of a container, and says whether certainly none is left. Waits up to a second. `false` where the
+/// host's processes cannot all be seen from here.
+pub fn end(container_id: &str) -> bool {
+    let sees_all = fs::read_link("/proc/self/ns/pid").is_ok_and(|name| name.as_os_str() == FIRST_NAMESPACE);
+    for _ in 0..ROUNDS {
+        match kill_all(container_id) {
+            Ok(0) => return sees_all,
+            Ok(_) => std::thread::sleep(PAUSE),
+            Err(_) => return false,
+        }
+    }
+    false
+}
+
+/// Process ids with what `/proc/PID/cgroup` says of them. A process that has ended and is not yet reaped is none.
+fn members(container_id: &str) -> io::Result<Vec<(i32, String)>> {
+    let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let Ok(entry) = entry else { continue };
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
             continue;
         };
-        if belongs(pid, container_id) && kill(pid, container_id) {
-            killed += 1;
+        if let Ok(text) = fs::read_to_string(format!("/proc/{pid}/cgroup"))
+            && names_container(&text, container_id)
+            && !is_zombie(pid)
+        {
+            found.push((pid, text));
         }
     }
-    Ok(killed)
+    Ok(found)
+}
+
+/// The state follows the name, which may itself hold parentheses (`man 5 proc_pid_stat`).
+fn is_zombie(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X']))
 }
 
 /// A descriptor first, then the check again: a number that was reused meanwhile is not killed.

@@ -9,6 +9,7 @@
 pub mod container;
 pub mod engine;
 pub mod error;
+mod host_cgroup;
 pub mod host_kill;
 pub mod image_check;
 pub mod profile;

@@ -218,6 +218,22 @@ fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
+/// What is different from the host's own kernel with its filters, for whoever reads the record.
+fn notes(runtime: Option<&str>) -> &'static [&'static str] {
+    match runtime {
+        Some("runsc") => &[
+            "gVisor's own kernel serves the system calls; it does not apply our seccomp profile, and refused calls are \
+             not recorded",
+            "memory and processes are limited together with gVisor's own; a run that is refused processes or memory \
+             inside gVisor may end as failed",
+        ],
+        Some(name) if name.starts_with("kata") => {
+            &["a kernel of its own in a virtual machine; refused calls are not recorded"]
+        }
+        _ => &[],
+    }
+}
+
 /// What the audit trail keeps of a sandbox: enough to say later what held it, and no path of the host.
 pub fn record(spec: &Spec, seccomp: &SeccompProfile) -> Value {
     let mut writable: Vec<&str> = spec.writable.iter().map(String::as_str).chain(["/tmp", HOME]).collect();
@@ -247,6 +263,7 @@ pub fn record(spec: &Spec, seccomp: &SeccompProfile) -> Value {
         "limits": spec.limits,
         "held": spec.limits.held(spec.worktree_held),
         "runtime": spec.runtime,
+        "notes": notes(spec.runtime.as_deref()),
         "network": "none",
         "capabilities": [],
         "no_new_privileges": true,

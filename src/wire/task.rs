@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
+use crate::domain::name::Name;
 use crate::domain::run::ResultStatus;
 use crate::domain::task::{MergeStrategy, TaskStatus};
 use crate::wire::run::Run;
@@ -95,6 +96,11 @@ pub struct Assignment {
     /// The model to ask for; default: the operator's, or the CLI image's. Only for a CLI that asks a model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+    /// The OCI runtime to run in (`runsc`: gVisor), among those that the operator allows; default: the operator's, or a
+    /// stronger one that the CLI's image demands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub runtime: Option<Name>,
     /// What this run may use of its model, within the task's budget and the operator's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<Budget>,

@@ -38,6 +38,11 @@ impl Drop for Models {
 
 /// A world whose CLIs have models, and the server that plays them.
 pub async fn world(agents: &[&str]) -> (TestKage, Models) {
+    world_with(agents, &[]).await
+}
+
+/// As [`world`], with settings.
+pub async fn world_with(agents: &[&str], settings: &[(&str, &str)]) -> (TestKage, Models) {
     let script = scenario::find("write-hello").expect("it is built in");
     let options = Options { require_key: Some(CREDENTIAL.to_owned()), ..Options::new(script) };
     let listen = Listen::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
@@ -62,6 +67,9 @@ pub async fn world(agents: &[&str]) -> (TestKage, Models) {
     kage.set("PLANTED", CREDENTIAL);
     // The road's scripts make do with less than an agent does.
     kage.set("KAGE_LIMIT_MEMORY_BYTES", "2147483648");
+    for (name, value) in settings {
+        kage.set(name, value);
+    }
     for agent in agents {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("images").join(agent);
         let image = format!("kage-cli-{agent}:dev");

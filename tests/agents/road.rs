@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::models::{AGENTS, CREDENTIAL, world};
+use crate::models::{AGENTS, CREDENTIAL, world, world_with};
 use crate::support::database::stored;
 use crate::support::git::git;
 use crate::support::sse::assert_contiguous;
@@ -123,6 +123,26 @@ async fn aider() {
 #[tokio::test]
 async fn ollama() {
     road("ollama").await;
+}
+
+/// On gVisor's kernel: the same road, and the gateway's socket is the only way out there too. The engine needs `runsc`
+/// (`scripts/host runsc`).
+#[tokio::test]
+async fn on_gvisor() {
+    let (kage, models) = world_with(&["claude-code"], &[("KAGE_RUNNER_RUNTIMES_ALLOWED", "runsc")]).await;
+    let mut asked = task(&["claude-code"]);
+    asked["cli_assignments"][0]["runtime"] = json!("runsc");
+    let ended = kage.run(&asked).await;
+    let (id, run) = (string(&ended["id"]), &ended["runs"][0]);
+    let log = kage.get(&format!("/api/v1/tasks/{id}/runs/claude-code/log")).await.text();
+    assert_eq!(
+        (&run["state"], &run["sandbox"]["runtime"]),
+        (&json!("succeeded"), &json!("runsc")),
+        "{run}\n{log}"
+    );
+    assert_eq!(git(&kage.mirror("demo"), ["show", &format!("{}:hello.txt", string(&run["branch"]))]), HELLO);
+    assert!(run["usage"]["calls"].as_u64() > Some(0) && !models.recorder.requests().is_empty(), "{run}");
+    assert!(run["sandbox"]["notes"].to_string().contains("gVisor"), "{run}");
 }
 
 /// Two vendors' CLIs on one task: each has its own branch, and neither sees the other's work.

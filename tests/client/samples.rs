@@ -39,6 +39,7 @@ pub fn run(name: &str, state: RunState) -> Run {
         decided_by: None,
         contained: None,
         refused_calls: Vec::new(),
+        quarantined: Vec::new(),
         sandbox: None,
         events: false,
     }

@@ -52,6 +52,7 @@ impl TestDatabase {
     /// A task with so many runs, all queued.
     pub async fn task(&self, runs: usize) -> Uuid {
         let assignment = Assignment {
+            runtime: None,
             cli_name: "shell".to_owned(),
             context: serde_json::Map::new(),
             timeout: 600,

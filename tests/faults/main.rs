@@ -4,6 +4,7 @@ mod api_killed;
 mod crowd;
 mod database;
 mod database_gone;
+mod engine_frozen;
 mod engine_gone;
 mod engine_lies;
 mod fence;

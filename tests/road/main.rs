@@ -14,6 +14,7 @@ mod quarantine;
 mod refusals;
 mod repositories;
 mod road;
+mod runtimes;
 mod server;
 mod streams;
 mod submit;

@@ -4,8 +4,10 @@ use serde_json::Value;
 
 use crate::api::problem::{ApiError, ApiResult};
 use crate::domain::model_name::ModelName;
+use crate::domain::name::Name;
 use crate::domain::prompt;
-use crate::wire::task::{Budget, NewTask};
+use crate::domain::runtime;
+use crate::wire::task::{Assignment, Budget, NewTask};
 
 /// Most bytes of a description.
 const DESCRIPTION_BYTES: usize = prompt::MAX_BYTES;
@@ -122,6 +124,29 @@ pub(super) fn assignment(index: usize, request: &NewTask, manifest: &Value) -> A
         return Err(ApiError::invalid(detail));
     }
     Ok(())
+}
+
+/// Whether a runner that is there may give the run what it asks for. `offered`: each runner's default and all that it
+/// allows. Where no runner is there, the one that comes decides.
+pub(super) fn runtime(
+    index: usize,
+    assignment: &Assignment,
+    manifest: &Value,
+    offered: &[(String, Vec<String>)],
+) -> ApiResult<()> {
+    let asked = assignment.runtime.as_ref().map(Name::as_str);
+    let demanded = manifest.get("runtime").and_then(Value::as_str);
+    let mut refused = None;
+    for (default, allowed) in offered {
+        match runtime::choose(asked, demanded, default, &allowed.iter().cloned().collect()) {
+            Ok(_) => return Ok(()),
+            Err(error) => refused = Some(error),
+        }
+    }
+    match refused {
+        Some(error) => Err(ApiError::invalid(format!("cli_assignments[{index}].runtime: {error}"))),
+        None => Ok(()),
+    }
 }
 
 /// Some CLIs take no long prompt: their manifests say how long one may be.

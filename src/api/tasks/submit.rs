@@ -225,6 +225,7 @@ async fn runs<'a>(
     request: &'a wire::task::NewTask,
 ) -> Result<Vec<NewRun<'a>>, Refusal> {
     let mut count: BTreeMap<&str, usize> = BTreeMap::new();
+    let runtimes = db::runners::runtimes(&mut *connection).await?;
     let mut runs = Vec::with_capacity(request.cli_assignments.len());
     for (index, assignment) in request.cli_assignments.iter().enumerate() {
         let cli = assignment.cli_name.as_str();
@@ -241,6 +242,7 @@ async fn runs<'a>(
             return Err(ApiError::invalid(detail).into());
         }
         check::assignment(index, request, &image.manifest)?;
+        check::runtime(index, assignment, &image.manifest, &runtimes)?;
         let (image_digest, manifest) = (image.digest, image.manifest);
         runs.push(NewRun { id: Uuid::now_v7(), name, assignment, image_digest, manifest });
     }

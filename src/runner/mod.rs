@@ -18,6 +18,7 @@ mod conclude;
 mod drive;
 mod environment;
 mod failure;
+mod fetch_source;
 mod folders;
 mod grant;
 mod lease;

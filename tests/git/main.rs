@@ -4,6 +4,7 @@
 mod attacks;
 mod crash;
 mod diff;
+mod fetching;
 mod figures;
 mod mirror;
 mod property;

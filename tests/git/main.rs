@@ -6,6 +6,7 @@ mod crash;
 mod diff;
 mod fetching;
 mod figures;
+mod hostile_trees;
 mod mirror;
 mod property;
 mod quarantine;

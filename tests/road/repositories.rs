@@ -83,7 +83,8 @@ async fn only_what_the_operator_allowed_is_taken() {
 /// A port of this machine, and how often somebody came to it.
 fn listener() -> (u16, std::sync::Arc<std::sync::atomic::AtomicUsize>) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let (port, count) = (listener.local_addr().expect("bound").port(), std::sync::Arc::default());
+    let port = listener.local_addr().expect("bound").port();
+    let count: std::sync::Arc<std::sync::atomic::AtomicUsize> = std::sync::Arc::default();
     let counted = std::sync::Arc::clone(&count);
     std::thread::spawn(move || {
         for stream in listener.incoming() {

@@ -303,6 +303,11 @@ LANG = "de_DE.UTF-8"
             ("\"shell\"", "\"Shell\"", "line 2", "name"),
             ("name = \"shell\"", "", "", "name"),
             ("prompt = \"stdin\"", "prompt = \"file\"", "line 4", "prompt_file"),
+            ("writable", "quarantine = [\"../x\"]\nwritable", "line 6", "quarantine"),
+            ("writable", "quarantine = [\"/x\"]\nwritable", "line 6", "quarantine"),
+            ("writable", "quarantine = [\"a*/x\"]\nwritable", "line 6", "quarantine"),
+            ("writable", "quarantine = [\"*\"]\nwritable", "line 6", "quarantine"),
+            ("writable", "quarantine = [\"a\\\\b\"]\nwritable", "line 6", "quarantine"),
             ("writable", "after_final_secs = 0\nwritable", "line 6", "after_final_secs"),
             ("writable", "judge = \"maybe\"\nwritable", "line 6", "maybe"),
             (

@@ -1,6 +1,6 @@
 //! What a hostile repository's own objects try, on their way in.
 
-use std::fs;
+use std::{fs, os::unix::ffi::OsStrExt};
 
 use anyhow::{Context, Result};
 use git2::{Oid, Repository};

@@ -6,7 +6,7 @@ use crate::config::error::ConfigError;
 use crate::config::settings::Settings;
 use crate::domain::repository::AllowedSources;
 
-pub const NAMES: [&str; 8] = [
+pub const NAMES: [&str; 9] = [
     "KAGE_API_LISTEN",
     "KAGE_API_ALLOW_PLAIN_HTTP",
     "KAGE_API_BODY_BYTES",
@@ -15,6 +15,7 @@ pub const NAMES: [&str; 8] = [
     "KAGE_API_IDLE_SECS",
     "KAGE_API_CONNECTIONS",
     "KAGE_REPOSITORIES_ALLOW",
+    "KAGE_REPOSITORIES_ALLOW_PRIVATE",
 ];
 
 #[derive(Debug, Clone)]
@@ -37,7 +38,7 @@ impl ApiConfig {
     /// `KAGE_API_LISTEN` (127.0.0.1:8787), `KAGE_API_ALLOW_PLAIN_HTTP` (false; plain HTTP is for loopback
     /// only, unless this says that something in front does TLS), `KAGE_API_BODY_BYTES` (4 MiB),
     /// `KAGE_API_STREAMS` (10000), `KAGE_API_STALL_SECS` (30), `KAGE_API_IDLE_SECS` (60), `KAGE_API_CONNECTIONS` (20000),
-    /// `KAGE_REPOSITORIES_ALLOW` (none).
+    /// `KAGE_REPOSITORIES_ALLOW` (none), `KAGE_REPOSITORIES_ALLOW_PRIVATE` (none).
     ///
     /// # Errors
     /// [`ConfigError`] names the variable.
@@ -59,7 +60,8 @@ impl ApiConfig {
             // More than the time between two heartbeats of an event stream.
             idle_secs: settings.within("KAGE_API_IDLE_SECS", 60, 20, 86_400)?,
             connections: settings.within("KAGE_API_CONNECTIONS", 20_000, 1, 1_000_000)? as usize,
-            sources: AllowedSources::new(settings.list("KAGE_REPOSITORIES_ALLOW")),
+            sources: AllowedSources::new(settings.list("KAGE_REPOSITORIES_ALLOW"))
+                .with_private_hosts(settings.list("KAGE_REPOSITORIES_ALLOW_PRIVATE")),
         })
     }
 }

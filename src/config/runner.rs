@@ -8,8 +8,9 @@ use crate::domain::limits::Limits;
 use crate::domain::name::Name;
 use crate::domain::repository::AllowedSources;
 
-pub const NAMES: [&str; 32] = [
+pub const NAMES: [&str; 34] = [
     "KAGE_REPOSITORIES_ALLOW",
+    "KAGE_REPOSITORIES_ALLOW_PRIVATE",
     "KAGE_DATA_DIR",
     "KAGE_INSTANCE",
     "KAGE_RUNNER_CONCURRENCY",
@@ -20,6 +21,7 @@ pub const NAMES: [&str; 32] = [
     "KAGE_RUNNER_RECORD_ADDRESSES",
     "KAGE_RUNNER_UID",
     "KAGE_RUNNER_GATEWAY_UID",
+    "KAGE_RUNNER_FETCH_UID",
     "KAGE_RUNNER_WORKTREE",
     "KAGE_RUNNER_DISK",
     "KAGE_RUNNER_HISTORY",
@@ -111,6 +113,8 @@ pub struct RunnerConfig {
     pub uid: u32,
     /// UID of `kage gateway`; default: our own.
     pub gateway_uid: Option<u32>,
+    /// UID and GID of fetches when we are root; never 0.
+    pub fetch_uid: u32,
     pub worktree: WorktreeMode,
     pub disk: DiskMode,
     /// Commits of history in a worktree's `.git`; 0: all.
@@ -160,6 +164,7 @@ impl RunnerConfig {
             record_addresses: settings.or("KAGE_RUNNER_RECORD_ADDRESSES", false)?,
             uid: settings.within("KAGE_RUNNER_UID", 10_001, 1, u64::from(u32::MAX - 1))? as u32,
             gateway_uid: settings.optional("KAGE_RUNNER_GATEWAY_UID")?,
+            fetch_uid: settings.within("KAGE_RUNNER_FETCH_UID", 10_014, 1, u64::from(u32::MAX - 1))? as u32,
             worktree: settings.optional("KAGE_RUNNER_WORKTREE")?.unwrap_or_else(|| {
                 settings.mask_last("auto".to_owned());
                 WorktreeMode::Auto
@@ -175,7 +180,8 @@ impl RunnerConfig {
             lease_secs: settings.within("KAGE_RUNNER_LEASE_SECS", 30, 5, 3600)? as i32,
             drain_secs: settings.within("KAGE_RUNNER_DRAIN_SECS", 600, 0, 86_400)?,
             limits: limits(settings)?,
-            sources: AllowedSources::new(settings.list("KAGE_REPOSITORIES_ALLOW")),
+            sources: AllowedSources::new(settings.list("KAGE_REPOSITORIES_ALLOW"))
+                .with_private_hosts(settings.list("KAGE_REPOSITORIES_ALLOW_PRIVATE")),
         })
     }
 }

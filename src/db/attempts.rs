@@ -375,8 +375,17 @@ pub async fn finish(
     .bind(&ending.decided_by)
     .fetch_one(&mut *connection)
     .await?;
-    if let Some(harvested) = harvested {
-        results::store(connection, lease.run, &harvested.result).await?;
+    // What was left out is told also of a run that changed nothing else.
+    let nothing = || results::ResultRow {
+        patch: Vec::new(),
+        patch_truncated: false,
+        files: json!([]),
+        warnings: json!(warnings),
+    };
+    match harvested {
+        Some(harvested) => results::store(connection, lease.run, &harvested.result).await?,
+        None if warnings.is_empty() => {}
+        None => results::store(connection, lease.run, &nothing()).await?,
     }
     end_attempt(connection, run, ending).await?;
     let paths = harvested.map(|h| h.paths.clone()).unwrap_or_default();

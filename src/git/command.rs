@@ -13,7 +13,10 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
 
-use crate::git::error::GitError;
+use crate::git::{
+    confined::{Confined, Network},
+    error::GitError,
+};
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -61,6 +64,8 @@ pub(crate) struct GitCommand<'a> {
     pub trusted: &'a [PathBuf],
     /// A further store of objects, ours too.
     pub objects: Option<PathBuf>,
+    /// Whom it runs as, where it faces what is not ours.
+    pub confined: Option<&'a Confined>,
     pub stdin: Stdio,
     pub limit: Duration,
 }
@@ -75,14 +80,20 @@ impl GitCommand<'_> {
     ) -> Result<Vec<u8>, GitError> {
         let home = TempDir::new().map_err(GitError::io("make", Path::new("a temporary folder")))?;
         let config = home.path().join("config");
-        fs::write(&config, config_text(self.trusted)).map_err(GitError::io("write", &config))?;
+        let network = self.confined.map(|confined| &confined.network);
+        fs::write(&config, config_text(self.trusted, network)).map_err(GitError::io("write", &config))?;
+        if let Some(confined) = self.confined {
+            confined.give(&config)?;
+            confined.give(home.path())?;
+        }
         let mut stdout = tempfile::tempfile().map_err(GitError::io("make", home.path()))?;
         let mut stderr = tempfile::tempfile().map_err(GitError::io("make", home.path()))?;
         let output =
             |file: &File| file.try_clone().map(Stdio::from).map_err(GitError::io("clone", home.path()));
-        let child = Command::new("git")
+        let mut command = self.confined.map_or_else(|| Command::new("git"), Confined::command);
+        let child = command
             .env_clear()
-            .envs(environment(home.path(), &config))
+            .envs(environment(home.path(), &config, network))
             .envs(self.objects.as_deref().map(|store| ("GIT_ALTERNATE_OBJECT_DIRECTORIES", quoted(store))))
             .arg("--git-dir")
             .arg(self.git_dir)
@@ -142,7 +153,14 @@ impl Drop for ProcessGroup {
     }
 }
 
-fn environment(home: &Path, config: &Path) -> Vec<(&'static str, std::ffi::OsString)> {
+fn environment(
+    home: &Path,
+    config: &Path,
+    network: Option<&Network>,
+) -> Vec<(&'static str, std::ffi::OsString)> {
+    // Without options of its own there is no host that ssh could go to.
+    let ssh = network.and_then(|network| network.ssh.as_deref());
+    let ssh = ssh.map_or_else(|| "false".to_owned(), |options| format!("ssh -oBatchMode=yes {options}"));
     vec![
         ("PATH", PATH.into()),
         ("HOME", home.into()),
@@ -153,7 +171,7 @@ fn environment(home: &Path, config: &Path) -> Vec<(&'static str, std::ffi::OsStr
         ("GIT_TERMINAL_PROMPT", "0".into()),
         ("GIT_ASKPASS", "false".into()),
         ("SSH_ASKPASS", "false".into()),
-        ("GIT_SSH_COMMAND", "ssh -oBatchMode=yes".into()),
+        ("GIT_SSH_COMMAND", ssh.into()),
         ("GIT_ALLOW_PROTOCOL", "file:https:ssh".into()),
         ("GIT_NO_REPLACE_OBJECTS", "1".into()),
         ("GIT_NO_LAZY_FETCH", "1".into()),
@@ -163,16 +181,20 @@ fn environment(home: &Path, config: &Path) -> Vec<(&'static str, std::ffi::OsStr
 
 /// The only configuration that git sees. It is a file, not `-c`, so that the programs that git starts
 /// on a local source see it too.
-fn config_text(trusted: &[PathBuf]) -> String {
+fn config_text(trusted: &[PathBuf], network: Option<&Network>) -> String {
     let mut text = String::from(
         "[core]\n\thooksPath = /dev/null\n\tfsmonitor = false\n\tprotectHFS = true\n\tprotectNTFS = true\n\
          \taskPass = false\n[protocol \"ext\"]\n\tallow = never\n[protocol]\n\tversion = 2\n\
          [gc]\n\tauto = 0\n[maintenance]\n\tauto = false\n[http]\n\tfollowRedirects = false\n\
-         \tlowSpeedLimit = 1000\n\tlowSpeedTime = 60\n[credential]\n\thelper =\n\
+         \tlowSpeedLimit = 1000\n\tlowSpeedTime = 60\n\tproxy =\n[filter \"lfs\"]\n\tsmudge =\n\tprocess =\n\trequired = false\n\
+         [core]\n\tbigFileThreshold = 64m\n[credential]\n\thelper =\n\
          [submodule]\n\trecurse = false\n[fetch]\n\tunpackLimit = 1\n\trecurseSubmodules = false\n\
          \twriteCommitGraph = false\n[transfer]\n\tfsckObjects = true\n\tunpackLimit = 1\n\
          \tbundleURI = false\n\tadvertiseSID = false\n",
     );
+    if let Some(resolve) = network.and_then(|network| network.resolve.as_deref()) {
+        text.push_str(&format!("[http]\n\tcurloptResolve = {resolve}\n"));
+    }
     text.push_str("[fetch \"fsck\"]\n");
     for finding in BENIGN {
         text.push_str(&format!("\t{finding} = warn\n"));
@@ -187,6 +209,16 @@ fn config_text(trusted: &[PathBuf]) -> String {
         text.push_str(&format!("\tdirectory = {}\n", quoted(folder)));
     }
     text
+}
+
+/// The same levels for a command that reads no configuration of them.
+pub(crate) fn fsck_levels() -> String {
+    let level = |names: &[&str], level: &str| -> Vec<String> {
+        // An older git (before 2.44) stops at a name that it does not know.
+        let known = names.iter().filter(|name| **name != "largePathname");
+        known.map(|name| format!("{name}={level}")).collect()
+    };
+    [level(BENIGN, "warn"), level(REFUSED, "error")].concat().join(",")
 }
 
 /// A path as git's configuration wants it, and its lists of folders; the caller has refused control characters.

@@ -2,6 +2,8 @@
 
 use std::{
     ffi::OsStr,
+    fs::File,
+    io,
     os::{fd::OwnedFd, unix::ffi::OsStrExt},
     path::Path,
 };
@@ -85,15 +87,12 @@ impl Copy {
                 Err(_) => self.clone = false,
             }
         }
-        let mut left = size;
-        while left > 0 {
-            let chunk = usize::try_from(left).unwrap_or(usize::MAX).min(1 << 30);
-            match fs::copy_file_range(from, None, to, None, chunk)? {
-                0 => return Err(Errno::IO.into()),
-                copied => left -= copied as u64,
-            }
+        // Shared by the kernel where it can; the worktree may be in a file system of its own.
+        let (mut source, mut target) = (File::from(from.try_clone()?), File::from(to.try_clone()?));
+        match io::copy(&mut source, &mut target)? {
+            copied if copied == size => Ok(()),
+            _ => Err(Errno::IO.into()),
         }
-        Ok(())
     }
 
     fn own(&self, dir: &OwnedFd, name: &OsStr, like: &Stat) -> rustix::io::Result<()> {

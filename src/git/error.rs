@@ -25,6 +25,8 @@ pub enum GitError {
     Locked { path: PathBuf, waited: Duration },
     #[error("the source {source_url:?} is refused: {reason}")]
     SourceRefused { source_url: String, reason: &'static str },
+    #[error("the fetch cannot be made or taken over: {}: {reason}", path.display())]
+    Staging { path: PathBuf, reason: &'static str },
     #[error("{0:?} is not a branch, a tag or a commit id")]
     InvalidRevision(String),
     #[error("the commit id {0:?} is ambiguous")]

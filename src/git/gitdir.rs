@@ -124,6 +124,7 @@ impl GitDir<'_> {
             args,
             trusted: &[],
             objects: (shown != commit).then(|| git.join("objects")),
+            confined: None,
             stdin,
             limit: self.time_limit,
         };

@@ -4,6 +4,7 @@
 //! neither can ever take the other's name.
 
 use std::{
+    collections::BTreeMap,
     ffi::OsString,
     fmt,
     fs::{self, DirBuilder},
@@ -19,10 +20,10 @@ use std::{
 use bstr::BString;
 use git2::{ErrorCode, Oid, Reference, Repository, RepositoryOpenFlags};
 
-use crate::git::{command::GitCommand, error::GitError, lock::FileLock};
+use crate::git::{error::GitError, lock::FileLock, source::Source, staging::Staging};
 
-const HEADS: &str = "refs/upstream/heads/";
-const TAGS: &str = "refs/upstream/tags/";
+pub(crate) const HEADS: &str = "refs/upstream/heads/";
+pub(crate) const TAGS: &str = "refs/upstream/tags/";
 /// Names upstream's default branch. Our own HEAD names none, so that git never takes one for checked out.
 const DEFAULT: &str = "refs/upstream/HEAD";
 const MAX_REVISION: usize = 255;
@@ -32,6 +33,20 @@ const CONFIG: &str = "[core]\n\trepositoryformatversion = 0\n\tbare = true\n\tfi
     \thooksPath = /dev/null\n\tlogAllRefUpdates = false\n\tfsyncObjectFiles = true\n\
     \tprotectHFS = true\n\tprotectNTFS = true\n[gc]\n\tauto = 0\n[maintenance]\n\tauto = false\n\
     [transfer]\n\tfsckObjects = true\n[kage]\n\tmirror = 1\n";
+
+const FETCH: [&str; 10] = [
+    "fetch",
+    "--quiet",
+    "--force",
+    "--prune",
+    "--no-tags",
+    "--no-write-fetch-head",
+    "--no-recurse-submodules",
+    "--no-auto-maintenance",
+    "--update-shallow",
+    "--",
+];
+const REFSPECS: [&str; 2] = ["+refs/heads/*:refs/upstream/heads/*", "+refs/tags/*:refs/upstream/tags/*"];
 
 /// Bounds of one fetch.
 #[derive(Clone, Copy, Debug)]
@@ -127,62 +142,61 @@ impl Mirror {
         Ok(Repository::open_ext(&self.path, flags, std::iter::empty::<OsString>())?)
     }
 
-    /// Brings all branches and tags of `source` (an absolute path, or a `file`, `https` or `ssh` URL)
-    /// here, and drops those that it no longer has. Which sources are allowed is the caller's decision.
-    pub fn fetch(&self, source: &str, limits: &FetchLimits) -> Result<(), GitError> {
-        let trusted = trusted_folders(source)?;
+    /// Brings all branches and tags of `source` here, and drops those that it no longer has. Which sources are allowed
+    /// is the caller's decision. Git works in a repository of its own ([`crate::git::staging`]), as
+    /// the source's user.
+    pub fn fetch<'s>(&self, source: impl Into<Source<'s>>, limits: &FetchLimits) -> Result<(), GitError> {
+        let source = source.into();
+        let checked = source.check()?;
         let lock = FileLock::exclusive_within(&self.path.join("kage-fetch.lock"), limits.time)?;
         self.sweep()?;
         // Git inherits the lock: if we die, the next fetch waits for the orphan.
         let inherited =
             || lock.file().try_clone().map(Stdio::from).map_err(GitError::io("clone", &self.path));
-        let args = [
-            "fetch",
-            "--quiet",
-            "--force",
-            "--prune",
-            "--no-tags",
-            "--no-write-fetch-head",
-            "--no-recurse-submodules",
-            "--no-auto-maintenance",
-            "--update-shallow",
-            "--",
-            source,
-            "+refs/heads/*:refs/upstream/heads/*",
-            "+refs/tags/*:refs/upstream/tags/*",
-        ];
-        let fetch = GitCommand {
-            what: "git fetch",
-            git_dir: &self.path,
-            args: args.map(OsString::from).to_vec(),
-            trusted: &trusted,
-            objects: None,
-            stdin: inherited()?,
-            limit: limits.time,
-        };
-        let objects = self.path.join("objects");
-        let check = || match folder_bytes(&objects) {
-            seen if seen > limits.bytes => {
-                Err(GitError::TooLarge { what: "git fetch", limit: limits.bytes, seen })
-            }
-            _ => Ok(()),
-        };
-        let result = fetch.run(0, check).and_then(|_| check());
-        if result.is_err() {
+        let folder = source.staging.or(self.path.parent()).unwrap_or(&self.path);
+        let staging = Staging::make(self, folder, source.user, &checked, limits)?;
+        let fetched = (|| {
+            let fetch = staging.command(
+                "git fetch",
+                &[FETCH.as_slice(), &[source.url], &REFSPECS].concat(),
+                inherited()?,
+            );
+            let objects = staging.objects();
+            let check = || match folder_bytes(&objects) {
+                seen if seen > limits.bytes => {
+                    Err(GitError::TooLarge { what: "git fetch", limit: limits.bytes, seen })
+                }
+                _ => Ok(()),
+            };
+            // What is too large may have ended git first.
+            let ran = fetch.run(0, check);
+            check()?;
+            ran?;
+            let args = ["ls-remote", "--quiet", "--symref", "--", source.url, "HEAD"];
+            let head = staging.command("git ls-remote", &args, inherited()?).run(1 << 20, || Ok(()))?;
+            staging.take_over()?;
+            self.store_default_branch(&head)
+        })();
+        if fetched.is_err() {
             self.sweep()?;
         }
-        result?;
-        let list = GitCommand {
-            what: "git ls-remote",
-            git_dir: &self.path,
-            args: ["ls-remote", "--quiet", "--symref", "--", source, "HEAD"].map(OsString::from).to_vec(),
-            trusted: &trusted,
-            objects: None,
-            stdin: inherited()?,
-            limit: limits.time,
-        };
-        let head = list.run(1 << 20, || Ok(()))?;
-        self.store_default_branch(&head)
+        let removed = staging.remove();
+        fetched.and(removed)
+    }
+
+    /// Upstream's branches and tags under our names, with the very objects that they name.
+    pub(crate) fn upstream_refs(&self) -> Result<BTreeMap<String, Oid>, GitError> {
+        let repository = self.repository()?;
+        let mut refs = BTreeMap::new();
+        for space in [HEADS, TAGS] {
+            for reference in repository.references_glob(&format!("{space}*"))? {
+                let reference = reference?;
+                if let (Ok(name), Some(id)) = (reference.name(), reference.target()) {
+                    refs.insert(name.to_owned(), id);
+                }
+            }
+        }
+        Ok(refs)
     }
 
     /// Whether upstream has no branch and no tag yet.
@@ -291,7 +305,7 @@ impl Mirror {
     }
 }
 
-fn write_skeleton(path: &Path) -> Result<(), GitError> {
+pub(crate) fn write_skeleton(path: &Path) -> Result<(), GitError> {
     for folder in ["objects/pack", "objects/info", "refs/heads", "refs/tags"] {
         let folder = path.join(folder);
         DirBuilder::new()
@@ -326,39 +340,6 @@ fn found<T>(result: Result<T, git2::Error>) -> Result<Option<T>, GitError> {
         Err(error) if error.code() == ErrorCode::NotFound => Ok(None),
         Err(error) => Err(error.into()),
     }
-}
-
-/// Checks the form of a source; for a local one also says which folders git must trust although they
-/// may belong to somebody else.
-fn trusted_folders(source: &str) -> Result<Vec<PathBuf>, GitError> {
-    let refuse = |reason| GitError::SourceRefused { source_url: source.to_owned(), reason };
-    if source.chars().any(char::is_control) {
-        return Err(refuse("it has control characters"));
-    }
-    let path = match source.split_once("://") {
-        Some(("https" | "ssh", rest)) => {
-            let authority = rest.split('/').next().unwrap_or_default();
-            let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
-            if user.contains(':') {
-                return Err(refuse("it carries a password"));
-            }
-            if host.is_empty() || host.starts_with('-') || user.starts_with('-') {
-                return Err(refuse("it names no host"));
-            }
-            return Ok(Vec::new());
-        }
-        Some(("file", path)) => path,
-        Some(_) => return Err(refuse("only absolute paths and file, https and ssh URLs are fetched")),
-        None => source,
-    };
-    if !path.starts_with('/') {
-        return Err(refuse("only absolute paths and file, https and ssh URLs are fetched"));
-    }
-    let folder = fs::canonicalize(path).map_err(GitError::io("open", Path::new(path)))?;
-    if folder.to_str().is_none_or(|folder| folder.chars().any(char::is_control)) {
-        return Err(refuse("its path is not plain text"));
-    }
-    Ok(vec![PathBuf::from(path), PathBuf::from(path).join(".git"), folder.join(".git"), folder])
 }
 
 /// Bytes of the files two levels deep, which is all that an object store has.

@@ -5,6 +5,7 @@
 //! | [`mirror`] | our own bare copy of a registered repository |
 //! | [`base`] | the shared, read-only checkout of one revision, with its throw-away `.git` |
 //! | [`worktree`] | one run's copy-on-write layer over a base |
+//! | [`source`] | where a mirror is fetched from, and by whom |
 //! | [`quarantine`] | configuration of CLIs in a revision, and the revision without it |
 //! | [`harvest`] | the walk over what a run left, into a tree of the mirror |
 //! | [`commit`] | that tree as one commit on the run's branch |
@@ -23,9 +24,11 @@ pub mod harvest;
 pub mod mirror;
 pub mod quarantine;
 pub mod quarantine_rules;
+pub mod source;
 pub mod worktree;
 
 mod checkout;
+mod confined;
 mod content;
 mod copy;
 mod dirfd;
@@ -38,6 +41,7 @@ mod overlay;
 mod place;
 mod report;
 mod restore;
+mod staging;
 mod store;
 mod tree_list;
 mod walk;

@@ -322,6 +322,11 @@ LANG = "de_DE.UTF-8"
             ("writable", "max_prompt_bytes = 100\nwritable", "line 6", "max_prompt_bytes"),
             ("writable", "max_prompt_bytes = 2000000\nwritable", "line 6", "1048576"),
             ("\"stdin\"", "\"argument\"\nmax_prompt_bytes = 131072", "line 6", "131070"),
+            ("writable", "quarantine = [\"../x\"]\nwritable", "line 6", "quarantine"),
+            ("writable", "quarantine = [\"/x\"]\nwritable", "line 6", "quarantine"),
+            ("writable", "quarantine = [\"a*/x\"]\nwritable", "line 6", "quarantine"),
+            ("writable", "quarantine = [\"*\"]\nwritable", "line 6", "quarantine"),
+            ("writable", "quarantine = [\"a\\\\b\"]\nwritable", "line 6", "quarantine"),
             ("writable", "after_final_secs = 0\nwritable", "line 6", "after_final_secs"),
             ("writable", "judge = \"maybe\"\nwritable", "line 6", "maybe"),
             (

@@ -6,6 +6,7 @@
 //! bases/        shared checkouts, one a base revision     runs/<id>/  worktree, io (seen in the sandbox), session
 //! disk/         the empty file system that each run gets a copy of
 //! refusals/     where runtimes hand over the kernel's listeners; seen in no sandbox
+//! fetching/     a repository for each fetch, as long as it lasts; the fetch's own user can pass through
 //! model/<id>/   where the gateway opens a run's socket; its own, and seen in the sandbox
 //! ```
 
@@ -37,9 +38,14 @@ impl Folders {
         };
         DirBuilder::new().recursive(true).mode(0o711).create(root).map_err(folder(root))?;
         let root = fs::canonicalize(root).map_err(folder(root))?;
-        for (name, mode) in
-            [("bin", 0o755), ("repos", 0o700), ("bases", 0o700), ("runs", 0o700), ("model", 0o711)]
-        {
+        for (name, mode) in [
+            ("bin", 0o755),
+            ("repos", 0o700),
+            ("bases", 0o700),
+            ("runs", 0o700),
+            ("fetching", 0o711),
+            ("model", 0o711),
+        ] {
             let path = root.join(name);
             DirBuilder::new().recursive(true).mode(mode).create(&path).map_err(folder(&path))?;
         }
@@ -86,6 +92,10 @@ impl Folders {
                 .map_err(|error| StartError::Folder { path: path.clone(), source: error })?;
         }
         Ok(path)
+    }
+
+    pub fn fetching(&self) -> PathBuf {
+        self.root.join("fetching")
     }
 
     pub fn bases(&self) -> PathBuf {

@@ -1,12 +1,14 @@
 //! Whether a repository on this host keeps to itself.
 //!
 //! Git follows what a repository's own folder says: a `.git` file or link, `commondir`, alternates, links among objects
-//! and refs. We fetch as root, so any of them would let the owner of an allowed folder read repositories outside the
-//! operator's list. All of them are refused. Who can change the folder between this look and the fetch can still
+//! and refs. Any of them would let the owner of an allowed folder read repositories outside the
+//! operator's list if it worked as root. All of them are refused, and git works as a user who may read what everybody
+//! may, or as the repository's owner. Who can change the folder between this look and the fetch can still
 //! win a race: allow only folders of people whom you would show the rest to.
 
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 
 /// Entries that are looked at; more is no repository that anybody works with.
 const MAX_ENTRIES: usize = 5_000_000;
@@ -14,7 +16,29 @@ const MAX_ENTRIES: usize = 5_000_000;
 /// What git reads of a repository when it is fetched from.
 const READ: [&str; 6] = ["HEAD", "config", "packed-refs", "shallow", "objects", "refs"];
 
+/// As [`check`]; and as whom git can read it: `anybody` if everybody can, else its owner, who must not be root.
+pub(super) fn reader(source: &Path, anybody: (u32, u32)) -> Result<(u32, u32), String> {
+    let (folder, open) = look(source)?;
+    if open {
+        return Ok(anybody);
+    }
+    let stat = fs::metadata(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    match stat.uid() {
+        0 => Err(
+            "only root can read it, and nothing is fetched as root: `chmod -R o+rX` it and let others pass \
+                  through the folders above it, or give it to a user of its own"
+                .to_owned(),
+        ),
+        uid => Ok((uid, stat.gid())),
+    }
+}
+
 pub(super) fn check(source: &Path) -> Result<(), String> {
+    look(source).map(drop)
+}
+
+/// The repository's own folder, and whether everybody can read it.
+fn look(source: &Path) -> Result<(PathBuf, bool), String> {
     let dot_git = source.join(".git");
     let folder = match fs::symlink_metadata(&dot_git) {
         Ok(kind) if kind.is_dir() => dot_git,
@@ -32,22 +56,28 @@ pub(super) fn check(source: &Path) -> Result<(), String> {
         }
     }
     let mut left = MAX_ENTRIES;
-    READ.iter().try_for_each(|name| no_links(&folder.join(name), &mut left))
+    let above =
+        folder.ancestors().all(|above| fs::metadata(above).is_ok_and(|stat| stat.mode() & 0o001 != 0));
+    let mut open = above;
+    READ.iter().try_for_each(|name| no_links(&folder.join(name), &mut left, &mut open))?;
+    Ok((folder, open))
 }
 
-fn no_links(path: &Path, left: &mut usize) -> Result<(), String> {
+fn no_links(path: &Path, left: &mut usize, open: &mut bool) -> Result<(), String> {
     let Ok(kind) = fs::symlink_metadata(path) else { return Ok(()) };
     *left = left.checked_sub(1).ok_or("it has too many files")?;
     if kind.is_symlink() {
         return Err(format!("{} is a symbolic link, which may lead out of it", path.display()));
     }
+    let wanted = if kind.is_dir() { 0o005 } else { 0o004 };
+    *open &= kind.mode() & wanted == wanted;
     if !kind.is_dir() {
         return Ok(());
     }
     let entries = fs::read_dir(path).map_err(|error| format!("{}: {error}", path.display()))?;
     for entry in entries {
         let entry = entry.map_err(|error| format!("{}: {error}", path.display()))?;
-        no_links(&entry.path(), left)?;
+        no_links(&entry.path(), left, open)?;
     }
     Ok(())
 }

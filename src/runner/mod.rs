@@ -21,6 +21,7 @@ mod disk;
 mod drive;
 mod environment;
 mod failure;
+mod fetch_source;
 mod folders;
 mod grant;
 mod lease;

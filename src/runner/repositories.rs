@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +18,7 @@ use crate::domain::repository::RepositoryState;
 use crate::git::error::GitError;
 use crate::git::mirror::{FetchLimits, Mirror};
 use crate::runner::environment::Environment;
-use crate::runner::local_source;
+use crate::runner::fetch_source;
 use crate::runner::quarantine;
 
 const SLOW_POLL: Duration = Duration::from_secs(5);
@@ -140,11 +139,11 @@ async fn configuration(
 
 /// Fetches into this runner's mirror, which is made if it is not there. Blocks.
 pub(super) fn mirror(environment: &Environment, name: &str, source: &str) -> Result<Fetched, String> {
-    let source = allowed(environment, source)?;
+    let source = fetch_source::allowed(environment, source)?;
     let text = |error: crate::git::error::GitError| error.to_string();
     let path = environment.folders.mirror(name).map_err(|error| error.to_string())?;
     let mirror = Mirror::create(&path).map_err(text)?;
-    mirror.fetch(&source, &FetchLimits { time: FETCH_TIME, bytes: FETCH_BYTES }).map_err(text)?;
+    mirror.fetch(source.as_source(), &FetchLimits { time: FETCH_TIME, bytes: FETCH_BYTES }).map_err(text)?;
     let mut refs = BTreeMap::new();
     let found = mirror.refs().map_err(text)?;
     if found.len() > MAX_REFS {
@@ -162,23 +161,6 @@ pub(super) fn mirror(environment: &Environment, name: &str, source: &str) -> Res
         }
     }
     Ok(Fetched { default_branch: mirror.default_branch().map_err(text)?, refs })
-}
-
-/// Checks a source once more where it is used, with the path that links lead to.
-fn allowed(environment: &Environment, source: &str) -> Result<String, String> {
-    environment.config.sources.check(source).map_err(|problem| problem.to_string())?;
-    if !source.starts_with('/') {
-        return Ok(source.to_owned());
-    }
-    let real = Path::new(source).canonicalize().map_err(|error| format!("{source}: {error}"))?;
-    let real = real.to_str().ok_or_else(|| format!("{source}: its real path is not UTF-8"))?;
-    environment
-        .config
-        .sources
-        .check(real)
-        .map_err(|problem| format!("{source} is really {real}: {problem}"))?;
-    local_source::check(Path::new(real)).map_err(|problem| format!("{source}: {problem}"))?;
-    Ok(real.to_owned())
 }
 
 async fn remove(environment: &Arc<Environment>, row: &RepositoryRow, lease: Uuid) -> Result<(), DbError> {

@@ -26,8 +26,10 @@ impl Engine {
         let path = |name: &str| folder.path().join(name);
         let log = File::create(path("log")).expect("a log");
         let program = Some("/usr/sbin/dockerd").filter(|path| fs::exists(path).unwrap_or(false));
-        let mut daemon = Command::new(program.unwrap_or("dockerd"));
+        // In a network of its own: one that is told to have no bridge removes the bridge of every other on the host.
+        let mut daemon = Command::new("unshare");
         daemon
+            .args(["--net", "--", program.unwrap_or("dockerd")])
             .args(["--bridge=none", "--iptables=false", "--ip6tables=false", "--config-file"])
             .arg(path("daemon.json"))
             .args(["--host", &format!("unix://{}", path("docker.sock").display())])

@@ -4,7 +4,9 @@
 mod attacks;
 mod crash;
 mod diff;
+mod fetching;
 mod figures;
+mod hostile_trees;
 mod mirror;
 mod property;
 mod quarantine;

@@ -2,6 +2,7 @@
 //! git stages in the clone.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     ffi::OsStr,
     fs::{self, OpenOptions},
     io::{self, Write},
@@ -194,6 +195,41 @@ fn reference(world: &World, changes: &[Change]) -> Result<(String, Vec<bool>)> {
     Ok((world.git(&clone, ["write-tree"])?, worked))
 }
 
+/// All files and links of a folder with what is in them: type, whether the owner may execute it, bytes. Made with the
+/// file system's calls alone.
+fn snapshot(root: &Path) -> Result<Files> {
+    let mut files = Files::new();
+    let mut folders = vec![PathBuf::new()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(root.join(&folder))? {
+            let entry = entry?;
+            let (path, kind) = (folder.join(entry.file_name()), entry.file_type()?);
+            if path == Path::new(".git") {
+                continue;
+            }
+            if kind.is_dir() {
+                folders.push(path);
+            } else if kind.is_symlink() {
+                files.insert(path, ('l', fs::read_link(entry.path())?.as_os_str().as_bytes().to_vec()));
+            } else {
+                let executable = entry.metadata()?.permissions().mode() & 0o100 != 0;
+                files.insert(path, (if executable { 'x' } else { 'f' }, fs::read(entry.path())?));
+            }
+        }
+    }
+    Ok(files)
+}
+
+type Files = BTreeMap<PathBuf, (char, Vec<u8>)>;
+
+fn changed_paths(before: &Files, after: &Files) -> Vec<PathBuf> {
+    let all: BTreeSet<&PathBuf> = before.keys().chain(after.keys()).collect();
+    let mut changed: Vec<PathBuf> =
+        all.into_iter().filter(|path| before.get(*path) != after.get(*path)).cloned().collect();
+    changed.sort();
+    changed
+}
+
 fn compare(start: &[Change], changes: &[Change]) -> Result<()> {
     let world = World::new()?;
     for change in start {
@@ -203,6 +239,8 @@ fn compare(start: &[Change], changes: &[Change]) -> Result<()> {
     world.git(&world.upstream, ["add", "-A", "-f"])?;
     world.git(&world.upstream, ["commit", "-q", "--allow-empty", "-m", "a commit"])?;
     let mirror = world.mirror()?;
+    let before = snapshot(&world.upstream)?;
+    let base = world.git(&world.upstream, ["rev-parse", "HEAD^{tree}"])?;
     let (expected, worked) = reference(&world, changes)?;
     for mode in BOTH {
         let name = if mode == Mode::Copy { "copy" } else { "overlay" };
@@ -214,6 +252,7 @@ fn compare(start: &[Change], changes: &[Change]) -> Result<()> {
         let root = worktree.path();
         let here: Vec<bool> = changes.iter().map(|change| change.apply(&root).is_ok()).collect();
         ensure!(here == worked, "{name}: not the same changes worked: {here:?}, but {worked:?}");
+        let left = snapshot(&root)?;
         let harvest = take(&mirror, &worktree)?;
         if harvest.tree.to_string() != expected {
             world.git(mirror.path(), ["fetch", "-q", &world.path("clone").to_string_lossy(), "HEAD"])?;
@@ -221,6 +260,23 @@ fn compare(start: &[Change], changes: &[Change]) -> Result<()> {
             let theirs = world.git(&world.path("clone"), ["ls-tree", "-r", "-t", &expected])?;
             let ours = world.git(mirror.path(), ["ls-tree", "-r", "-t", &harvest.tree.to_string()])?;
             anyhow::bail!("{name}: harvested\n{ours}\ngit staged\n{theirs}\nwarnings {:?}", harvest.warnings);
+        }
+        // Nobody's `.gitignore` has a say: then a comparison of bytes, by nobody's git, must come to the same.
+        let ignoring =
+            [&before, &left].iter().any(|files| files.keys().any(|path| path.ends_with(".gitignore")));
+        if !ignoring {
+            let changed = changed_paths(&before, &left);
+            let told = world.git_bytes(
+                mirror.path(),
+                ["diff-tree", "-r", "-z", "--no-renames", "--name-only", &base, &expected],
+            )?;
+            let mut told: Vec<PathBuf> = told
+                .split(|&byte| byte == 0)
+                .filter(|path| !path.is_empty())
+                .map(|path| OsStr::from_bytes(path).into())
+                .collect();
+            told.sort();
+            ensure!(told == changed, "{name}: bytes differ at {changed:?}, but {told:?} is told");
         }
         let unchanged = expected == world.git(&world.upstream, ["rev-parse", "HEAD^{tree}"])?;
         ensure!(harvest.changed != unchanged, "{name}: `changed` is {}", harvest.changed);
@@ -231,6 +287,16 @@ fn compare(start: &[Change], changes: &[Change]) -> Result<()> {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_told_is_what_the_bytes_say(
+        start in vec(addition().prop_filter("no rules", |it| !matches!(it, Change::Ignore(..))), 0..25),
+        changes in vec(change().prop_filter("no rules", |it| !matches!(it, Change::Ignore(..))), 0..25),
+    ) {
+        if let Err(error) = compare(&start, &changes) {
+            return Err(TestCaseError::fail(format!("{error:#}")));
+        }
+    }
 
     #[test]
     fn the_harvest_is_what_git_stages(start in vec(addition(), 0..25), changes in vec(change(), 0..25)) {

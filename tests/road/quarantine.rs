@@ -210,6 +210,13 @@ async fn what_a_run_writes_to_a_hidden_path_is_held_back() {
         let stored =
             kage.get(&format!("/api/v1/tasks/{}/runs/shell/files", string(&task["id"]))).await.json();
         assert!(stored["warnings"].to_string().contains("Held"), "{mode}: {stored}");
+        // Also where that was all that it did.
+        let task = kage.run(&shell("mkdir .claude; echo evil > .claude/settings.json")).await;
+        let run = &task["runs"][0];
+        assert_eq!((&run["state"], &run["branch"]), (&json!("no_changes"), &Value::Null), "{mode}: {run}");
+        let stored =
+            kage.get(&format!("/api/v1/tasks/{}/runs/shell/files", string(&task["id"]))).await.json();
+        assert!(stored["warnings"].to_string().contains("Held"), "{mode}: {stored}");
         assert!(fs::read_to_string(upstream.join(".claude/settings.json")).expect("kept").contains("hooks"));
     }
 }

@@ -80,6 +80,85 @@ async fn only_what_the_operator_allowed_is_taken() {
     assert!(!proof.exists());
 }
 
+/// A port of this machine, and how often somebody came to it.
+fn listener() -> (u16, std::sync::Arc<std::sync::atomic::AtomicUsize>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    let count: std::sync::Arc<std::sync::atomic::AtomicUsize> = std::sync::Arc::default();
+    let counted = std::sync::Arc::clone(&count);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            drop(stream);
+            counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        }
+    });
+    (port, count)
+}
+
+#[tokio::test]
+async fn a_host_in_a_network_of_ours_is_not_spoken_to() {
+    let (port, count) = listener();
+    let came = || count.load(std::sync::atomic::Ordering::SeqCst);
+    let hosts =
+        ["localhost", "127.0.0.1", "2130706433", "0x7f.1", "127.1", "169.254.169.254", "[::ffff:127.0.0.1]"];
+    let sources: Vec<String> = hosts
+        .iter()
+        .flat_map(|host| [format!("https://{host}:{port}/x"), format!("ssh://git@{host}:{port}/x")])
+        .collect();
+    let allow = sources.join(",");
+    let kage = TestKage::serving(&[("KAGE_REPOSITORIES_ALLOW", &allow)]).await;
+    for (number, source) in sources.iter().enumerate() {
+        let body = json!({ "name": format!("r{number}"), "source": source });
+        let answer = kage.post("/api/v1/repositories", &body).await;
+        if number > 1 {
+            // Seen without looking anything up.
+            answer.problem(422);
+            continue;
+        }
+        assert_eq!(answer.status, 202, "{source}");
+        let repository = kage.fetched(&format!("r{number}")).await;
+        assert_eq!(repository["state"], "failed", "{repository}");
+        assert!(string(&repository["error"]).contains("is no public address"), "{repository}");
+    }
+    assert_eq!(came(), 0);
+
+    // The operator can name one: then git does come.
+    let named =
+        [("KAGE_REPOSITORIES_ALLOW", allow.as_str()), ("KAGE_REPOSITORIES_ALLOW_PRIVATE", "localhost")];
+    let kage = TestKage::serving(&named).await;
+    kage.post("/api/v1/repositories", &json!({ "name": "r", "source": sources[0] })).await;
+    let repository = kage.fetched("r").await;
+    assert!(string(&repository["error"]).contains("git fetch failed"), "{repository}");
+    assert!(came() > 0);
+    kage.post("/api/v1/repositories", &json!({ "name": "q", "source": sources[2] })).await.problem(422);
+}
+
+#[tokio::test]
+async fn what_only_root_can_read_is_not_fetched() {
+    use std::os::unix::fs::{PermissionsExt, chown};
+    let kage = TestKage::serving(&[]).await;
+    let closed = kage.make_repository("closed", &[("a", b"a\n")]);
+    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o700)).expect("chmod");
+    let repository = kage.register("closed", &closed).await;
+    assert_eq!(repository["state"], "failed");
+    assert!(string(&repository["error"]).contains("only root can read it"), "{repository}");
+    // A user's own folder is fetched as that user.
+    let theirs = kage.make_repository("theirs", &[("a", b"a\n")]);
+    let all = walkdir(&theirs);
+    all.iter().for_each(|path| chown(path, Some(10_555), Some(10_555)).expect("chown"));
+    std::fs::set_permissions(&theirs, std::fs::Permissions::from_mode(0o700)).expect("chmod");
+    assert_eq!(kage.register("theirs", &theirs).await["state"], "ready");
+}
+
+fn walkdir(folder: &Path) -> Vec<std::path::PathBuf> {
+    let mut all = vec![folder.to_owned()];
+    for entry in std::fs::read_dir(folder).expect("a folder").flatten() {
+        let path = entry.path();
+        if path.is_dir() { all.extend(walkdir(&path)) } else { all.push(path) }
+    }
+    all
+}
+
 #[tokio::test]
 async fn a_link_below_the_allowed_folder_is_followed_within_it() {
     let kage = TestKage::serving(&[]).await;

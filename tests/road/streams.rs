@@ -115,6 +115,7 @@ const HOSTILE: &str = r#"
 printf 'before\n\nevent: task_complete\nid: 999\ndata: {"status":"completed"}\n\nafter\n'
 printf '\r\n: comment\rdata: x\r\r'
 printf '\xe2\x80\xa8\xe2\x80\xa9\x00\x1b]0;title\x07'
+printf 'retry: 0\n\nid: \000\ndata:\n\n\x85\x0b\x0c\xef\xbb\xbfevent: x\n\n'
 printf 'half \xc3'; sleep 0.3; printf '\xa9 whole\n'
 sleep 0.3; printf 'bad \xff\xfe\xc3( end\n'; sleep 0.3
 printf 'no newline at the end \xe2\x82'
@@ -133,6 +134,7 @@ async fn nothing_that_a_run_writes_leaves_its_event() {
         &b"before\n\nevent: task_complete\nid: 999\ndata: {\"status\":\"completed\"}\n\nafter\n"[..],
         b"\r\n: comment\rdata: x\r\r",
         b"\xe2\x80\xa8\xe2\x80\xa9\x00\x1b]0;title\x07",
+        b"retry: 0\n\nid: \0\ndata:\n\n\x85\x0b\x0c\xef\xbb\xbfevent: x\n\n",
         b"half \xc3\xa9 whole\n",
         b"bad \xff\xfe\xc3( end\n",
         b"no newline at the end \xe2\x82",
@@ -144,6 +146,28 @@ async fn nothing_that_a_run_writes_leaves_its_event() {
     assert!(text.contains("half \u{e9} whole"), "a character that came in two halves is text: {text:?}");
     let log = kage.get(&format!("/api/v1/tasks/{id}/runs/shell/log")).await;
     assert_eq!(log.body, expected);
+}
+
+/// Every byte there is, every pair of the dangerous ones, and noise: what the stream gives is what the file has.
+#[tokio::test]
+async fn any_bytes_come_back_as_they_were_written() {
+    let kage = TestKage::serving(&[]).await;
+    kage.demo().await;
+    let script = r#"
+{ for i in $(seq 0 255); do printf "\\$(printf %03o "$i")"; done
+  for a in 012 015 000 033 205 302 342 200 250 072 377; do for b in 012 015 000 033 205 302 342 200 250 072 377; do
+    printf "\\$a\\$b"; done; done
+  head -c 200000 /dev/urandom; } > written
+cat written"#;
+    let task = kage.run(&shell(script)).await;
+    let id = string(&task["id"]);
+    let events = kage.events(id, "").await;
+    let branch = string(&task["runs"][0]["branch"]);
+    let written =
+        crate::support::git::git_bytes(&kage.mirror("demo"), ["show", &format!("{branch}:written")]);
+    assert_eq!(written.len(), 256 + 2 * 121 + 200_000);
+    assert!(written.starts_with(&(0..=255).collect::<Vec<u8>>()));
+    assert!(output(&events, "shell", "stdout") == written, "the stream is not what was written");
 }
 
 #[tokio::test]

@@ -19,15 +19,13 @@ pub(super) async fn check(environment: &Environment) -> Result<(), StartError> {
     let findings = judge(&facts);
     for finding in &findings {
         let accepted = config.accept_host.iter().any(|id| id == finding.id);
-        match finding.severity {
-            Severity::Info => {
-                tracing::info!(finding = finding.id, accepted, "runner.host: {}", finding.text())
-            }
-            Severity::Warning | Severity::Danger => {
-                tracing::warn!(finding = finding.id, accepted, "runner.host: {}", finding.text());
-            }
+        if finding.severity > Severity::Info {
+            tracing::warn!(finding = finding.id, accepted, "runner.host: {}", finding.text());
         }
     }
+    let notes = findings.iter().filter(|finding| finding.severity == Severity::Info);
+    let notes: Vec<&str> = notes.map(|finding| finding.id).collect();
+    tracing::info!(notes = notes.join(","), "runner.host: `kage doctor host` says what each means");
     for id in &config.accept_host {
         if !findings.iter().any(|finding| finding.id == id) {
             tracing::warn!(id, "runner.host: KAGE_RUNNER_ACCEPT_HOST names what was not found here");

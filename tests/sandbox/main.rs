@@ -8,6 +8,7 @@ mod golden;
 mod judges;
 mod lifecycle;
 mod link;
+mod outside;
 mod proof;
 mod refusals;
 mod resources;

@@ -8,18 +8,21 @@ use crate::cli::escape;
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::host::Configuration;
 use crate::cli::output::{self, Globals};
+use crate::config::runner::RunnerConfig;
 use crate::db;
 use crate::db::Zone;
 use crate::gateway::probe;
 use crate::sandbox::engine::Engine;
+use crate::sandbox::host_check::{Finding, Severity, judge, refusals};
+use crate::sandbox::host_check_facts::HostFacts;
 
 /// For the engine's and the database's answer.
 const WITHIN: Duration = Duration::from_secs(15);
 
-/// Check the providers, the database and the engine, without spending anything (on the server's host)
+/// Check the providers, the database, the engine and the host beneath it, without spending anything (on the server's host)
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Only these: providers by name, `database`, `engine`
+    /// Only these: providers by name, `database`, `engine`, `host`
     names: Vec<String>,
     /// Only what this role needs, as in its container
     #[arg(long, value_enum, conflicts_with = "names")]
@@ -35,11 +38,14 @@ enum Role {
 
 #[derive(Debug, serde::Serialize)]
 struct Line {
-    /// `provider`, `database` or `engine`.
+    /// `provider`, `database`, `engine` or `host`.
     kind: &'static str,
     name: String,
     ok: bool,
     text: String,
+    /// Of something found on the host.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    finding: Option<Finding>,
 }
 
 /// # Errors
@@ -48,15 +54,15 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, CliError> {
     let configuration = crate::cli::host::load()?;
     let mut known: Vec<&str> =
         configuration.gateway.providers.providers.iter().map(|provider| provider.name.as_str()).collect();
-    known.extend(["database", "engine"]);
+    known.extend(["database", "engine", "host"]);
     if let Some(unknown) = args.names.iter().find(|name| !known.contains(&name.as_str())) {
         return Err(CliError::Usage(format!("{unknown:?} is none of {}", known.join(", "))));
     }
     let wanted = |name: &str| match args.role {
         None => args.names.is_empty() || args.names.iter().any(|asked| asked == name),
         Some(Role::Api) => name == "database",
-        Some(Role::Runner) => matches!(name, "database" | "engine"),
-        Some(Role::Gateway) => name != "engine",
+        Some(Role::Runner) => matches!(name, "database" | "engine" | "host"),
+        Some(Role::Gateway) => !matches!(name, "engine" | "host"),
     };
     let mut gateway = configuration.gateway.clone();
     gateway.providers.providers.retain(|provider| wanted(&provider.name));
@@ -67,17 +73,25 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, CliError> {
     if wanted("engine") {
         lines.push(engine(&configuration).await);
     }
+    if wanted("host") {
+        lines.extend(host(&configuration.runner).await);
+    }
     let findings = probe::all(&gateway).await;
     for (provider, finding) in findings.map_err(|error| CliError::Host(anyhow::Error::new(error)))? {
         let text = format!("{} at {}: {}", provider.dialect, provider.base_url, finding.text);
-        lines.push(Line { kind: "provider", name: provider.name, ok: finding.ok, text });
+        lines.push(Line { kind: "provider", name: provider.name, ok: finding.ok, text, finding: None });
     }
     if globals.json {
         output::json(&json!(lines))?;
     } else {
         for line in &lines {
-            let mark = if line.ok { "ok    " } else { "BROKEN" };
-            output::line(&escape::line(&format!("{mark}  {} {}: {}", line.kind, line.name, line.text)))?;
+            output::line(&escape::line(&format!(
+                "{}  {} {}: {}",
+                mark(line),
+                line.kind,
+                line.name,
+                line.text
+            )))?;
         }
     }
     Ok(if lines.iter().all(|line| line.ok) { Exit::Success } else { Exit::Failed })
@@ -110,11 +124,50 @@ async fn engine(configuration: &Configuration) -> Line {
     line("engine", "engine", ask).await
 }
 
+/// One line for each finding; a danger that nobody accepted is broken.
+async fn host(config: &RunnerConfig) -> Vec<Line> {
+    let ask = async {
+        let engine = Engine::connect(&config.docker).await?;
+        HostFacts::gather(&engine, config.runtime.as_deref(), &config.data_dir).await
+    };
+    let facts = match tokio::time::timeout(WITHIN, ask).await {
+        Ok(Ok(facts)) => facts,
+        failed => {
+            let text = match failed {
+                Ok(Err(error)) => error.to_string(),
+                _ => format!("no answer within {} s", WITHIN.as_secs()),
+            };
+            return vec![Line { kind: "host", name: "host".to_owned(), ok: false, text, finding: None }];
+        }
+    };
+    let findings = judge(&facts);
+    let refused: Vec<&'static str> =
+        refusals(&findings, &config.accept_host).iter().map(|finding| finding.id).collect();
+    let one = |finding: Finding| {
+        let ok = !refused.contains(&finding.id);
+        let accepted =
+            if ok && finding.severity == Severity::Danger { " Accepted by the operator." } else { "" };
+        let text = format!("{}{accepted}", finding.text());
+        Line { kind: "host", name: finding.id.to_owned(), ok, text, finding: Some(finding) }
+    };
+    findings.into_iter().map(one).collect()
+}
+
+/// What the eye looks for first.
+fn mark(line: &Line) -> &'static str {
+    match line.finding.as_ref().map(|finding| finding.severity) {
+        _ if !line.ok => "BROKEN",
+        Some(Severity::Info) => "note  ",
+        Some(Severity::Warning | Severity::Danger) => "WARN  ",
+        None => "ok    ",
+    }
+}
+
 async fn line(kind: &'static str, name: &str, ask: impl Future<Output = Result<String, String>>) -> Line {
     let (ok, text) = match tokio::time::timeout(WITHIN, ask).await {
         Ok(Ok(text)) => (true, text),
         Ok(Err(text)) => (false, text),
         Err(_) => (false, format!("no answer within {} s", WITHIN.as_secs())),
     };
-    Line { kind, name: name.to_owned(), ok, text }
+    Line { kind, name: name.to_owned(), ok, text, finding: None }
 }

@@ -8,7 +8,7 @@ use crate::domain::limits::Limits;
 use crate::domain::name::Name;
 use crate::domain::repository::AllowedSources;
 
-pub const NAMES: [&str; 34] = [
+pub const NAMES: [&str; 35] = [
     "KAGE_REPOSITORIES_ALLOW",
     "KAGE_REPOSITORIES_ALLOW_PRIVATE",
     "KAGE_DATA_DIR",
@@ -19,6 +19,7 @@ pub const NAMES: [&str; 34] = [
     "KAGE_RUNNER_RUNTIME",
     "KAGE_RUNNER_RUNTIMES_ALLOWED",
     "KAGE_RUNNER_RECORD_ADDRESSES",
+    "KAGE_RUNNER_ACCEPT_HOST",
     "KAGE_RUNNER_UID",
     "KAGE_RUNNER_GATEWAY_UID",
     "KAGE_RUNNER_FETCH_UID",
@@ -109,6 +110,8 @@ pub struct RunnerConfig {
     /// Whether addresses that programs want to reach are recorded. A run whose runner is started anew can then open no
     /// new connection, because nobody looks at it.
     pub record_addresses: bool,
+    /// Dangers of this host that the operator accepts, by the ids of their findings.
+    pub accept_host: Vec<String>,
     /// UID and GID of the sandboxes when we are root; never 0.
     pub uid: u32,
     /// UID of `kage gateway`; default: our own.
@@ -162,6 +165,7 @@ impl RunnerConfig {
             runtime: settings.optional("KAGE_RUNNER_RUNTIME")?,
             runtimes_allowed: settings.list("KAGE_RUNNER_RUNTIMES_ALLOWED"),
             record_addresses: settings.or("KAGE_RUNNER_RECORD_ADDRESSES", false)?,
+            accept_host: settings.list("KAGE_RUNNER_ACCEPT_HOST"),
             uid: settings.within("KAGE_RUNNER_UID", 10_001, 1, u64::from(u32::MAX - 1))? as u32,
             gateway_uid: settings.optional("KAGE_RUNNER_GATEWAY_UID")?,
             fetch_uid: settings.within("KAGE_RUNNER_FETCH_UID", 10_014, 1, u64::from(u32::MAX - 1))? as u32,

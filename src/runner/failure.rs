@@ -33,6 +33,13 @@ pub enum StartError {
         known.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
     )]
     Runtime { name: String, known: BTreeSet<String> },
+    #[error(
+        "this host cannot hold sandboxes as they must be held:\n{}\nTo start all the same, name what you accept: KAGE_RUNNER_ACCEPT_HOST={}",
+        .texts.join("\n"), .ids.join(",")
+    )]
+    Host { ids: Vec<&'static str>, texts: Vec<String> },
+    #[error("what was found on this host could not be written into the audit trail: {0}")]
+    Audit(#[source] DbError),
     #[error("KAGE_RUNNER_UID: {0} cannot be a sandbox's user")]
     User(u32),
     #[error("KAGE_RUNNER_GATEWAY_UID: only root can give a run's folder to another user ({0})")]

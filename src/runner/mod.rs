@@ -8,6 +8,7 @@
 //!   contained  what the sandbox looks like from inside, before the CLI begins
 //!   refusals   system calls that the sandbox refused, into events
 //!   conclude   container gone, harvest, branch, end (or another try)   retry     which ends are worth one
+//! host          what is found beneath the sandboxes at the start; a danger ends it
 //! grant         a run's way to a model, asked of the gateway
 //!   past_call  what the gateway's record of a call says (`domain::judgement` judges)
 //! repositories  fulfils wishes: fetch, remove                          sweep     what nobody owns any more
@@ -24,6 +25,7 @@ mod failure;
 mod fetch_source;
 mod folders;
 mod grant;
+mod host;
 mod lease;
 mod lines;
 mod local_source;
@@ -55,6 +57,7 @@ pub use crate::runner::failure::StartError;
 /// [`StartError`] says what is missing on this host, and what to do.
 pub async fn start(pool: PgPool, config: RunnerConfig, lifecycle: &Lifecycle) -> Result<(), StartError> {
     let environment = Environment::open(pool, config, lifecycle).await?;
+    host::check(&environment).await?;
     presence::announce(&environment).await;
     lifecycle.spawn_essential("presence", presence::run(environment.clone()));
     lifecycle.spawn_essential("lease", lease::run(environment.clone()));

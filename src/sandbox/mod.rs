@@ -5,11 +5,17 @@
 //! [`shim_link`] speak with the shim, PID 1 inside, and [`proof`] judges what it found there.
 //! The engine is reached through [`engine`] alone, where every call has a deadline, because a
 //! hostile container can wedge the engine's own calls; [`host_kill`] is the second way to end one.
+//! [`host_check`] judges the host beneath all of it, with the table [`host_check_versions`].
 
 pub mod container;
 pub mod engine;
 pub mod error;
 mod host_cgroup;
+pub mod host_check;
+pub mod host_check_facts;
+#[cfg(test)]
+mod host_check_tests;
+pub mod host_check_versions;
 pub mod host_kill;
 pub mod image_check;
 pub mod profile;

@@ -3,8 +3,12 @@
 
 mod api;
 mod audit;
+#[path = "../sandbox/bench.rs"]
+mod bench;
 mod cancel;
+mod containment;
 mod ends;
+mod host;
 mod limits;
 mod migrations;
 mod models;

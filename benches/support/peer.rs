@@ -44,6 +44,7 @@ impl Peer {
             image: docker(&["image", "inspect", "--format", "{{.Id}}", IMAGE])?.trim().parse()?,
             user: SandboxUser::new(UID, UID).context("not root")?,
             limits: Limits::default(),
+            worktree_held: kage::domain::limits::Enforcement::Soft,
             workspace,
             io_dir,
             model_dir: None,

@@ -71,3 +71,29 @@ async fn what_is_not_allowed_is_not_run() {
     assert_eq!((&run["state"], &run["output_bytes"]), (&json!("sandbox_error"), &json!(0)), "{run}");
     assert!(string(&run["error"]).contains("\"runsc\" is not allowed"), "{run}");
 }
+
+/// The limits hold there too; those that gVisor's kernel keeps to itself end the run without their own name.
+#[tokio::test]
+async fn limits_hold_on_gvisor() {
+    let kage = TestKage::serving(&[
+        ("KAGE_RUNNER_RUNTIMES_ALLOWED", "runsc"),
+        ("KAGE_LIMIT_WORKTREE_BYTES", "33554432"),
+        ("KAGE_LIMIT_OUTPUT_BYTES", "1048576"),
+        ("KAGE_RUNNER_GRACE_SECS", "1"),
+    ])
+    .await;
+    kage.demo().await;
+    let run = async |script: &str| kage.run(&shell_with(script, &json!({ "runtime": "runsc" }))).await;
+    let disk = "echo part > part; dd if=/dev/zero of=fill bs=64K; stat -c 'bytes %s' fill; exit 1";
+    let (disk, flood) = tokio::join!(run(disk), run("yes | head -c 1G; exit 1"));
+    let log = kage.get(&format!("/api/v1/tasks/{}/runs/shell/log", string(&disk["id"]))).await.text();
+    println!("{log}\n{}", disk["runs"][0]);
+    assert_eq!(disk["runs"][0]["state"], "disk_limit", "{disk}\n{log}");
+    let bytes = log.lines().find_map(|line| line.strip_prefix("bytes ")).expect("the script says it");
+    let bytes: u64 = bytes.parse().expect("a number");
+    assert!(bytes.abs_diff(33_554_432) * 20 <= 33_554_432, "{bytes}");
+    assert_eq!(flood["runs"][0]["state"], "output_limit", "{flood}");
+    let heap = run("echo part > part; tail /dev/zero; exit 1").await;
+    println!("{}", heap["runs"][0]);
+    assert_eq!(heap["runs"][0]["state"], "out_of_memory", "{heap}");
+}

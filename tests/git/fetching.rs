@@ -207,7 +207,8 @@ fn what_git_leaves_is_not_believed() -> Result<()> {
         ("a pack that never ends", |staging| {
             let status =
                 Command::new("mkfifo").arg(staging.join("objects/pack/pack-1.pack")).uid(FETCHER).status()?;
-            Ok(ensure!(status.success()))
+            ensure!(status.success(), "mkfifo");
+            Ok(())
         }),
         ("a pack that is none", |staging| {
             let path = staging.join("objects/pack/pack-1.pack");

@@ -153,6 +153,13 @@ impl RunnerConfig {
             let problem = "it is an absolute path of letters, digits, '/', '_', '-' and '.'".to_owned();
             return Err(ConfigError::Invalid { name: "KAGE_DATA_DIR".to_owned(), problem });
         }
+        let uid = settings.within("KAGE_RUNNER_UID", 10_001, 1, u64::from(u32::MAX - 1))? as u32;
+        let fetch_uid = settings.within("KAGE_RUNNER_FETCH_UID", 10_014, 1, u64::from(u32::MAX - 1))? as u32;
+        if uid == fetch_uid {
+            let problem =
+                "sandboxes have this user (KAGE_RUNNER_UID); fetches need one of their own".to_owned();
+            return Err(ConfigError::Invalid { name: "KAGE_RUNNER_FETCH_UID".to_owned(), problem });
+        }
         Ok(Self {
             data_dir,
             instance: settings.optional("KAGE_INSTANCE")?.unwrap_or_else(|| {
@@ -166,9 +173,9 @@ impl RunnerConfig {
             runtimes_allowed: settings.list("KAGE_RUNNER_RUNTIMES_ALLOWED"),
             record_addresses: settings.or("KAGE_RUNNER_RECORD_ADDRESSES", false)?,
             accept_host: settings.list("KAGE_RUNNER_ACCEPT_HOST"),
-            uid: settings.within("KAGE_RUNNER_UID", 10_001, 1, u64::from(u32::MAX - 1))? as u32,
+            uid,
             gateway_uid: settings.optional("KAGE_RUNNER_GATEWAY_UID")?,
-            fetch_uid: settings.within("KAGE_RUNNER_FETCH_UID", 10_014, 1, u64::from(u32::MAX - 1))? as u32,
+            fetch_uid,
             worktree: settings.optional("KAGE_RUNNER_WORKTREE")?.unwrap_or_else(|| {
                 settings.mask_last("auto".to_owned());
                 WorktreeMode::Auto

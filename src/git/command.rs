@@ -104,7 +104,7 @@ impl GitCommand<'_> {
             .stderr(output(&stderr)?)
             .process_group(0)
             .spawn()
-            .map_err(GitError::io("start", Path::new("git")))?;
+            .map_err(GitError::io("start", Path::new(command.get_program())))?;
         let mut group = ProcessGroup { child, ended: false };
         let start = Instant::now();
         let mut pause = Duration::from_millis(1);

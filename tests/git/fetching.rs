@@ -207,7 +207,8 @@ fn what_git_leaves_is_not_believed() -> Result<()> {
         ("a pack that never ends", |staging| {
             let status =
                 Command::new("mkfifo").arg(staging.join("objects/pack/pack-1.pack")).uid(FETCHER).status()?;
-            Ok(ensure!(status.success()))
+            ensure!(status.success(), "mkfifo");
+            Ok(())
         }),
         ("a pack that is none", |staging| {
             let path = staging.join("objects/pack/pack-1.pack");
@@ -286,5 +287,38 @@ fn what_git_writes_beside_its_objects_is_never_read() -> Result<()> {
     // What its own git reads of this it obeys as the user that wrote it; ours reads none of it.
     assert!(!fs::metadata(&proof).is_ok_and(|proof| proof.uid() != FETCHER));
     assert!(world.git(mirror.path(), ["config", "--list", "--local"])?.contains("kage.mirror=1"));
+    Ok(())
+}
+
+/// Nobody knows this host; git goes where it is told that it is.
+fn first_bytes_of(scheme: &str, user: Option<u32>) -> Result<Vec<u8>> {
+    let world = world()?;
+    let mirror = mirror(&world)?;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let port = listener.local_addr()?.port();
+    let first = thread::spawn(move || -> Result<Vec<u8>> {
+        let (mut stream, _) = listener.accept()?;
+        let mut bytes = vec![0; 512];
+        let length = std::io::Read::read(&mut stream, &mut bytes)?;
+        Ok(bytes[..length].to_vec())
+    });
+    let (url, addresses) = (format!("{scheme}judged.invalid:{port}/x"), ["127.0.0.1".parse()?]);
+    let staging = world.path("fetching");
+    let user = user.map(|uid| (uid, uid));
+    let source = Source { url: &url, addresses: &addresses, user, staging: Some(&staging) };
+    let failed = mirror.fetch(source, &fetch_limits());
+    ensure!(matches!(failed, Err(GitError::Command { .. })), "{failed:?}");
+    first.join().expect("no panic")
+}
+
+#[test]
+fn git_goes_to_the_address_that_was_judged() -> Result<()> {
+    let hello = first_bytes_of("https://", Some(FETCHER))?;
+    // TLS, and the name that it asks for is the URL's.
+    assert_eq!(hello.first(), Some(&0x16), "{hello:?}");
+    assert!(hello.windows(14).any(|bytes| bytes == b"judged.invalid"), "{hello:?}");
+    // OpenSSH works for users alone that have a name, and this one has none.
+    let hello = first_bytes_of("ssh://git@", None)?;
+    assert!(hello.starts_with(b"SSH-2.0-"), "{hello:?}");
     Ok(())
 }

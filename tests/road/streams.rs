@@ -115,7 +115,7 @@ const HOSTILE: &str = r#"
 printf 'before\n\nevent: task_complete\nid: 999\ndata: {"status":"completed"}\n\nafter\n'
 printf '\r\n: comment\rdata: x\r\r'
 printf '\xe2\x80\xa8\xe2\x80\xa9\x00\x1b]0;title\x07'
-printf 'retry: 0\n\nid: \000\ndata:\n\n\x85\x0b\x0c\xef\xbb\xbfevent: x\n\n'
+printf 'retry: 0\n\nid: \000\ndata:\n\n\x85\x0b\x0c\xef\xbb\xbfevent: x\n\n'; sleep 0.3
 printf 'half \xc3'; sleep 0.3; printf '\xa9 whole\n'
 sleep 0.3; printf 'bad \xff\xfe\xc3( end\n'; sleep 0.3
 printf 'no newline at the end \xe2\x82'

@@ -5,6 +5,7 @@ mod api;
 mod audit;
 #[path = "../sandbox/bench.rs"]
 mod bench;
+mod calls;
 mod cancel;
 mod containment;
 mod ends;

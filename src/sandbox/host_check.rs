@@ -303,7 +303,8 @@ fn socket(facts: &HostFacts, found: &mut Vec<Finding>) {
         "the engine's socket has mode {:04o}, user {}, group {}",
         socket.mode, socket.uid, socket.gid
     );
-    if socket.mode & 0o006 != 0 {
+    // Who may write to it may connect; reading alone gives nothing (unix(7)).
+    if socket.mode & 0o002 != 0 {
         add(
             found,
             ("socket-world", Severity::Danger),
@@ -311,7 +312,7 @@ fn socket(facts: &HostFacts, found: &mut Vec<Finding>) {
             "every user and every service of this host can use the engine, which is to be root",
             "chmod 0660 the socket, and find out who opened it",
         );
-    } else if socket.mode & 0o060 != 0 && socket.gid != 0 {
+    } else if socket.mode & 0o020 != 0 && socket.gid != 0 {
         add(
             found,
             ("socket-group", Severity::Info),

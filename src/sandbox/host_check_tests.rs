@@ -62,7 +62,6 @@ fn each_weakness_is_found_by_its_id() {
         (|facts| facts.authorization_plugins.push("casbin".to_owned()), "engine-authorization-plugin", Info),
         (|facts| facts.socket.as_mut().expect("set").mode = 0o666, "socket-world", Danger),
         (|facts| facts.socket.as_mut().expect("set").mode = 0o602, "socket-world", Danger),
-        (|facts| facts.socket.as_mut().expect("set").mode = 0o664, "socket-world", Danger),
         (|facts| facts.socket.as_mut().expect("set").gid = 999, "socket-group", Info),
         (
             |facts| facts.core_pattern = "|/usr/lib/systemd/systemd-coredump %P".to_owned(),
@@ -125,6 +124,12 @@ fn an_upstream_runc_with_known_escapes_is_a_danger_and_a_packaged_one_a_warning(
         runc("1.0.0-rc6", ""),
         [("runc-2019-5736", danger), ("runc-2021-30465", danger), ("runc-2025-31133", danger)]
     );
+}
+
+#[test]
+fn a_socket_that_others_can_only_read_is_closed_to_them() {
+    assert_eq!(after(|facts| facts.socket.as_mut().expect("set").mode = 0o755), []);
+    assert_eq!(after(|facts| facts.socket = None), []);
 }
 
 /// Stock Debian 12 and 13 start, with their weaknesses said.

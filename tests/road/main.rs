@@ -1,13 +1,16 @@
 //! The road from an HTTP request to a branch, as a user sees it: real `kage` processes, a real engine, a real
 //! Postgres, real git. Nothing of ours is replaced by a double.
 
+mod apart;
 mod api;
 mod audit;
 #[path = "../sandbox/bench.rs"]
 mod bench;
+mod calls;
 mod cancel;
 mod containment;
 mod ends;
+mod golden;
 mod host;
 mod limits;
 mod migrations;

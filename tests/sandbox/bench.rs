@@ -40,6 +40,15 @@ impl Live<'_> {
         self.host(field).as_str().unwrap_or_default()
     }
 
+    fn number(&self, field: &str) -> i64 {
+        self.host(field).as_i64().unwrap_or_default()
+    }
+
+    /// Neither asked for the host's namespace nor in it.
+    fn own(&self, namespace: &str, field: &str) -> Verdict {
+        ok(self.text(field) != "host" && !(self.shares_namespace)(namespace))
+    }
+
     fn is_empty(&self, field: &str) -> bool {
         match self.host(field) {
             Value::Null => true,
@@ -83,23 +92,22 @@ impl Live<'_> {
 
 /// All of 5.1 to 5.32.
 pub fn section_5(live: &Live<'_>) -> Vec<Check> {
-    let ok = |holds: bool| if holds { Verdict::Pass } else { Verdict::Warn };
-    let ports = |field: &Value| field.as_object().is_none_or(|ports| ports.values().all(Value::is_null));
-    let published = &live.inspect["NetworkSettings"]["Ports"];
-    let number = |field: &str| live.host(field).as_i64().unwrap_or_default();
+    let all = first_half(live).into_iter().chain(second_half(live));
+    all.map(|(number, title, verdict)| Check { number, title, verdict }).collect()
+}
+
+const fn ok(holds: bool) -> Verdict {
+    if holds { Verdict::Pass } else { Verdict::Warn }
+}
+
+type Row = (&'static str, &'static str, Verdict);
+
+fn first_half(live: &Live<'_>) -> [Row; 16] {
+    let published = live.inspect["NetworkSettings"]["Ports"].as_object();
+    let no_port = || published.is_none_or(|ports| ports.values().all(Value::is_null));
     let apparmor = live.inspect["AppArmorProfile"].as_str().unwrap_or_default();
-    let own = |name: &str, field: &str| ok(live.text(field) != "host" && !(live.shares_namespace)(name));
-    let limits = !live.is_empty("Ulimits");
-    let all_capabilities_dropped = live.is_empty("CapAdd")
-        && live.host("CapDrop").as_array().is_some_and(|list| list.iter().any(|one| one == "ALL"));
-    let shared = live
-        .mounts()
-        .iter()
-        .any(|mount| mount["Propagation"].as_str().is_some_and(|kind| kind.ends_with("shared")));
-    let docker0 = live.inspect["NetworkSettings"]["Networks"]
-        .as_object()
-        .is_some_and(|nets| nets.contains_key("bridge"));
-    let checks: [(&str, &str, Verdict); 32] = [
+    let dropped = live.host("CapDrop").as_array().is_some_and(|list| list.iter().any(|one| one == "ALL"));
+    [
         ("5.1", "swarm mode is not enabled", ok(live.info["Swarm"]["LocalNodeState"] != "active")),
         // Where the host has none there is none to enable: the host check tells the operator.
         (
@@ -116,7 +124,7 @@ pub fn section_5(live: &Live<'_>) -> Vec<Check> {
             "SELinux security options are set, if applicable",
             if live.engine_has("selinux") { ok(!live.is_empty("SecurityOpt")) } else { Verdict::Note },
         ),
-        ("5.4", "Linux kernel capabilities are restricted", ok(all_capabilities_dropped)),
+        ("5.4", "Linux kernel capabilities are restricted", ok(live.is_empty("CapAdd") && dropped)),
         ("5.5", "privileged containers are not used", ok(live.host("Privileged") == false)),
         ("5.6", "sensitive host directories are not mounted", ok(!live.sensitive_mount())),
         (
@@ -124,25 +132,33 @@ pub fn section_5(live: &Live<'_>) -> Vec<Check> {
             "sshd is not run within containers",
             ok(!live.processes.iter().any(|name| name.contains("sshd"))),
         ),
-        ("5.8", "privileged ports are not mapped", ok(ports(published))),
-        ("5.9", "only needed ports are open", ok(ports(published))),
-        ("5.10", "the host's network namespace is not shared", own("net", "NetworkMode")),
+        ("5.8", "privileged ports are not mapped", ok(no_port())),
+        ("5.9", "only needed ports are open", ok(no_port())),
+        ("5.10", "the host's network namespace is not shared", live.own("net", "NetworkMode")),
         (
             "5.11",
             "the memory usage is limited",
-            ok(number("Memory") > 0 && number("MemorySwap") == number("Memory")),
+            ok(live.number("Memory") > 0 && live.number("MemorySwap") == live.number("Memory")),
         ),
-        ("5.12", "CPU priority is set", ok(number("NanoCpus") > 0)),
+        ("5.12", "CPU priority is set", ok(live.number("NanoCpus") > 0)),
         ("5.13", "the root filesystem is mounted read-only", ok(live.host("ReadonlyRootfs") == true)),
-        ("5.14", "incoming traffic is bound to a specific host interface", ok(ports(published))),
+        ("5.14", "incoming traffic is bound to a specific host interface", ok(no_port())),
         (
             "5.15",
             "the 'on-failure' restart policy is set to 5 at most",
             ok(live.host("RestartPolicy")["MaximumRetryCount"].as_i64().is_none_or(|most| most <= 5)
                 && live.host("RestartPolicy")["Name"] == "no"),
         ),
-        ("5.16", "the host's process namespace is not shared", own("pid", "PidMode")),
-        ("5.17", "the host's IPC namespace is not shared", own("ipc", "IpcMode")),
+        ("5.16", "the host's process namespace is not shared", live.own("pid", "PidMode")),
+    ]
+}
+
+fn second_half(live: &Live<'_>) -> [Row; 16] {
+    let shared = |mount: &Value| mount["Propagation"].as_str().is_some_and(|kind| kind.ends_with("shared"));
+    let networks = live.inspect["NetworkSettings"]["Networks"].as_object();
+    let docker0 = networks.is_some_and(|networks| networks.contains_key("bridge"));
+    [
+        ("5.17", "the host's IPC namespace is not shared", live.own("ipc", "IpcMode")),
         (
             "5.18",
             "host devices are not directly exposed",
@@ -150,9 +166,9 @@ pub fn section_5(live: &Live<'_>) -> Vec<Check> {
                 && live.is_empty("DeviceRequests")
                 && live.is_empty("DeviceCgroupRules")),
         ),
-        ("5.19", "the default ulimit is overwritten", ok(limits)),
-        ("5.20", "mount propagation is not set to shared", ok(!shared)),
-        ("5.21", "the host's UTS namespace is not shared", own("uts", "UTSMode")),
+        ("5.19", "the default ulimit is overwritten", ok(!live.is_empty("Ulimits"))),
+        ("5.20", "mount propagation is not set to shared", ok(!live.mounts().iter().any(shared))),
+        ("5.21", "the host's UTS namespace is not shared", live.own("uts", "UTSMode")),
         (
             "5.22",
             "seccomp is not disabled",
@@ -174,10 +190,9 @@ pub fn section_5(live: &Live<'_>) -> Vec<Check> {
         // The shim's link and the idle limit are what tells; a health check would run another process beside it.
         ("5.27", "container health is checked", Verdict::NotMeant),
         ("5.28", "the latest version of the image is used", Verdict::Note),
-        ("5.29", "the PIDs limit is used", ok(number("PidsLimit") > 0)),
+        ("5.29", "the PIDs limit is used", ok(live.number("PidsLimit") > 0)),
         ("5.30", "Docker's default bridge docker0 is not used", ok(!docker0)),
         ("5.31", "the host's user namespace is not shared", ok(live.text("UsernsMode") != "host")),
         ("5.32", "the Docker socket is not mounted", ok(!live.socket_mount())),
-    ];
-    checks.map(|(number, title, verdict)| Check { number, title, verdict }).into()
+    ]
 }

@@ -104,7 +104,7 @@ public class Main {
         if (!answer.body().equals("x")) throw new Error(answer.toString());
         server.stop(0);
         try (var pool = Executors.newFixedThreadPool(4)) { pool.submit(() -> System.gc()).get(); }
-        try (var pool = Executors.newVirtualThreadPerTaskExecutor()) { pool.submit(() -> Thread.sleep(5)).get(); }
+        try (var pool = Executors.newVirtualThreadPerTaskExecutor()) { pool.submit(() -> { Thread.sleep(5); return null; }).get(); }
         var watcher = FileSystems.getDefault().newWatchService();
         Path.of(".").register(watcher, StandardWatchEventKinds.ENTRY_CREATE);
         Files.writeString(Files.createTempFile("a", "b"), "text");

@@ -55,7 +55,7 @@ pub const MASKED: &[&str] = &[
     "/sys/module",
 ];
 
-/// What a call came to: `ok`, or the error's name (`EPERM`).
+/// What a call came to: `ok`, the error's name (`EPERM`), or `not tried`.
 pub type Answer = String;
 
 /// The shim's findings. All of it is small: some kilobytes as JSON.

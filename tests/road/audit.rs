@@ -65,15 +65,20 @@ async fn every_act_and_every_state_has_its_entry() {
     let runner: BTreeSet<Option<String>> =
         all.iter().filter(|entry| entry.0 == "runner").map(|entry| entry.1.clone()).collect();
     assert_eq!(runner.len(), 1, "one runner, by its id");
-    for (action, count) in [("repository.fetched", 2), ("repository.removed", 1), ("task.end", 2)] {
+    for (action, count) in
+        [("repository.fetched", 2), ("repository.removed", 1), ("task.end", 2), ("runner.host", 1)]
+    {
         let of_runner = all.iter().filter(|entry| entry.0 == "runner" && entry.2 == action).count();
         assert_eq!(of_runner, count, "{action}: {all:#?}");
     }
     for (run, last) in [(done_run, "succeeded"), (&gone["runs"][0], "cancelled")] {
         let object = format!("run:{}", string(&run["id"]));
+        let of_run = || all.iter().filter(|entry| entry.3 == object);
         let states: Vec<&str> =
-            all.iter().filter(|entry| entry.3 == object).map(|entry| string(&entry.5["state"])).collect();
+            of_run().filter(|entry| entry.2 == "run.state").map(|entry| string(&entry.5["state"])).collect();
         assert_eq!(states, ["preparing", "running", "harvesting", last]);
+        let contained = of_run().filter(|entry| entry.2 == "sandbox.contained" && entry.4 == "done");
+        assert_eq!(contained.count(), 1, "what was found in the sandbox before the CLI began");
     }
     // What the sandbox was is part of the record: its image, its walls, its limits.
     let record =
@@ -81,7 +86,7 @@ async fn every_act_and_every_state_has_its_entry() {
     let record = record.5["facts"]["sandbox"].to_string();
     assert!(record.contains(string(&done_run["image"])) && record.contains("seccomp"), "{record}");
     assert_eq!(all.iter().filter(|entry| !entry.0.is_empty()).count(), all.len());
-    let known: usize = 10 + 2 + 1 + 2 + 8;
+    let known: usize = 10 + 2 + 1 + 2 + 1 + 8 + 2;
     assert_eq!(all.len(), known, "{all:#?}");
 }
 

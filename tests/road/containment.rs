@@ -277,3 +277,53 @@ async fn probe_24_no_socket_but_the_shims() {
     assert_eq!(reached, "[]", "{seen}");
     assert!(!seen.contains("docker") && !seen.contains("containerd"), "{seen}");
 }
+
+/// Nanoseconds of CPU time, and periods of 100 ms in which some was asked for, of a process' control group.
+fn cpu_used(pid: u64) -> (u64, u64) {
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("reads");
+    let of = |controller: &str| {
+        let line = |line: &str| {
+            let mut parts = line.splitn(3, ':').skip(1);
+            let (names, path) = (parts.next()?, parts.next()?);
+            names.split(',').any(|name| name == controller).then(|| (names.to_owned(), path.to_owned()))
+        };
+        groups.lines().find_map(line)
+    };
+    let number = |path: &str, name: &str| -> u64 {
+        let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        let value = if name.is_empty() {
+            Some(text.trim())
+        } else {
+            text.lines().find_map(|line| line.strip_prefix(name))
+        };
+        value.and_then(|value| value.trim().parse().ok()).unwrap_or_else(|| panic!("{name} in {text}"))
+    };
+    if let (Some((cpu, path)), Some((account, same))) = (of("cpu"), of("cpuacct")) {
+        let usage = number(&format!("/sys/fs/cgroup/{account}{same}/cpuacct.usage"), "");
+        return (usage, number(&format!("/sys/fs/cgroup/{cpu}{path}/cpu.stat"), "nr_periods "));
+    }
+    let (_, path) = of("").expect("control groups of version 2");
+    let stat = format!("/sys/fs/cgroup{path}/cpu.stat");
+    (number(&stat, "usage_usec ") * 1000, number(&stat, "nr_periods "))
+}
+
+/// Judged by the kernel's own count of periods: how fast this machine is has no part in it.
+#[tokio::test]
+async fn probe_30_more_threads_get_no_more_cpu() {
+    const MILLIS: u64 = 200;
+    let kage = TestKage::serving(&[("KAGE_LIMIT_CPU_MILLIS", "200")]).await;
+    kage.demo().await;
+    let (id, pid) = living(&kage, "for i in 1 2 3 4 5 6; do while :; do :; done & done").await;
+    let (before, first) = cpu_used(pid);
+    let (used, periods) = eventually("forty periods pass", async || {
+        let (now, last) = cpu_used(pid);
+        (last >= first + 40).then_some((now - before, last - first))
+    })
+    .await;
+    end(&kage, &id).await;
+    // A period more at either end, and a tenth.
+    let most = (periods + 2) * 100_000_000 * MILLIS / 1000 * 11 / 10;
+    assert!(used <= most, "{used} ns in {periods} periods, at most {most}");
+    // It did ask for more than it got: without a limit six threads use far more.
+    assert!(used * 2 >= most / 2, "{used} ns in {periods} periods: they did not spin");
+}

@@ -73,6 +73,7 @@ async fn the_second_one_does_not_wait_for_a_fetch() {
     kage.process(roles.api).terminate().await;
     let allow = format!("{},https://{}/", kage.sources.display(), silent.local_addr().expect("an address"));
     kage.set("KAGE_REPOSITORIES_ALLOW", &allow);
+    kage.set("KAGE_REPOSITORIES_ALLOW_PRIVATE", "127.0.0.1");
     kage.start("api").await;
     let runner = kage.start("runner").await;
     let body = serde_json::json!({ "name": "silent", "source": source });

@@ -7,6 +7,7 @@
 pub mod attempts;
 pub mod audit;
 pub mod budgets;
+pub mod containment;
 pub mod error;
 pub mod events;
 pub mod grants;

@@ -22,7 +22,7 @@ impl Drive<'_> {
         let here = proof::namespaces_here().map_err(RunFailure::io("/proc/self/ns"))?;
         let surprises = proof::surprises(spec, Kernel::of(runtime), &here, &found);
         let (pool, lease, facts) = (&self.environment.pool, self.lease, json!(found));
-        self.commit(|| db::attempts::set_contained(pool, lease, run, &facts, &surprises)).await?;
+        self.commit(|| db::containment::record(pool, lease, run, &facts, &surprises)).await?;
         // What the shim tried, to see that it is refused, is no news of the CLI.
         if let Some(watched) = self.here.watched.get() {
             watched.tally().forget();

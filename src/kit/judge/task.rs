@@ -125,7 +125,8 @@ fn event_items(observed: &Observed, manifest: &Manifest) -> Vec<Item> {
     }
     let has = |wanted: fn(&MappedEvent) -> bool| observed.events.iter().any(wanted);
     let found = |is: bool, missing: &str| if is { Ok(String::new()) } else { Err(missing.to_owned()) };
-    let said = says(observed, &last_words(observed));
+    let last_words = last_words(observed);
+    let said = says(observed, &last_words);
     let calls = has(|event| matches!(event, MappedEvent::ToolCall { .. }));
     let results = has(|event| matches!(event, MappedEvent::ToolResult { .. }));
     let last = has(|event| matches!(event, MappedEvent::Final(_)));
@@ -135,8 +136,11 @@ fn event_items(observed: &Observed, manifest: &Manifest) -> Vec<Item> {
             "events",
             Need::Must,
             "what the model says becomes an event",
-            found(said, "no event has the model's last words (an `assistant` event, or a `final` one)")
-                .map(|_| counted(observed.events.len(), "event", "events")),
+            found(
+                said,
+                &format!("no event (`assistant` or `final`) has the model's last words {last_words:?}"),
+            )
+            .map(|_| counted(observed.events.len(), "event", "events")),
         ),
         observed.item(
             "events-tools",
@@ -165,8 +169,9 @@ fn event_items(observed: &Observed, manifest: &Manifest) -> Vec<Item> {
 
 /// What the model said in the last turn that was played: a CLI without an agent's loop takes one only.
 fn last_words(observed: &Observed) -> String {
-    let last = observed.model_calls().saturating_sub(1);
-    script().turn(last).text.unwrap_or_default()
+    // A CLI that asks once more ("are you done?") gets the last turn again.
+    let played = observed.requests.iter().filter_map(|request| request.turn).next_back();
+    script().turn(played.unwrap_or(1).saturating_sub(1)).text.unwrap_or_default()
 }
 
 /// Whether the events hold a text, which may have come in pieces.

@@ -43,10 +43,11 @@ fn loops_of(kage: &TestKage) -> Vec<String> {
     text.lines().filter(|line| line.contains(&world)).map(str::to_owned).collect()
 }
 
-/// Fills the place until there is no room, says how much went in, and tidies up before it fails: the peak counts.
+/// Fills the place until there is no room, says how much went in, and tidies up before it fails: the peak counts, if it
+/// lasts longer than the shim looks away (`shim/src/room.rs`).
 fn fill(place: &str) -> String {
     format!(
-        "echo part > part; dd if=/dev/zero of={place}/fill bs=64K; stat -c 'bytes %s' {place}/fill; rm {place}/fill; exit 1"
+        "echo part > part; dd if=/dev/zero of={place}/fill bs=64K; stat -c 'bytes %s' {place}/fill; sleep 1; rm {place}/fill; exit 1"
     )
 }
 

@@ -3,6 +3,7 @@
 //! ```text
 //! cli                                one file per command; only `cli` knows every role
 //! api  runner  gateway  client       roles: they never import one another; they meet in Postgres (or over HTTP)
+//! keeper                             a role too: it holds the listeners for refused calls; the runner asks it over a socket
 //! kit                                the conformance kit for CLI images
 //! db  sandbox  git  disk  image  config    adapters
 //! dialect                            what the model protocols say: pure, bytes in, bytes out
@@ -21,6 +22,7 @@ pub mod domain;
 pub mod gateway;
 pub mod git;
 pub mod image;
+pub mod keeper;
 pub mod kit;
 pub mod lifecycle;
 pub mod runner;

@@ -20,6 +20,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "domain",
             "gateway",
             "image",
+            "keeper",
             "kit",
             "lifecycle",
             "runner",
@@ -31,6 +32,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("api", &["config", "db", "domain", "lifecycle", "wire"]),
     ("runner", &["config", "db", "disk", "domain", "git", "image", "lifecycle", "sandbox", "wire"]),
     ("gateway", &["config", "db", "dialect", "domain", "lifecycle", "wire"]),
+    ("keeper", &["lifecycle", "sandbox"]),
     ("client", &["config", "domain", "wire"]),
     ("dialect", &["domain"]),
     ("kit", &["dialect", "domain", "image", "sandbox"]),
@@ -137,6 +139,24 @@ fn rooms_import_only_what_the_table_allows() {
         }
     }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+/// The keeper has no engine: of the sandbox it knows what answers refused calls, which knows nothing of the rest.
+#[test]
+fn the_keeper_sees_nothing_of_the_engine() {
+    const PARTS: [&str; 2] = ["refusals", "seccomp"];
+    let is_part = |file: &str| {
+        file.starts_with("keeper/") || PARTS.iter().any(|part| file.starts_with(&format!("sandbox/{part}/")))
+    };
+    let imports = imports();
+    let seen: Vec<_> =
+        imports.iter().filter(|(file, _, target, _)| is_part(file) && target == "sandbox").collect();
+    assert!(seen.len() > 10, "only {} imports were found: is the pattern still right?", seen.len());
+    let wrong: Vec<_> = seen
+        .iter()
+        .filter(|(_, _, _, part)| !part.as_deref().is_some_and(|part| PARTS.contains(&part)))
+        .collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]

@@ -3,9 +3,10 @@
 //! A process makes a call that its filter answers with `SECCOMP_RET_USER_NOTIF`; it waits until the holder of the
 //! filter's [`Listener`] says what the call returns. A listener that is closed answers ENOSYS for ever.
 //!
-//! Everything that needs `unsafe` is in `kernel`, and one line in [`ready`].
+//! Everything that needs `unsafe` is in `kernel`, one call in [`memory`] and one line in [`ready`].
 
 mod kernel;
+pub mod memory;
 pub mod ready;
 
 use std::io;

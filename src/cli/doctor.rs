@@ -8,21 +8,23 @@ use crate::cli::escape;
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::host::Configuration;
 use crate::cli::output::{self, Globals};
-use crate::config::runner::RunnerConfig;
+use crate::config::runner::{KeeperMode, RunnerConfig};
 use crate::db;
 use crate::db::Zone;
 use crate::gateway::probe;
+use crate::keeper;
 use crate::sandbox::engine::Engine;
-use crate::sandbox::host_check::{Finding, Severity, judge, refusals};
+use crate::sandbox::host_check::{Finding, Severity, addresses_unreadable, judge, refusals};
 use crate::sandbox::host_check_facts::HostFacts;
+use crate::sandbox::refusals::client::{Keeper, KeeperError};
 
 /// For the engine's and the database's answer.
 const WITHIN: Duration = Duration::from_secs(15);
 
-/// Check the providers, the database, the engine and the host beneath it, without spending anything (on the server's host)
+/// Check the providers, the database, the engine, the keeper of refused calls and the host beneath, without spending anything (on the server's host)
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Only these: providers by name, `database`, `engine`, `host`
+    /// Only these: providers by name, `database`, `engine`, `keeper`, `host`
     names: Vec<String>,
     /// Only what this role needs, as in its container
     #[arg(long, value_enum, conflicts_with = "names")]
@@ -38,7 +40,7 @@ enum Role {
 
 #[derive(Debug, serde::Serialize)]
 struct Line {
-    /// `provider`, `database`, `engine` or `host`.
+    /// `provider`, `database`, `engine`, `keeper` or `host`.
     kind: &'static str,
     name: String,
     ok: bool,
@@ -54,15 +56,15 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, CliError> {
     let configuration = crate::cli::host::load()?;
     let mut known: Vec<&str> =
         configuration.gateway.providers.providers.iter().map(|provider| provider.name.as_str()).collect();
-    known.extend(["database", "engine", "host"]);
+    known.extend(["database", "engine", "keeper", "host"]);
     if let Some(unknown) = args.names.iter().find(|name| !known.contains(&name.as_str())) {
         return Err(CliError::Usage(format!("{unknown:?} is none of {}", known.join(", "))));
     }
     let wanted = |name: &str| match args.role {
         None => args.names.is_empty() || args.names.iter().any(|asked| asked == name),
         Some(Role::Api) => name == "database",
-        Some(Role::Runner) => matches!(name, "database" | "engine" | "host"),
-        Some(Role::Gateway) => !matches!(name, "engine" | "host"),
+        Some(Role::Runner) => matches!(name, "database" | "engine" | "keeper" | "host"),
+        Some(Role::Gateway) => !matches!(name, "engine" | "keeper" | "host"),
     };
     let mut gateway = configuration.gateway.clone();
     gateway.providers.providers.retain(|provider| wanted(&provider.name));
@@ -72,6 +74,9 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, CliError> {
     }
     if wanted("engine") {
         lines.push(engine(&configuration).await);
+    }
+    if wanted("keeper") {
+        lines.push(keeper(&configuration.runner).await);
     }
     if wanted("host") {
         lines.extend(host(&configuration.runner).await);
@@ -122,6 +127,31 @@ async fn engine(configuration: &Configuration) -> Line {
         Ok(format!("reachable at {}", configuration.runner.docker))
     };
     line("engine", "engine", ask).await
+}
+
+/// Where the runner starts it, none is as good as one.
+async fn keeper(config: &RunnerConfig) -> Line {
+    let keeper = Keeper::new(&config.data_dir.join(keeper::FOLDER));
+    let ask = async {
+        match keeper.connect().await {
+            Ok(found) => {
+                let reads = if found.hello.reads_addresses { ", reads addresses" } else { "" };
+                Ok(format!("holds {} attempts{reads}", found.hello.attempts))
+            }
+            Err(KeeperError::Away(_)) if config.keeper == KeeperMode::Auto => {
+                Ok("none runs; the runner starts one".to_owned())
+            }
+            Err(error) => Err(error.to_string()),
+        }
+    };
+    let mut line = line("keeper", "keeper", ask).await;
+    let blind = keeper.connect().await.is_ok_and(|found| !found.hello.reads_addresses);
+    if blind && config.record_addresses {
+        let finding = addresses_unreadable();
+        line.text = format!("{}; {}", line.text, finding.text());
+        line.finding = Some(finding);
+    }
+    line
 }
 
 /// One line for each finding; a danger that nobody accepted is broken.

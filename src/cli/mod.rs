@@ -14,6 +14,7 @@ pub mod image_build_log;
 pub mod image_check;
 pub mod image_events;
 pub mod image_folder;
+pub mod keeper;
 pub mod key;
 pub mod lines;
 pub mod logs;
@@ -54,6 +55,7 @@ enum Command {
     Api(serve::ApiArgs),
     Runner(serve::RunnerArgs),
     Gateway(serve::GatewayArgs),
+    Keeper(keeper::Args),
     Doctor(doctor::Args),
     Migrate(migrate::Args),
     Config(config::Args),
@@ -79,6 +81,7 @@ pub async fn execute(cli: Cli) -> Result<Exit, CliError> {
         Command::Api(args) => serve::api(args).await,
         Command::Runner(args) => serve::runner(args).await,
         Command::Gateway(args) => serve::gateway(args).await,
+        Command::Keeper(args) => keeper::run(args).await,
         Command::Doctor(args) => doctor::run(args, globals).await,
         Command::Migrate(args) => migrate::run(args).await,
         Command::Config(args) => config::run(args, globals).await,

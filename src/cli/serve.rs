@@ -110,7 +110,7 @@ async fn roles(configuration: &Configuration, roles: Roles) -> Result<Exit, CliE
 }
 
 /// No core file of a role, and no look into its memory by another process of its user: there are secrets in it.
-fn keep_memory_private() -> std::io::Result<()> {
+pub(super) fn keep_memory_private() -> std::io::Result<()> {
     use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)

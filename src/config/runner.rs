@@ -8,7 +8,7 @@ use crate::domain::limits::Limits;
 use crate::domain::name::Name;
 use crate::domain::repository::AllowedSources;
 
-pub const NAMES: [&str; 35] = [
+pub const NAMES: [&str; 36] = [
     "KAGE_REPOSITORIES_ALLOW",
     "KAGE_REPOSITORIES_ALLOW_PRIVATE",
     "KAGE_DATA_DIR",
@@ -19,6 +19,7 @@ pub const NAMES: [&str; 35] = [
     "KAGE_RUNNER_RUNTIME",
     "KAGE_RUNNER_RUNTIMES_ALLOWED",
     "KAGE_RUNNER_RECORD_ADDRESSES",
+    "KAGE_RUNNER_KEEPER",
     "KAGE_RUNNER_ACCEPT_HOST",
     "KAGE_RUNNER_UID",
     "KAGE_RUNNER_GATEWAY_UID",
@@ -92,6 +93,27 @@ impl std::str::FromStr for DiskMode {
     }
 }
 
+/// Who starts the keeper of refused calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeeperMode {
+    /// The runner, where none answers.
+    Auto,
+    /// A service of its own.
+    External,
+}
+
+impl std::str::FromStr for KeeperMode {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "external" => Ok(Self::External),
+            _ => Err("it is auto or external"),
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct RunnerConfig {
     pub data_dir: PathBuf,
@@ -107,9 +129,9 @@ pub struct RunnerConfig {
     pub runtime: Option<String>,
     /// Those that a task or an image may ask for, beside that one.
     pub runtimes_allowed: Vec<String>,
-    /// Whether addresses that programs want to reach are recorded. A run whose runner is started anew can then open no
-    /// new connection, because nobody looks at it.
+    /// Whether addresses that programs want to reach are recorded.
     pub record_addresses: bool,
+    pub keeper: KeeperMode,
     /// Dangers of this host that the operator accepts, by the ids of their findings.
     pub accept_host: Vec<String>,
     /// UID and GID of the sandboxes when we are root; never 0.
@@ -171,7 +193,11 @@ impl RunnerConfig {
             shim: settings.optional("KAGE_RUNNER_SHIM")?,
             runtime: settings.optional("KAGE_RUNNER_RUNTIME")?,
             runtimes_allowed: settings.list("KAGE_RUNNER_RUNTIMES_ALLOWED"),
-            record_addresses: settings.or("KAGE_RUNNER_RECORD_ADDRESSES", false)?,
+            record_addresses: settings.or("KAGE_RUNNER_RECORD_ADDRESSES", true)?,
+            keeper: settings.optional("KAGE_RUNNER_KEEPER")?.unwrap_or_else(|| {
+                settings.mask_last("auto".to_owned());
+                KeeperMode::Auto
+            }),
             accept_host: settings.list("KAGE_RUNNER_ACCEPT_HOST"),
             uid,
             gateway_uid: settings.optional("KAGE_RUNNER_GATEWAY_UID")?,

@@ -28,7 +28,9 @@ use crate::kit::tree::{self, Entry};
 use crate::sandbox::container::Sandbox;
 use crate::sandbox::profile::{HOME, MODEL_SOCKET, WORKSPACE};
 use crate::sandbox::proof::{self, Kernel};
-use crate::sandbox::refusals::listener::{Watched, reports};
+use crate::sandbox::refusals::listener::Watched;
+use crate::sandbox::reporting::reports;
+use crate::sandbox::seccomp::table;
 use crate::sandbox::shim_link::{LinkError, ShimLink, new_session};
 use crate::sandbox::shim_listener::ShimListener;
 use crate::sandbox::spec::{SandboxUser, Spec};
@@ -122,8 +124,10 @@ async fn in_sandbox(
     let begun = Instant::now();
     let reports = reports(&stage.engine, stage.runtime.as_deref()).await?;
     let watched = reports.then(|| stage.refusals.expect());
-    let seccomp = watched.as_ref().map_or(&stage.seccomp, Watched::profile);
-    let mut sandbox = Sandbox::create(&stage.engine, &spec, seccomp).await?;
+    let seccomp = watched
+        .as_ref()
+        .map_or_else(|| stage.seccomp.clone(), |watched| watched.profile(table::Told::RefusedAndAddresses));
+    let mut sandbox = Sandbox::create(&stage.engine, &spec, &seccomp).await?;
     let done = tokio::select! {
         done = drive(stage, plan, folders, (&spec, &sandbox, watched.as_ref()), listener, (begun, asked)) => done,
         _ = interrupt.recv() => Err(KitError::Interrupted),

@@ -78,7 +78,7 @@ impl Stage {
             instance: format!("{INSTANCE}-{}", Uuid::new_v4().simple()),
             engine: props.engine,
             seccomp: SeccompProfile::built_in(),
-            refusals: Refusals::listen(&folder, true).map_err(KitError::file(&folder))?,
+            refusals: Refusals::listen(&folder).map_err(KitError::file(&folder))?,
             manifest: props.manifest,
             image: props.image,
             limits: props.limits,

@@ -24,8 +24,8 @@ impl Drive<'_> {
         let (pool, lease, facts) = (&self.environment.pool, self.lease, json!(found));
         self.commit(|| db::containment::record(pool, lease, run, &facts, &surprises)).await?;
         // What the shim tried, to see that it is refused, is no news of the CLI.
-        if let Some(watched) = self.here.watched.get() {
-            watched.tally().forget();
+        if let Some(counted) = self.here.counted.get() {
+            counted.forget().await?;
         }
         if surprises.is_empty() { Ok(()) } else { Err(RunFailure::Containment(surprises)) }
     }

@@ -8,7 +8,7 @@
 //! says that it stands.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -30,7 +30,7 @@ use crate::runner::prepare::{self, Prepared, SHIM_WITHIN};
 use crate::runner::pump::{Ending, Pump};
 use crate::runner::sweep;
 use crate::sandbox::container::{self, ContainerState, Inspected, Sandbox};
-use crate::sandbox::refusals::listener::Watched;
+use crate::sandbox::refusals::client::Counted;
 use crate::sandbox::shim_listener::ShimListener;
 
 /// What every step of one run needs.
@@ -49,8 +49,10 @@ pub(super) struct Here {
     attempt: AtomicI32,
     /// Threads that work in the run's folder; they go on when the drive is dropped.
     pub threads: TaskTracker,
-    /// Counts what the sandbox that it made is refused, where its runtime tells.
-    pub watched: OnceLock<Watched>,
+    /// Counts what its sandbox is refused, where the runtime tells.
+    pub counted: OnceLock<Counted>,
+    /// Nobody counts any more, and the run's watchers know it.
+    pub uncounted: AtomicBool,
 }
 
 pub(super) async fn drive(
@@ -167,10 +169,10 @@ impl Drive<'_> {
             let verdict = Verdict::new(RunState::Cancelled, "cancelled before the CLI began");
             return Ok(Ended { verdict, sandbox: Some(prepared.sandbox) });
         }
-        let Prepared { sandbox, spec, listener, job, facts, watched, .. } = prepared;
-        if let Some(watched) = watched {
+        let Prepared { sandbox, spec, listener, job, facts, counted, .. } = prepared;
+        if let Some(counted) = counted {
             // A drive makes one sandbox.
-            let _ = self.here.watched.set(watched);
+            let _ = self.here.counted.set(counted);
         }
         let session = job.session.clone();
         let start = async {
@@ -217,9 +219,7 @@ impl Drive<'_> {
     /// Takes up a run whose CLI may be at work.
     async fn resume(&self, run: &RunRow) -> Result<Ended, RunFailure> {
         self.notice(run, EventKind::Warning, "its runner was started anew; the run goes on").await?;
-        if self.tells_of_refusals(run) {
-            self.notice(run, EventKind::Warning, self.unrecorded()).await?;
-        }
+        self.take_up_refusals(run).await?;
         let lost = |why: &str| Verdict::new(RunState::Lost, why);
         let Some(id) = &run.container_id else {
             return Ok(Ended { verdict: lost("its container is not known"), sandbox: None });
@@ -252,7 +252,10 @@ impl Drive<'_> {
             }
         };
         let pump = Pump::open(*self, run, &sandbox, session).await?;
-        let ending = pump.resume().await?;
+        let ending = tokio::select! {
+            ending = pump.resume() => ending?,
+            failure = self.keep_refusals(run) => return Err(failure),
+        };
         self.pumped(run, ending, sandbox).await
     }
 
@@ -298,6 +301,7 @@ impl Drive<'_> {
             tracing::error!(%run, %error, "runner.container_left_for_the_sweep");
             return;
         }
+        self.refusals_are_over().await;
         prepare::discard(self.environment, run).await;
     }
 

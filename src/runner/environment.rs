@@ -14,11 +14,11 @@ use crate::lifecycle::Lifecycle;
 use crate::runner::disk::Disk;
 use crate::runner::failure::StartError;
 use crate::runner::folders::Folders;
+use crate::runner::keeper::KeeperAccess;
 use crate::runner::lease::Leases;
 use crate::runner::notifier::Notifier;
 use crate::runner::runtimes::Runtimes;
 use crate::sandbox::engine::Engine;
-use crate::sandbox::refusals::listener::Refusals;
 use crate::sandbox::seccomp::SeccompProfile;
 use crate::sandbox::spec::SandboxUser;
 
@@ -36,8 +36,8 @@ pub(super) struct Environment {
     pub runtimes: Runtimes,
     /// For a runtime that does not tell of refused calls.
     pub seccomp: SeccompProfile,
-    /// Counts refused calls; `None`: the runtime does not tell of them.
-    pub refusals: Option<Refusals>,
+    /// Has refused calls counted; `None`: no runtime tells of them.
+    pub keeper: Option<KeeperAccess>,
     /// On the host, where the engine finds it.
     pub shim: PathBuf,
     pub user: SandboxUser,
@@ -73,7 +73,7 @@ impl Environment {
         let engine = Engine::connect(&config.docker).await?;
         engine.ping().await?;
         let runtimes = Runtimes::open(&engine, &config).await?;
-        let refusals = refusals(&runtimes, &config, &folders)?;
+        let keeper = keeper(&runtimes, &config, &folders).await?;
         let disk = Disk::open(&config, &folders.disk())?;
         config.limits.worktree_inodes = disk.inodes(config.limits.worktree_inodes);
         Ok(Arc::new(Self {
@@ -85,7 +85,7 @@ impl Environment {
             gateway_uid,
             slots: Arc::new(Semaphore::new(config.concurrency)),
             seccomp: SeccompProfile::built_in(),
-            refusals,
+            keeper,
             disk,
             runtimes,
             leases: Leases::default(),
@@ -112,20 +112,17 @@ impl Environment {
     }
 }
 
-/// Listens, where the runtime is one that hands over its listener.
-fn refusals(
+/// Only where a runtime is one that hands over its listener.
+async fn keeper(
     runtimes: &Runtimes,
     config: &RunnerConfig,
     folders: &Folders,
-) -> Result<Option<Refusals>, StartError> {
+) -> Result<Option<KeeperAccess>, StartError> {
     if !runtimes.any_reports() {
         tracing::warn!("runner.refusals_not_recorded: no runtime tells of refused system calls");
         return Ok(None);
     }
-    let path = folders.refusals();
-    let listening = Refusals::listen(&path, config.record_addresses)
-        .map_err(|source| StartError::Folder { path, source })?;
-    Ok(Some(listening))
+    KeeperAccess::open(config, folders.refusals()).await.map(Some)
 }
 
 fn beside_this_program(name: &str) -> PathBuf {

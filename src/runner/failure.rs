@@ -9,6 +9,7 @@ use crate::domain::name::InvalidName;
 use crate::domain::runtime::RuntimeRefused;
 use crate::git::error::GitError;
 use crate::sandbox::error::SandboxError;
+use crate::sandbox::refusals::client::KeeperError;
 use crate::sandbox::shim_link::LinkError;
 
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +41,12 @@ pub enum StartError {
     Host { ids: Vec<&'static str>, texts: Vec<String> },
     #[error("what was found on this host could not be written into the audit trail: {0}")]
     Audit(#[source] DbError),
+    #[error(
+        "{0}; nothing is started without it. Is `kage keeper` running with this KAGE_DATA_DIR? Where no service runs it, the runner does \
+         (KAGE_RUNNER_KEEPER=auto), and what went wrong is in refusals/keeper.log. One of another version that still holds sandboxes \
+         has its process id in refusals/keeper.lock"
+    )]
+    Keeper(#[source] KeeperError),
     #[error("KAGE_RUNNER_UID: {0} cannot be a sandbox's user")]
     User(u32),
     #[error("KAGE_RUNNER_GATEWAY_UID: only root can give a run's folder to another user ({0})")]
@@ -59,6 +66,9 @@ pub(super) enum RunFailure {
     Sandbox(#[from] SandboxError),
     #[error(transparent)]
     Link(#[from] LinkError),
+    /// No listener, no start.
+    #[error(transparent)]
+    Keeper(#[from] KeeperError),
     #[error(transparent)]
     Git(#[from] GitError),
     #[error("the worktree's own file system: {0}")]
@@ -100,7 +110,7 @@ impl RunFailure {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Sandbox(error) => error.is_transient(),
-            Self::Link(_) | Self::NoGateway(_) => true,
+            Self::Link(_) | Self::Keeper(_) | Self::NoGateway(_) => true,
             _ => false,
         }
     }

@@ -8,7 +8,7 @@ use crate::db::error::DbError;
 use crate::domain::audit::{Actor, Entry, Outcome};
 use crate::runner::environment::Environment;
 use crate::runner::failure::StartError;
-use crate::sandbox::host_check::{Finding, Severity, judge, refusals};
+use crate::sandbox::host_check::{Finding, Severity, addresses_unreadable, judge, refusals};
 use crate::sandbox::host_check_facts::HostFacts;
 
 /// # Errors
@@ -16,7 +16,10 @@ use crate::sandbox::host_check_facts::HostFacts;
 pub(super) async fn check(environment: &Environment) -> Result<(), StartError> {
     let config = &environment.config;
     let facts = HostFacts::gather(&environment.engine, config.runtime.as_deref(), &config.data_dir).await?;
-    let findings = judge(&facts);
+    let mut findings = judge(&facts);
+    if environment.keeper.as_ref().is_some_and(|keeper| config.record_addresses && !keeper.reads_addresses) {
+        findings.push(addresses_unreadable());
+    }
     for finding in &findings {
         let accepted = config.accept_host.iter().any(|id| id == finding.id);
         if finding.severity > Severity::Info {

@@ -8,6 +8,7 @@
 //!   contained  what the sandbox looks like from inside, before the CLI begins
 //!   refusals   system calls that the sandbox refused, into events
 //!   conclude   container gone, harvest, branch, end (or another try)   retry     which ends are worth one
+//! keeper        the way to the process that holds the listeners for refused calls
 //! host          what is found beneath the sandboxes at the start; a danger ends it
 //! grant         a run's way to a model, asked of the gateway
 //!   past_call  what the gateway's record of a call says (`domain::judgement` judges)
@@ -26,6 +27,7 @@ mod fetch_source;
 mod folders;
 mod grant;
 mod host;
+mod keeper;
 mod lease;
 mod lines;
 mod local_source;
@@ -60,7 +62,14 @@ pub async fn start(pool: PgPool, config: RunnerConfig, lifecycle: &Lifecycle) ->
     host::check(&environment).await?;
     presence::announce(&environment).await;
     lifecycle.spawn_essential("presence", presence::run(environment.clone()));
-    lifecycle.spawn_essential("lease", lease::run(environment.clone()));
+    let last = environment.clone();
+    lifecycle.spawn_essential("lease", async move {
+        lease::run(last.clone()).await;
+        // No run is left.
+        if let Some(keeper) = &last.keeper {
+            keeper.leave().await;
+        }
+    });
     lifecycle.spawn_essential("notifier", notifier::run(environment.clone()));
     lifecycle.spawn_essential("repositories", repositories::run(environment.clone()));
     lifecycle.spawn_essential("sweep", sweep::run(environment.clone()));

@@ -38,7 +38,7 @@ use crate::runner::repositories;
 use crate::sandbox::container::Sandbox;
 use crate::sandbox::error::SandboxError;
 use crate::sandbox::profile::{self, MODEL_SOCKET, WORKSPACE};
-use crate::sandbox::refusals::listener::{Refusals, Watched};
+use crate::sandbox::refusals::client::Counted;
 use crate::sandbox::seccomp::SeccompProfile;
 use crate::sandbox::shim_link::new_session;
 use crate::sandbox::shim_listener::ShimListener;
@@ -66,7 +66,7 @@ pub(super) struct Prepared {
     pub job: Job,
     pub facts: Facts,
     /// `None`: the runtime does not tell of refused calls.
-    pub watched: Option<Watched>,
+    pub counted: Option<Counted>,
     /// What the run's watchers should know.
     pub warnings: Vec<String>,
 }
@@ -126,14 +126,19 @@ pub(super) async fn prepare(drive: Drive<'_>, run: &RunRow, task: &TaskRow) -> R
     };
     let spec = spec(environment, run, &manifest, &worktree, runtime)?;
     let reports = spec.runtime.as_deref().is_some_and(|runtime| environment.runtimes.reports(runtime));
-    let watched = environment.refusals.as_ref().filter(|_| reports).map(Refusals::expect);
-    let seccomp = watched.as_ref().map_or(&environment.seccomp, Watched::profile);
-    let sandbox = create(drive, run, &spec, seccomp).await?;
+    let (counted, seccomp) = match environment.keeper.as_ref().filter(|_| reports) {
+        Some(keeper) => {
+            let (counted, seccomp) = keeper.expect(attempt_name(run)).await?;
+            (Some(counted), seccomp)
+        }
+        None => (None, environment.seccomp.clone()),
+    };
+    let sandbox = create(drive, run, &spec, &seccomp).await?;
     let warning = quarantine.warning(&task.repository);
     let facts = Facts {
         base_commit: worktree.commit().map(|commit| commit.to_string()),
         worktree: if worktree.layer() == Layer::Overlay { "overlay" } else { "copy" },
-        record: profile::record(&spec, seccomp),
+        record: profile::record(&spec, &seccomp),
         quarantined: quarantine.record,
     };
     let fallback =
@@ -141,7 +146,12 @@ pub(super) async fn prepare(drive: Drive<'_>, run: &RunRow, task: &TaskRow) -> R
     let warnings = warning.into_iter().chain(fallback).collect();
     let launch = launch(run, task, &manifest, model.as_ref())?;
     let job = job(environment, run, launch, &spec, session);
-    Ok(Prepared { sandbox, spec, listener, job, facts, watched, warnings })
+    Ok(Prepared { sandbox, spec, listener, job, facts, counted, warnings })
+}
+
+/// What the keeper of refused calls knows an attempt by.
+pub(super) fn attempt_name(run: &RunRow) -> String {
+    format!("{}/{}", run.id, run.attempt)
 }
 
 /// Makes the container. Its name may be taken by this very attempt: the engine carries out a call whose caller was

@@ -1,6 +1,10 @@
-//! A run's refused system calls: counted by the sandbox's listener, kept in the database while the CLI runs.
+//! A run's refused system calls: counted by the keeper, kept in the database while the CLI runs.
+//!
+//! The keeper gives totals, never increments: to write them down twice, after a runner's death between the write and
+//! the word that it is done, changes nothing.
 
 use std::future::pending;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::db;
@@ -9,25 +13,30 @@ use crate::db::runs::RunRow;
 use crate::domain::event::EventKind;
 use crate::runner::drive::Drive;
 use crate::runner::failure::RunFailure;
-use crate::sandbox::refusals::tally::Refused;
+use crate::runner::prepare::attempt_name;
+use crate::sandbox::refusals::client::{Counted, KeeperError};
+use crate::sandbox::refusals::tally::{Refused, Totals};
 
 /// From a refusal to its row and event; a flood is one write each time.
 const WRITE_AFTER: Duration = Duration::from_millis(700);
+
+/// How long a question for news is kept open.
+const ASK_FOR: Duration = Duration::from_secs(50);
 
 /// How long a runtime may take to hand over, once it says that the sandbox has started. It does so before that.
 const HANDOVER_WITHIN: Duration = Duration::from_secs(10);
 
 const UNRECORDED: &str = "refused system calls of this attempt are refused as before, but no longer recorded: \
-    the kernel's listener has ended, with the runner that began it";
+    the keeper that held the kernel's listener has ended";
 
 /// The same, where connections had to be looked at.
 const UNCONNECTED: &str = "refused system calls of this attempt are refused as before, but no longer recorded, and \
-    it can open no new network connection, not even to its model: the kernel's listener has ended, with the runner that began it \
+    it can open no new network connection, not even to its model: the keeper that held the kernel's listener has ended \
     (KAGE_RUNNER_RECORD_ADDRESSES=false lets such runs go on, without a record of addresses)";
 
 impl Drive<'_> {
     /// Whether the runtime of a run that was begun tells of refused calls.
-    pub(super) fn tells_of_refusals(&self, run: &RunRow) -> bool {
+    fn tells_of_refusals(&self, run: &RunRow) -> bool {
         let demanded = run.manifest.get("runtime").and_then(serde_json::Value::as_str);
         let chosen = self.environment.runtimes.choose(run.runtime.as_deref(), demanded);
         chosen.is_ok_and(|chosen| self.environment.runtimes.reports(&chosen))
@@ -35,54 +44,130 @@ impl Drive<'_> {
 
     /// No listener, no start.
     pub(super) async fn require_handover(&self) -> Result<(), RunFailure> {
-        match self.here.watched.get() {
-            Some(watched) if !watched.connected(HANDOVER_WITHIN).await => {
-                let runtime = self.environment.runtimes.default();
-                Err(RunFailure::Refused(format!(
-                    "the runtime ({runtime}) did not hand over the listener for refused system calls, which runc and crun do; \
-                     name another one in KAGE_RUNNER_RUNTIME"
-                )))
-            }
-            _ => Ok(()),
+        let Some(counted) = self.here.counted.get() else { return Ok(()) };
+        if counted.connected(HANDOVER_WITHIN).await? {
+            return Ok(());
         }
+        let runtime = self.environment.runtimes.default();
+        Err(RunFailure::Refused(format!(
+            "the runtime ({runtime}) did not hand over the listener for refused system calls, which runc and crun do; \
+             name another one in KAGE_RUNNER_RUNTIME"
+        )))
+    }
+
+    /// Finds the counts of an attempt that a former runner has begun. Where nobody has them the run says so.
+    pub(super) async fn take_up_refusals(&self, run: &RunRow) -> Result<(), RunFailure> {
+        if !self.tells_of_refusals(run) {
+            return Ok(());
+        }
+        match self.find_refusals(run).await {
+            Some(_) => Ok(()),
+            None => self.say_uncounted(run).await,
+        }
+    }
+
+    async fn find_refusals(&self, run: &RunRow) -> Option<&Counted> {
+        if self.here.counted.get().is_none() {
+            let keeper = self.environment.keeper.as_ref()?;
+            match keeper.take_up(attempt_name(run)).await {
+                Ok(counted) => {
+                    let _ = self.here.counted.set(counted);
+                }
+                Err(KeeperError::Unknown) => {}
+                Err(error) => tracing::warn!(run = %run.id, %error, "runner.refusals_not_found"),
+            }
+        }
+        self.here.counted.get()
     }
 
     /// Writes down what is refused, as it happens. Ends only when that cannot be done.
     pub(super) async fn keep_refusals(&self, run: &RunRow) -> RunFailure {
-        let Some(watched) = self.here.watched.get() else { return pending().await };
+        let Some(counted) = self.here.counted.get() else { return pending().await };
+        let mut after = 0;
         loop {
-            watched.tally().changed(WRITE_AFTER).await;
-            if let Err(failure) = self.write_refusals(run).await {
-                return failure;
+            match self.write_news(run, counted, &mut after).await {
+                Ok(Ok(())) => {}
+                // The listener has ended with its keeper: there is nothing more to hear.
+                Ok(Err(error)) => {
+                    tracing::error!(run = %run.id, %error, "runner.refusals_not_counted");
+                    match self.say_uncounted(run).await {
+                        Ok(()) => return pending().await,
+                        Err(failure) => return failure,
+                    }
+                }
+                Err(failure) => return failure,
             }
         }
     }
 
-    /// Once nothing runs any more. What an interrupted write has left is written too.
+    /// Once nothing runs any more: what an interrupted write has left, and what was counted while no runner was there.
     pub(super) async fn last_refusals(&self, run: &RunRow) -> Result<(), RunFailure> {
-        if let Some(watched) = self.here.watched.get() {
-            watched.tally().renew();
+        let Some(counted) = self.find_refusals(run).await else { return Ok(()) };
+        match counted.news(0, Duration::ZERO).await {
+            Ok(totals) => self.write_refusals(run, totals).await?,
+            Err(error) => {
+                tracing::error!(run = %run.id, %error, "runner.refusals_not_counted");
+                return self.say_uncounted(run).await;
+            }
         }
-        self.write_refusals(run).await
+        self.refusals_are_over().await;
+        Ok(())
     }
 
-    /// What a run is told when its listener has ended before it.
-    pub(super) fn unrecorded(&self) -> &'static str {
-        if self.environment.config.record_addresses { UNCONNECTED } else { UNRECORDED }
+    /// The keeper need not hold the attempt's counts any more.
+    pub(super) async fn refusals_are_over(&self) {
+        if let Some(counted) = self.here.counted.get()
+            && let Err(error) = counted.over().await
+        {
+            tracing::warn!(run = %self.lease.run, %error, "runner.refusals_not_let_go");
+        }
     }
 
-    async fn write_refusals(&self, run: &RunRow) -> Result<(), RunFailure> {
-        let Some(watched) = self.here.watched.get() else { return Ok(()) };
-        if watched.tally().take_failure() {
-            self.notice(run, EventKind::Warning, self.unrecorded()).await?;
+    async fn write_news(
+        &self,
+        run: &RunRow,
+        counted: &Counted,
+        after: &mut u64,
+    ) -> Result<Result<(), KeeperError>, RunFailure> {
+        let asked = async {
+            let first = counted.news(*after, ASK_FOR).await?;
+            if first.version <= *after {
+                return Ok(None);
+            }
+            tokio::time::sleep(WRITE_AFTER).await;
+            counted.news(*after, Duration::ZERO).await.map(Some)
+        };
+        match asked.await {
+            Ok(Some(totals)) => {
+                let version = totals.version;
+                self.write_refusals(run, totals).await?;
+                *after = version;
+                Ok(Ok(()))
+            }
+            Ok(None) => Ok(Ok(())),
+            Err(error) => Ok(Err(error)),
         }
-        let news = watched.tally().take_news().unwrap_or_default();
-        if news.is_empty() {
+    }
+
+    async fn write_refusals(&self, run: &RunRow, totals: Totals) -> Result<(), RunFailure> {
+        if totals.failed {
+            self.say_uncounted(run).await?;
+        }
+        if totals.kinds.is_empty() {
             return Ok(());
         }
-        let kinds: Vec<RefusedKind> = news.into_iter().map(kind).collect();
+        let kinds: Vec<RefusedKind> = totals.kinds.into_iter().map(kind).collect();
         let (pool, lease) = (&self.environment.pool, self.lease);
         self.commit(|| db::refused_calls::record(pool, lease, run, &kinds)).await
+    }
+
+    /// Told once: the listener has ended before the run.
+    async fn say_uncounted(&self, run: &RunRow) -> Result<(), RunFailure> {
+        if self.here.uncounted.swap(true, Ordering::SeqCst) {
+            return Ok(());
+        }
+        let told = if self.environment.config.record_addresses { UNCONNECTED } else { UNRECORDED };
+        self.notice(run, EventKind::Warning, told).await
     }
 }
 

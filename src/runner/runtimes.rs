@@ -6,7 +6,7 @@ use crate::config::runner::RunnerConfig;
 use crate::domain::runtime::{self, RuntimeRefused};
 use crate::runner::failure::StartError;
 use crate::sandbox::engine::Engine;
-use crate::sandbox::refusals::listener;
+use crate::sandbox::reporting;
 
 #[derive(Debug)]
 pub(super) struct Runtimes {
@@ -31,7 +31,7 @@ impl Runtimes {
         }
         let mut reporting = BTreeSet::new();
         for name in &allowed {
-            if listener::reports(engine, Some(name)).await? {
+            if reporting::reports(engine, Some(name)).await? {
                 reporting.insert(name.clone());
             }
         }

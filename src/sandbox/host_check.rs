@@ -52,6 +52,20 @@ impl Finding {
     }
 }
 
+/// What a keeper of refused calls is found to be that has no right to read addresses where they are to be recorded.
+pub fn addresses_unreadable() -> Finding {
+    Finding {
+        id: "addresses-unreadable",
+        severity: Severity::Warning,
+        seen: "the keeper of refused calls has no right to read other programs' memory (CAP_SYS_PTRACE)"
+            .to_owned(),
+        means:
+            "that a sandbox's program wants to reach somebody is recorded, and whom it wants to reach is not"
+                .to_owned(),
+        what_to_do: "give `kage keeper` that right, or set KAGE_RUNNER_RECORD_ADDRESSES=false".to_owned(),
+    }
+}
+
 /// The findings that keep a runner from starting: dangers that nobody has accepted.
 pub fn refusals<'a>(findings: &'a [Finding], accepted: &[String]) -> Vec<&'a Finding> {
     let stands = |finding: &&Finding| {

@@ -21,6 +21,7 @@ pub mod image_check;
 pub mod profile;
 pub mod proof;
 pub mod refusals;
+pub mod reporting;
 pub mod seccomp;
 pub mod shim_link;
 pub mod shim_listener;

@@ -9,6 +9,7 @@ mod engine_gone;
 mod engine_lies;
 mod fence;
 mod grants;
+mod keeper;
 mod meddling;
 mod misbehaviour;
 mod queue;

@@ -117,30 +117,3 @@ async fn at_any_moment() {
     }
     println!("kills by state: {kills:?}");
 }
-
-/// The kernel's listener ends with the runner that has it, and no other can have it again.
-#[cfg(target_arch = "x86_64")]
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_refused_stays_refused_and_the_run_says_that_nobody_counts() {
-    let (mut kage, roles) = apart(&[]).await;
-    // bpf(2) fails with EPERM while somebody answers, and with ENOSYS when nobody does.
-    let script = "echo begun; until perl -e 'syscall(321, 5, 0, 0); exit($! != 38)'; do sleep 0.1; done; \
-                  echo unanswered > result";
-    let task = kage.submit(&shell(script)).await;
-    let id = string(&task["id"]);
-    kage.says(id, "shell", "begun").await;
-    eventually("the first are counted", async || {
-        let calls = kage.task(id).await["runs"][0]["refused_calls"].clone();
-        calls.as_array()?.iter().any(|call| call["call"] == "bpf").then_some(())
-    })
-    .await;
-    kage.process(roles.runner).kill_9();
-    kage.start("runner").await;
-    let ended = kage.ended(id).await;
-    assert_eq!(ended["runs"][0]["state"], "succeeded", "{ended:#}");
-    let events = kage.events(id, "").await;
-    let said = |event: &&crate::support::sse::Event| {
-        event.name == "warning" && string(&event.data["message"]).contains("no longer recorded")
-    };
-    assert_eq!(events.iter().filter(said).count(), 1, "{events:#?}");
-}

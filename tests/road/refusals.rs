@@ -108,8 +108,8 @@ async fn a_hundred_thousand_refusals_are_a_row_an_event_and_an_entry() {
 }
 
 #[tokio::test]
-async fn where_a_program_wants_to_connect_is_told_with_its_address() {
-    let kage = TestKage::serving(&[("KAGE_RUNNER_RECORD_ADDRESSES", "true")]).await;
+async fn where_a_program_wants_to_connect_is_told_with_its_address_by_default() {
+    let kage = TestKage::serving(&[]).await;
     kage.demo().await;
     let script = "for to in 169.254.169.254/80 1.1.1.1/443 127.0.0.1/9; do (exec 3<>/dev/tcp/$to) || echo \"no $to\"; done; echo x > x";
     let done = kage.run(&shell(script)).await;
@@ -133,8 +133,8 @@ async fn where_a_program_wants_to_connect_is_told_with_its_address() {
 }
 
 #[tokio::test]
-async fn addresses_are_recorded_only_where_the_operator_wants_them() {
-    let kage = TestKage::serving(&[]).await;
+async fn addresses_are_not_recorded_where_the_operator_does_not_want_them() {
+    let kage = TestKage::serving(&[("KAGE_RUNNER_RECORD_ADDRESSES", "false")]).await;
     kage.demo().await;
     let done = kage.run(&shell(&format!("(exec 3<>/dev/tcp/1.1.1.1/443); {BPF}; echo x > x"))).await;
     assert_eq!(refused(&done["runs"][0]), [("bpf".to_owned(), 1)]);

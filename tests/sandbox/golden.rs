@@ -2,6 +2,7 @@
 //! not as it was, fails. Asked with one API version, so that another engine says the same.
 
 use kage::sandbox::container::Sandbox;
+use kage::sandbox::seccomp::table::Told;
 use regex::Regex;
 use serde_json::Value;
 
@@ -84,7 +85,8 @@ async fn all_that_the_engine_says_of_a_sandbox_is_as_it_was() {
     std::fs::create_dir(&model).expect("mkdir");
     spec.model_dir = Some(model);
     let mut sandbox = world.started(&spec).await;
-    let inspected = snapshot(&world, &sandbox, world.watched(&spec).profile().json()).await;
+    let inspected =
+        snapshot(&world, &sandbox, world.watched(&spec).profile(Told::RefusedAndAddresses).json()).await;
     sandbox.remove().await.expect("is removed");
     insta::assert_json_snapshot!("inspect", inspected);
 }
@@ -97,7 +99,8 @@ async fn a_field_that_is_new_or_changed_is_told() {
     let mut seen = Vec::new();
     for change in [false, true] {
         let watched = world.refusals.expect();
-        let mut body = kage::sandbox::profile::container_body(&spec, watched.profile());
+        let mut body =
+            kage::sandbox::profile::container_body(&spec, &watched.profile(Told::RefusedAndAddresses));
         if change {
             let host = body.host_config.as_mut().expect("set");
             host.cpu_shares = Some(512);

@@ -13,6 +13,7 @@ use kage::sandbox::error::SandboxError;
 use kage::sandbox::refusals::listener::Refusals;
 use kage::sandbox::refusals::tally::{MAX_FORMS, OTHERS};
 use kage::sandbox::seccomp::SeccompProfile;
+use kage::sandbox::seccomp::table::Told;
 use kage::sandbox::spec::Spec;
 
 use crate::support::{UID, World, numbers};
@@ -142,10 +143,12 @@ async fn ordinary_programs_raise_no_alarm() {
 async fn without_a_listener_nothing_starts() {
     let world = World::new().await;
     let folder = world.path("gone");
-    let watched = Refusals::listen(&folder, true).expect("listens").expect();
+    let watched = Refusals::listen(&folder).expect("listens").expect();
     std::fs::remove_file(folder.join("refusals.sock")).expect("was there");
     let spec = world.spec("echo begun >/workspace/out");
-    let mut sandbox = Sandbox::create(&world.engine, &spec, watched.profile()).await.expect("creates");
+    let mut sandbox = Sandbox::create(&world.engine, &spec, &watched.profile(Told::RefusedAndAddresses))
+        .await
+        .expect("creates");
     let refused = sandbox.start().await.expect_err("nobody listens");
     assert!(
         matches!(&refused, SandboxError::StartRefused(why) if why.contains("seccomp") || why.contains("refusals.sock")),
@@ -162,7 +165,9 @@ async fn a_sandbox_that_is_not_expected_is_refused_by_the_kernel() {
     let world = World::new().await;
     let spec = with_probe(&world, "./probe calls");
     let watched = world.refusals.expect();
-    let mut sandbox = Sandbox::create(&world.engine, &spec, watched.profile()).await.expect("creates");
+    let mut sandbox = Sandbox::create(&world.engine, &spec, &watched.profile(Told::RefusedAndAddresses))
+        .await
+        .expect("creates");
     drop(watched);
     sandbox.start().await.expect("starts");
     assert_eq!(sandbox.wait().await.expect("ends").exit_code, 0);

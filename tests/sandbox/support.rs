@@ -16,6 +16,7 @@ use kage::sandbox::engine::Engine;
 use kage::sandbox::image_check::inspect_image;
 use kage::sandbox::refusals::listener::{Refusals, Watched};
 use kage::sandbox::refusals::tally::Refused;
+use kage::sandbox::seccomp::table::Told;
 use kage::sandbox::shim_listener::ShimListener;
 use kage::sandbox::spec::{ImageDigest, SandboxUser, Spec};
 use tempfile::TempDir;
@@ -56,7 +57,7 @@ impl World {
         let image = image.expect("these tests need a Debian base image (KAGE_TEST_BASE_IMAGE)").digest;
         let folder = tempfile::Builder::new().prefix("kage-sandbox-").tempdir().expect("a folder");
         let instance = format!("test-{}", Uuid::new_v4().simple());
-        let refusals = Refusals::listen(&folder.path().join("l"), true).expect("listens");
+        let refusals = Refusals::listen(&folder.path().join("l")).expect("listens");
         Self { engine, instance, image, folder, refusals, watched: Mutex::default() }
     }
 
@@ -97,7 +98,9 @@ impl World {
     pub async fn create(&self, spec: &Spec) -> Sandbox {
         let watched = Arc::new(self.refusals.expect());
         self.watched.lock().expect("not poisoned").insert(spec.run_id, Arc::clone(&watched));
-        Sandbox::create(&self.engine, spec, watched.profile()).await.expect("creates")
+        Sandbox::create(&self.engine, spec, &watched.profile(Told::RefusedAndAddresses))
+            .await
+            .expect("creates")
     }
 
     pub async fn started(&self, spec: &Spec) -> Sandbox {

@@ -1,9 +1,9 @@
 //! The socket address that a waiting call points at.
 
-use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::unix::fs::FileExt as _;
+
+use kage_notify::memory;
 
 /// Bytes of `struct sockaddr_storage`: the kernel takes no longer address.
 const MAX: u64 = 128;
@@ -21,14 +21,10 @@ pub fn read(thread: u32, pointer: u64, size: u64) -> io::Result<Option<SocketAdd
     if thread == 0 {
         return Err(io::ErrorKind::NotFound.into());
     }
-    let memory = File::open(format!("/proc/{thread}/mem"))?;
     let mut bytes = [0; MAX as usize];
     let wanted = &mut bytes[..size.min(MAX) as usize];
-    match memory.read_exact_at(wanted, pointer) {
-        Ok(()) => Ok(outside(wanted)),
-        // It points nowhere: the kernel will say so.
-        Err(_) => Ok(None),
-    }
+    // `false`: it points nowhere, and the kernel will say so.
+    Ok(memory::read(thread, pointer, wanted)?.then(|| outside(wanted)).flatten())
 }
 
 /// What leads out of the sandbox, if it does.

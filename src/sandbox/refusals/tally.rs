@@ -1,10 +1,11 @@
 //! Counts of refused calls. A hostile sandbox decides how many there are and of how many kinds: both are bounded here.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 /// Forms of one call that are told apart in one attempt; all others are one more. There are as many calls as a kernel has.
@@ -13,8 +14,15 @@ pub const MAX_FORMS: usize = 32;
 /// The form under which the others are counted.
 pub const OTHERS: &str = "(other forms)";
 
+/// Kinds of all calls that are told apart in one attempt: far more than the table can tell.
+pub const MAX_KINDS: usize = 1024;
+
+/// The call under which all are counted beyond that.
+pub const OTHER_CALLS: &str = "(other calls)";
+
 /// Calls of one name and form.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Refused {
     /// The kernel's name; `call 999` for one that we do not know.
     pub call: String,
@@ -39,10 +47,23 @@ pub struct Tally {
 #[derive(Debug, Default)]
 struct Kinds {
     by_name: BTreeMap<(String, String), Refused>,
+    /// Grows with everything that happens.
+    version: u64,
     /// Counted since it was last asked for.
     fresh: bool,
-    /// Nobody counts any more, and nobody has been told.
+    /// Nobody counts any more, although the sandbox goes on.
     failed: bool,
+}
+
+/// All that was counted of an attempt at some moment. Totals, so that to write them down twice does no harm.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Totals {
+    /// Another moment with the same version has the same totals.
+    pub version: u64,
+    pub kinds: Vec<Refused>,
+    /// Nobody counts any more, although the sandbox goes on.
+    pub failed: bool,
 }
 
 impl Tally {
@@ -50,6 +71,7 @@ impl Tally {
         let now = Utc::now();
         let mut kinds = self.kinds();
         kinds.fresh = true;
+        kinds.version += 1;
         let mut key = (call, form);
         if !kinds.by_name.contains_key(&key) {
             let forms = kinds
@@ -58,6 +80,9 @@ impl Tally {
                 .take_while(|(there, _)| there.0 == key.0);
             if forms.count() >= MAX_FORMS {
                 key.1 = OTHERS.to_owned();
+            }
+            if kinds.by_name.len() >= MAX_KINDS && !kinds.by_name.contains_key(&key) {
+                key = (OTHER_CALLS.to_owned(), String::new());
             }
         }
         let kind = kinds.by_name.entry(key).or_insert_with_key(|(call, form)| Refused {
@@ -72,7 +97,7 @@ impl Tally {
         kind.count = kind.count.saturating_add(1);
         kind.last_at = now;
         drop(kinds);
-        self.changed.notify_one();
+        self.changed.notify_waiters();
     }
 
     /// All kinds, if anything was counted since this was last asked. Counts are of the whole attempt.
@@ -86,17 +111,16 @@ impl Tally {
         let mut kinds = self.kinds();
         kinds.by_name.clear();
         kinds.fresh = false;
+        kinds.version += 1;
     }
 
     /// Nobody counts any more, although the sandbox goes on.
     pub fn fail(&self) {
-        self.kinds().failed = true;
-        self.changed.notify_one();
-    }
-
-    /// Whether that has happened since this was last asked.
-    pub fn take_failure(&self) -> bool {
-        std::mem::take(&mut self.kinds().failed)
+        let mut kinds = self.kinds();
+        kinds.failed = true;
+        kinds.version += 1;
+        drop(kinds);
+        self.changed.notify_waiters();
     }
 
     /// Asked for again, because what was taken could not be kept.
@@ -104,10 +128,26 @@ impl Tally {
         self.kinds().fresh = true;
     }
 
-    /// Waits until something was counted, and `pause` longer, so that a flood is taken in few pieces.
-    pub async fn changed(&self, pause: Duration) {
-        self.changed.notified().await;
-        tokio::time::sleep(pause).await;
+    pub fn totals(&self) -> Totals {
+        let kinds = self.kinds();
+        Totals {
+            version: kinds.version,
+            kinds: kinds.by_name.values().cloned().collect(),
+            failed: kinds.failed,
+        }
+    }
+
+    /// Waits for something newer than this version.
+    pub async fn beyond(&self, version: u64) {
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            // Armed before we look: what happens in between wakes it.
+            changed.as_mut().enable();
+            if self.kinds().version > version {
+                return;
+            }
+            changed.await;
+        }
     }
 
     fn kinds(&self) -> MutexGuard<'_, Kinds> {
@@ -148,8 +188,37 @@ mod tests {
         assert_eq!(tally.take_news(), None);
         tally.renew();
         assert_eq!(tally.take_news(), Some(first));
-        assert!(!tally.take_failure());
+    }
+
+    #[test]
+    fn calls_without_number_are_few_rows_too() {
+        let tally = Tally::default();
+        for number in 0..10_000_u32 {
+            count(&tally, &format!("call {number}"), "");
+        }
+        let news = tally.take_news().expect("something was counted");
+        assert_eq!(news.len(), MAX_KINDS + 1);
+        assert_eq!(news.iter().map(|kind| kind.count).sum::<u64>(), 10_000);
+        assert!(news.iter().any(|kind| kind.call == OTHER_CALLS));
+    }
+
+    #[tokio::test]
+    async fn who_waits_hears_of_all_that_happens() {
+        let tally = Tally::default();
+        let first = tally.totals();
+        assert_eq!((first.version, first.kinds.len(), first.failed), (0, 0, false));
+        let waits = tally.beyond(0);
+        let mut waits = pin!(waits);
+        assert!(futures::poll!(waits.as_mut()).is_pending());
+        count(&tally, "bpf", "");
+        waits.await;
+        let second = tally.totals();
+        assert_eq!((second.version, second.kinds[0].count), (1, 1));
         tally.fail();
-        assert!(tally.take_failure() && !tally.take_failure());
+        tally.beyond(1).await;
+        assert!(tally.totals().failed);
+        // What the shim tried is no news, but who asks next must not take it for what he knows.
+        tally.forget();
+        assert!(tally.totals().version > 2 && tally.totals().kinds.is_empty());
     }
 }

@@ -1,7 +1,6 @@
 //! Answers the calls of one sandbox until its last process has ended.
 
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use kage_notify::ready::AsyncListener;
@@ -29,12 +28,12 @@ const TURN: u32 = 32;
 ///
 /// # Errors
 /// The kernel's.
-pub async fn answer_all(listener: Listener, tally: Arc<Tally>) -> io::Result<()> {
+pub async fn answer_all(listener: Listener, tally: &Tally) -> io::Result<()> {
     let listener = AsyncListener::new(listener)?;
     let mut allowance = Allowance::new();
     let mut turn = 0_u32;
     while let Some(call) = listener.next().await? {
-        answer(listener.get(), &call, &tally)?;
+        answer(listener.get(), &call, tally)?;
         turn = turn.wrapping_add(1);
         if !allowance.take() {
             sleep(PAUSE).await;

@@ -45,6 +45,7 @@ pub fn take(instance: &str, folder: &Path) -> Vec<String> {
         assert!(status.is_ok_and(|status| status.success()), "cannot unmount {}", point.display());
     }
     found.extend(private_cluster(folder));
+    found.extend(keepers(folder));
     fs::remove_dir_all(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     found
 }
@@ -59,4 +60,41 @@ fn private_cluster(folder: &Path) -> Option<String> {
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     Some(format!("private cluster {pid:?}"))
+}
+
+/// The process ids of a world's keepers of refused calls.
+pub fn keeper(data: &Path) -> Option<rustix::process::Pid> {
+    let text = fs::read_to_string(data.join("refusals/keeper.lock")).ok()?;
+    let id: i32 = text.trim().parse().ok()?;
+    // Its folder is among its words: the number may be another process's by now.
+    let words = fs::read(format!("/proc/{id}/cmdline")).ok()?;
+    let words = String::from_utf8_lossy(&words).into_owned();
+    (words.contains("keeper") && words.contains(&*data.to_string_lossy()))
+        .then(|| rustix::process::Pid::from_raw(id))
+        .flatten()
+}
+
+/// One outlives its runner on purpose, until nothing is held; a signal spares us the wait. One that does not end then
+/// is left over.
+fn keepers(world: &Path) -> Vec<String> {
+    let folders = fs::read_dir(world).into_iter().flatten().flatten().map(|entry| entry.path());
+    folders.filter_map(|data| end_keeper(&data)).collect()
+}
+
+fn end_keeper(data: &Path) -> Option<String> {
+    use rustix::process::{Signal, kill_process};
+    let process = keeper(data)?;
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let mut signalled = false;
+    while keeper(data).is_some() {
+        if !signalled {
+            signalled = kill_process(process, Signal::TERM).is_ok();
+        }
+        if std::time::Instant::now() > deadline {
+            kill_process(process, Signal::KILL).ok()?;
+            return Some(format!("keeper {process:?}"));
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    None
 }

@@ -19,6 +19,7 @@ const DATABASE_WITHIN: Duration = Duration::from_secs(120);
 
 /// Run all roles in one process, for a laptop
 ///
+/// All but the keeper of refused calls, which must outlive it: that is a process of its own.
 /// Without KAGE_DATABASE_URL it runs a PostgreSQL cluster of its own in the data folder.
 #[derive(Debug, clap::Args)]
 pub struct ServeArgs {}

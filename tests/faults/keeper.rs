@@ -228,7 +228,7 @@ async fn it_is_found_again_and_ends_when_nobody_needs_it() {
 
 /// Asks as another user: what it got for an answer.
 fn ask_as(uid: u32, socket: &str) -> String {
-    let script = r#"use Socket; socket(S, AF_UNIX, SOCK_STREAM, 0); connect(S, sockaddr_un($ARGV[0])) or (print("closed"), exit);
+    let script = r#"use Socket; $SIG{PIPE} = "IGNORE"; socket(S, AF_UNIX, SOCK_STREAM, 0); connect(S, sockaddr_un($ARGV[0])) or (print("closed"), exit);
         my $text = '{"ask":"hello"}'; syswrite(S, pack('N', length($text)) . $text); sysread(S, my $answer, 4096);
         print(length($answer) ? "answered" : "hung up")"#;
     let output = Command::new("perl")

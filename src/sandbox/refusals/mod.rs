@@ -5,7 +5,7 @@
 //! answers, always with an error; [`tally`] counts, so that a million refusals are a few rows; [`words`] says which
 //! form of a call it was.
 //!
-//! For runs all of this is done by a process of its own, the keeper (`crate::keeper`), which goes on when the runner
+//! For runs all of this is done by a process of its own, the keeper (a role, and a room of its own), which goes on when the runner
 //! dies: [`client`] is the runner's side of it, [`protocol`] what they say to each other. The conformance kit, whose
 //! sandboxes end with it, listens by itself.
 //!

@@ -22,6 +22,14 @@ use crate::git::{
 /// Larger `.gitignore` files are refused: each rule is tried on each path.
 const MAX_IGNORE_FILE: u64 = 1 << 20;
 
+/// What became of a file.
+pub(crate) enum Taken {
+    /// Its mode and blob.
+    Blob(u32, Oid),
+    /// It has so many bytes, and was not read.
+    TooLarge(u64),
+}
+
 pub(crate) struct Content<'a> {
     pub odb: Odb<'a>,
     pub objects: NewObjects,
@@ -35,25 +43,22 @@ pub(crate) struct Content<'a> {
 
 impl Content<'_> {
     /// Counts a changed file against the limits.
-    pub fn count(&mut self, path: &BStr) -> Result<(), HarvestError> {
+    pub fn count(&mut self) -> Result<(), HarvestError> {
         self.files += 1;
         if self.files > self.limits.files {
             return Err(limit("changed files", self.limits.files, self.files));
         }
-        if path.len() > self.limits.path_bytes {
-            return Err(limit("bytes in a path", self.limits.path_bytes as u64, path.len() as u64));
-        }
         Ok(())
     }
 
-    /// Mode and blob of the file `name`; `before` is what the base revision has at its path.
+    /// The file `name`; `before` is what the base revision has at its path.
     pub fn file(
         &mut self,
         dir: &OwnedFd,
         name: &[u8],
         path: &BStr,
         before: Option<(u32, Oid)>,
-    ) -> Result<(u32, Oid), HarvestError> {
+    ) -> Result<Taken, HarvestError> {
         let (file, size, mode) = self.open(dir, name, path)?;
         let mode = Kind::File { executable: mode & 0o100 != 0 }.git_mode();
         let same_size = match before {
@@ -66,11 +71,14 @@ impl Content<'_> {
             // A file that was only touched is no change, however large it is; so hash before limiting.
             let link = format!("/proc/self/fd/{}", file.as_raw_fd());
             if Oid::hash_file(ObjectType::Blob, link)? == id {
-                return Ok((mode, id));
+                return Ok(Taken::Blob(mode, id));
             }
         }
+        if size > self.limits.file_bytes {
+            return Ok(Taken::TooLarge(size));
+        }
         let id = self.blob(file, size, path)?;
-        Ok((mode, id))
+        Ok(Taken::Blob(mode, id))
     }
 
     /// Mode and blob of a symbolic link.
@@ -122,9 +130,6 @@ impl Content<'_> {
     }
 
     fn charge(&mut self, size: u64) -> Result<(), HarvestError> {
-        if size > self.limits.file_bytes {
-            return Err(limit("bytes in a file", self.limits.file_bytes, size));
-        }
         self.bytes += size;
         if self.bytes > self.limits.bytes {
             return Err(limit("bytes in changed files", self.limits.bytes, self.bytes));

@@ -13,6 +13,7 @@
 //!   left out with a warning.
 //! - Special files, names that some system reads as `.git`, and symbolic links called `.gitmodules` are left
 //!   out with a warning; git would hang or fail.
+//! - Files that are too large, paths that are too long and folders that are too deep are left out with a warning.
 //! - `.gitignore` counts if it is a regular file; its size and its rules are limited.
 
 use std::time::{Duration, Instant};
@@ -34,7 +35,8 @@ use crate::git::{
     worktree::{Layer, Worktree},
 };
 
-/// How much a run may leave. Unchanged files of the base do not count.
+/// How much a run may leave. Unchanged files of the base do not count. A path that goes beyond a limit of its own (bytes of
+/// the file, of the path, depth) is left out with a warning; beyond what all have together nothing is taken.
 #[derive(Clone, Copy, Debug)]
 pub struct HarvestLimits {
     /// Files that were added or changed.
@@ -85,6 +87,12 @@ pub enum WarningKind {
     Held,
     /// A FIFO, socket or device.
     SpecialFile,
+    /// A file of more bytes than one may have.
+    TooLarge,
+    /// A path of more bytes than one may have.
+    PathTooLong,
+    /// A folder in more folders than there may be.
+    TooDeep,
     /// Files in a submodule's folder.
     SubmoduleContent,
     /// Rules of a `.gitignore` that would cost too much to follow.

@@ -16,7 +16,7 @@ use rustix::{
 };
 
 use crate::git::{
-    content::Content,
+    content::{Content, Taken},
     dirfd,
     error::{GitError, HarvestError},
     harvest::{HarvestLimits, WarningKind},
@@ -86,7 +86,13 @@ impl<'a> Walk<'a> {
             return Ok(place.tracked);
         }
         if place.depth > self.limits.depth {
-            return Err(limit("folders one in another", self.limits.depth as u64, place.depth as u64));
+            let detail = format!(
+                "folders are taken to a depth of {}{}",
+                self.limits.depth,
+                stays(place.tracked.is_some())
+            );
+            self.report.warn(WarningKind::TooDeep, self.path.clone(), detail);
+            return Ok(place.tracked);
         }
         let tracked = place.tracked.map(|id| self.repository.find_tree(id)).transpose()?;
         // Where the base shows through at its own place, all that the layer does not name is unchanged.
@@ -211,7 +217,16 @@ impl<'a> Walk<'a> {
             Node::Blob(kind, id) => (kind.git_mode(), id),
             Node::File(side) => {
                 let Some(dir) = place.dir(side) else { return Ok(None) };
-                self.content.file(dir, name, path, before)?
+                match self.content.file(dir, name, path, before)? {
+                    Taken::Blob(mode, id) => (mode, id),
+                    Taken::TooLarge(size) => {
+                        let most = self.limits.file_bytes;
+                        let detail =
+                            format!("it has {size} bytes; {most} are taken{}", stays(before.is_some()));
+                        self.report.warn(WarningKind::TooLarge, path.to_owned(), detail);
+                        return Ok(before);
+                    }
+                }
             }
             Node::Link(side) => {
                 let Some(dir) = place.dir(side) else { return Ok(None) };
@@ -226,9 +241,16 @@ impl<'a> Walk<'a> {
             self.report.warn(WarningKind::ForbiddenName, path.to_owned(), detail);
             return Ok(None);
         }
-        if Some(entry) != before {
-            self.content.count(path)?;
+        if Some(entry) == before {
+            return Ok(before);
         }
+        if path.len() > self.limits.path_bytes {
+            let (bytes, most) = (path.len(), self.limits.path_bytes);
+            let detail = format!("its path has {bytes} bytes; {most} are taken{}", stays(before.is_some()));
+            self.report.warn(WarningKind::PathTooLong, path.to_owned(), detail);
+            return Ok(before);
+        }
+        self.content.count()?;
         Ok(Some(entry))
     }
 
@@ -367,6 +389,11 @@ impl<'a> Walk<'a> {
         }
         Ok(Some(self.content.put(ObjectType::Tree, &tree_object(entries))?))
     }
+}
+
+/// What a warning adds where the base has something at the path.
+const fn stays(tracked: bool) -> &'static str {
+    if tracked { "; the base's stays" } else { "" }
 }
 
 fn limit(what: &'static str, limit: u64, seen: u64) -> HarvestError {

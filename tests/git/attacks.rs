@@ -184,11 +184,12 @@ fn forms_of_dotgit_are_left_out_with_a_warning() -> Result<()> {
 
 #[test]
 fn deep_folders_end_at_the_limit_and_can_be_removed() -> Result<()> {
-    let script =
-        "python3 -c 'import os\nfor i in range(5000): os.mkdir(\"d\"); os.chdir(\"d\")\nopen(\"x\", \"w\")'";
+    let script = "echo > kept; python3 -c 'import os\nfor i in range(5000): os.mkdir(\"d\"); os.chdir(\"d\")\nopen(\"x\", \"w\")'";
     both(script, |world, mirror, worktree| {
-        let (what, _) = limited(mirror, worktree, &HarvestLimits::default())?;
-        assert_eq!(what, "folders one in another");
+        let harvest = take(mirror, worktree)?;
+        assert_eq!(listing(world, mirror, harvest.tree)?, "a.txt\ndir/b.txt\nkept");
+        assert_eq!(harvest.warnings.len(), 1, "{:?}", harvest.warnings);
+        assert_eq!(kinds(&harvest), [(WarningKind::TooDeep, ["d"; 65].join("/"))]);
         worktree.remove()?;
         assert!(!world.path("runs/r1/merged").exists() && !world.path("runs/r1/upper").exists());
         Ok(())
@@ -196,15 +197,25 @@ fn deep_folders_end_at_the_limit_and_can_be_removed() -> Result<()> {
 }
 
 #[test]
-fn a_giant_sparse_file_is_refused_unread() -> Result<()> {
-    both("truncate -s 1T giant", |_, mirror, worktree| {
-        let (what, seen) = limited(mirror, worktree, &HarvestLimits::default())?;
-        assert_eq!((what, seen), ("bytes in a file", 1 << 40));
+fn a_giant_sparse_file_is_left_out_unread_and_named() -> Result<()> {
+    both("truncate -s 1T giant; echo > kept", |world, mirror, worktree| {
+        let harvest = take(mirror, worktree)?;
+        assert_eq!(listing(world, mirror, harvest.tree)?, "a.txt\ndir/b.txt\nkept");
+        assert_eq!(kinds(&harvest), [(WarningKind::TooLarge, "giant".to_owned())]);
+        assert_eq!(harvest.warnings[0].detail, "it has 1099511627776 bytes; 67108864 are taken");
         Ok(())
     })?;
-    // One that took the place of a tracked file, too.
+    // One that took the place of a tracked file, too: the base's is not lost.
     both("truncate -s 1T a.txt", |_, mirror, worktree| {
-        assert_eq!(limited(mirror, worktree, &HarvestLimits::default())?.0, "bytes in a file");
+        let harvest = take(mirror, worktree)?;
+        assert!(!harvest.changed);
+        assert_eq!(kinds(&harvest), [(WarningKind::TooLarge, "a.txt".to_owned())]);
+        Ok(())
+    })?;
+    both("rm -r dir; truncate -s 1T dir", |world, mirror, worktree| {
+        let harvest = take(mirror, worktree)?;
+        assert_eq!(listing(world, mirror, harvest.tree)?, "a.txt\ndir/b.txt");
+        assert_eq!(kinds(&harvest), [(WarningKind::TooLarge, "dir".to_owned())]);
         Ok(())
     })?;
     both("truncate -s 1T giant; echo giant > .gitignore", |world, mirror, worktree| {
@@ -231,19 +242,23 @@ fn too_many_files_bytes_or_entries_end_at_the_limit() -> Result<()> {
             limited(mirror, worktree, &HarvestLimits { bytes: 2500, ..limits })?,
             ("bytes in changed files", 3000)
         );
-        assert_eq!(
-            limited(mirror, worktree, &HarvestLimits { file_bytes: 999, ..limits })?,
-            ("bytes in a file", 1000)
-        );
+        worktree.unmount()?;
+        let harvest = harvest(mirror, worktree, &HarvestLimits { file_bytes: 999, ..limits })?;
+        assert!(!harvest.changed);
+        assert_eq!(kinds(&harvest), ["1", "2", "3"].map(|it| (WarningKind::TooLarge, it.to_owned())));
         Ok(())
     })?;
-    both("p=$(printf 'x%.0s' $(seq 200)); mkdir -p $p/$p/$p; echo > $p/$p/$p/f", |_, mirror, worktree| {
-        assert_eq!(
-            limited(mirror, worktree, &HarvestLimits { path_bytes: 500, ..limits })?,
-            ("bytes in a path", 604)
-        );
-        Ok(())
-    })?;
+    both(
+        "p=$(printf 'x%.0s' $(seq 200)); mkdir -p $p/$p/$p; echo > $p/$p/$p/f; echo > $p/g",
+        |world, mirror, worktree| {
+            worktree.unmount()?;
+            let harvest = harvest(mirror, worktree, &HarvestLimits { path_bytes: 500, ..limits })?;
+            let name = "x".repeat(200);
+            assert_eq!(listing(world, mirror, harvest.tree)?, format!("a.txt\ndir/b.txt\n{name}/g"));
+            assert_eq!(kinds(&harvest), [(WarningKind::PathTooLong, format!("{name}/{name}/{name}/f"))]);
+            Ok(())
+        },
+    )?;
     both("head -c 2000000 /dev/zero > .gitignore", |_, mirror, worktree| {
         assert_eq!(limited(mirror, worktree, &limits)?.0, "bytes in a .gitignore");
         Ok(())

@@ -19,6 +19,7 @@ mod names;
 mod prompts;
 mod quarantine;
 mod refusals;
+mod remapped;
 mod repositories;
 mod road;
 mod runtimes;

@@ -180,7 +180,7 @@ fn mounts(spec: &Spec, kernel: Kernel, facts: &Facts, found: &mut Vec<String>) {
             found.push(format!("{at} is mounted ({}), and nobody asked for it", mount.kind));
         } else if read_only(at) && !has("ro") {
             found.push(format!("{at} is not read-only"));
-        } else if mount.writable && !is_covered(mount) {
+        } else if mount.writable && !is_covered(mount) && !is_lent_device(spec, mount) {
             found.push(format!("{at} can be written"));
         }
     }
@@ -205,6 +205,13 @@ fn mounts(spec: &Spec, kernel: Kernel, facts: &Facts, found: &mut Vec<String>) {
 /// A masked file is covered by the null device, which everybody may write: that it tells nothing is seen elsewhere.
 fn is_covered(mount: &Mount) -> bool {
     mount.kind == "devpts" || (kage_shim::containment::MASKED.contains(&&*mount.at))
+}
+
+/// Nobody can make device nodes in a user namespace of his own, so runtimes lend the host's. That each is a device, and
+/// of those that every sandbox has, is looked at with all of them.
+fn is_lent_device(spec: &Spec, mount: &Mount) -> bool {
+    let remapped = spec.user.on_host() != (spec.user.uid.get(), spec.user.gid.get());
+    remapped && DEVICES.iter().any(|(name, kind)| *kind == "character" && mount.at == format!("/dev/{name}"))
 }
 
 fn is_within(path: &str, top: &str) -> bool {

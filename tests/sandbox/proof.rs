@@ -9,7 +9,7 @@ use kage::sandbox::remap::Users;
 use kage::sandbox::seccomp::SeccompProfile;
 use kage::sandbox::shim_listener::ShimListener;
 use kage::sandbox::spec::{SandboxUser, Spec};
-use kage_shim::containment::Facts;
+use kage_shim::containment::{Facts, Mount as SeenMount};
 
 use crate::shim::{LONG, shim};
 use crate::support::{LABEL, LABEL_VALUE, World};
@@ -65,11 +65,22 @@ async fn whose_files_it_may_change_is_asked_of_the_kernel() {
     remapped.namespaces.insert("user".to_owned(), "user:[1]".to_owned());
     remapped.status.insert("UidMap".to_owned(), "0 100000 65536".to_owned());
     remapped.status.insert("GidMap".to_owned(), "0 200000 65536".to_owned());
+    let lent = |at: &str| SeenMount {
+        at: at.to_owned(),
+        kind: "devtmpfs".to_owned(),
+        options: vec!["rw".to_owned(), "nosuid".to_owned()],
+        writable: true,
+        ..SeenMount::default()
+    };
+    remapped.mounts.push(lent("/dev/null"));
     assert_eq!(judged(&spec, &remapped), [] as [&str; 0]);
+    let mut another = remapped.clone();
+    another.mounts.push(lent("/dev/sda"));
+    assert_eq!(judged(&spec, &another), ["/dev/sda can be written"]);
     remapped.status.insert("GidMap".to_owned(), "0 200000 10001".to_owned());
     assert_eq!(judged(&spec, &remapped).len(), 1);
     spec.user = SandboxUser::new(10001, 10001).expect("not root");
-    assert_eq!(judged(&spec, &remapped).len(), 2);
+    assert_eq!(judged(&spec, &remapped).len(), 3, "others, and a device that need not be lent");
 }
 
 type Change = fn(&mut ContainerCreateBody);

@@ -43,7 +43,7 @@ impl Engine {
     pub fn remapped(first: u32) -> Self {
         let folder = tempfile::Builder::new().prefix("kage-engine.").tempdir().expect("a folder");
         fs::write(folder.path().join("sub"), format!("nobody:{first}:65536\n")).expect("writes");
-        Self::start_in(folder, &["--userns-remap=nobody"])
+        Self::start_in(folder, &["--userns-remap=nobody:nogroup"])
     }
 
     /// By force, whatever it does or does not do.

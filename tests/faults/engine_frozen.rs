@@ -66,7 +66,6 @@ async fn it_holds_up_no_run() {
 /// `live-restore` the run goes on as if nothing had been; without, it is tried again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_is_ended_and_started_anew() {
-    let began = Instant::now();
     let mut own = engine(&["--live-restore"]).await;
     let (mut kage, mut roles) = apart(&[("KAGE_RUNNER_DOCKER", &own.url())]).await;
     let task = kage.submit(&shell(&numbered(15_000, 250))).await;
@@ -74,7 +73,6 @@ async fn it_is_ended_and_started_anew() {
     let watcher = Watcher::follow(&kage, id);
     kage.says(id, "shell", "line 500\n").await;
     own.signal(Signal::STOP);
-    println!("T own.signal(Signal::STOP); {:?}", began.elapsed());
     kage.process(roles.runner).kill_9();
     roles = Roles { runner: kage.spawn_with("runner", &[]), ..roles };
     while !kage.process(roles.runner).log_says("runner.engine_silent") {
@@ -82,14 +80,11 @@ async fn it_is_ended_and_started_anew() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     own.restart(&["--live-restore"]);
-    println!("T own.restart(&[--live-restore]); {:?}", began.elapsed());
     kage.ready(roles.runner).await;
-    println!("T kage.ready(roles.runner).await; {:?}", began.elapsed());
     watcher.end().await.assert_lines("shell", 15_000);
     let task = kage.task(id).await;
     assert_eq!(task["runs"][0]["attempt"], 1, "{task}");
     assert_result(&kage, &task, 15_000);
-    println!("T assert_result(&kage, &task, 15_000); {:?}", began.elapsed());
 
     let mut task = shell(&numbered(7_500, 250));
     task["max_retries"] = 3.into();
@@ -98,11 +93,8 @@ async fn it_is_ended_and_started_anew() {
     let id = string(&task["id"]);
     kage.says(id, "shell", "line 500\n").await;
     own.signal(Signal::STOP);
-    println!("T own.signal(Signal::STOP); {:?}", began.elapsed());
     own.restart(&[]);
-    println!("T own.restart(&[]); {:?}", began.elapsed());
     let task = kage.ended(id).await;
-    println!("T let task = kage.ended(id).await; {:?}", began.elapsed());
     assert_eq!(task["runs"][0]["attempt"], 2, "{task}");
     assert_result(&kage, &task, 7_500);
     kage.process(roles.runner).assert_alive();

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::support::own_engine::Engine;
+use crate::own_engine::Engine;
 use crate::support::sse::output;
 use crate::support::tasks::{shell, string};
 use crate::watcher::Watcher;

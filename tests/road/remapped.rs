@@ -4,9 +4,9 @@ use std::fs;
 
 use serde_json::json;
 
+use crate::own_engine::Engine;
 use crate::support::TestKage;
 use crate::support::git::git;
-use crate::support::own_engine::Engine;
 use crate::support::tasks::{shell, string};
 
 /// In no table of this machine.

@@ -7,7 +7,6 @@ pub mod database;
 pub mod git;
 pub mod http;
 pub mod leftovers;
-pub mod own_engine;
 pub mod process;
 pub mod provider;
 pub mod sse;

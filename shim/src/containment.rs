@@ -62,7 +62,8 @@ pub type Answer = String;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Facts {
-    /// Of `/proc/self/status`: the user, the groups, the capability sets, `NoNewPrivs`, `Seccomp`.
+    /// Of `/proc/self/status`: the user, the groups, the capability sets, `NoNewPrivs`, `Seccomp`. And who these users
+    /// are on the host: `UidMap`, `GidMap`.
     pub status: BTreeMap<String, String>,
     pub pid: u32,
     /// By kind, as the links in `/proc/self/ns` name them: `net:[4026531840]`.

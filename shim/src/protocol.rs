@@ -154,8 +154,11 @@ pub struct Exited {
 pub enum EndedBy {
     /// The CLI ended by itself.
     Itself,
-    /// The runner asked ([`FromRunner::Terminate`]) or the container got SIGTERM.
+    /// The runner asked ([`FromRunner::Terminate`]).
     Runner,
+    /// The container got SIGTERM, which the runner does not send: an engine that is stopped or started anew does, and a
+    /// process inside may.
+    Container,
     /// The shim's own wall clock ([`JobLimits::wall_secs`]).
     WallClock,
     /// No runner for [`JobLimits::orphan_secs`].

@@ -209,7 +209,7 @@ impl Supervisor {
         match (event, &mut self.run) {
             // Reaping is part of every step.
             (Event::ChildEnded, _) | (Event::Forward(_), None) => {}
-            (Event::Terminate, Some(run)) => run.end(EndedBy::Runner, now),
+            (Event::Terminate, Some(run)) => run.end(EndedBy::Container, now),
             (Event::Terminate, None) => self.terminated = true,
             (Event::Forward(signal), Some(run)) => run.forward(signal),
         }

@@ -80,13 +80,13 @@ fn stopped_processes_are_ended_too() {
 }
 
 #[test]
-fn sigterm_to_the_shim_is_as_terminate() {
+fn sigterm_to_the_shim_ends_all_as_terminate_does() {
     let marker = unique_sleep("sigterm");
     let mut runner = Runner::listening();
     let mut shim = runner.shim();
     let (mut connection, mut ledger) = started(&mut runner, &stubborn(&marker));
     shim.signal(Signal::TERM);
-    assert_eq!(connection.finish(&mut ledger).ended_by, EndedBy::Runner);
+    assert_eq!(connection.finish(&mut ledger).ended_by, EndedBy::Container);
     assert_nothing_left(&marker);
     shim.wait();
 }

@@ -91,7 +91,7 @@ fn signals_that_pid_1_would_not_get_are_handled() {
     connection.receive_until(&mut ledger, "usr1");
     kill_process(pid, Signal::TERM).unwrap();
     let exited = connection.finish(&mut ledger);
-    assert_eq!((exited.signal, exited.ended_by), (Some(15), EndedBy::Runner));
+    assert_eq!((exited.signal, exited.ended_by), (Some(15), EndedBy::Container));
     assert_eq!(shim.wait().code(), Some(143));
 }
 

@@ -22,6 +22,7 @@ use crate::kit::secrets;
 use crate::kit::stage::{Props, Stage};
 use crate::sandbox::engine::Engine;
 use crate::sandbox::image_check::{ImageFacts, image_environment, inspect_image};
+use crate::sandbox::remap::Users;
 use crate::sandbox::spec::SandboxUser;
 
 #[derive(Debug, clap::Args)]
@@ -134,7 +135,8 @@ async fn report(
     if !globals.json {
         output::line(&escape::line(&format!("{} {}", manifest.name, image.digest)))?;
     }
-    let stage = Stage::set(props(configuration, engine, manifest, image, args.keep.clone())?)?;
+    let users = engine.info().await.context("engine")?.users;
+    let stage = Stage::set(props(configuration, (engine, users), manifest, image, args.keep.clone())?)?;
     let quiet = globals.json;
     let tell = |item: &Item| {
         if !quiet {
@@ -193,7 +195,7 @@ async fn subject(engine: &Engine, args: &CheckArgs) -> anyhow::Result<(Manifest,
 
 fn props(
     configuration: &Configuration,
-    engine: Engine,
+    (engine, users): (Engine, Users),
     manifest: Manifest,
     image: ImageFacts,
     keep: Option<PathBuf>,
@@ -204,14 +206,18 @@ fn props(
     let shim = shim(runner.shim.as_deref())?;
     // The runner's folder is where the engine sees what we see, also from within a container.
     let folder = if runner.data_dir.is_dir() { runner.data_dir.clone() } else { std::env::temp_dir() };
+    let user = SandboxUser::new(uid, gid)
+        .ok_or_else(|| anyhow!("KAGE_RUNNER_UID cannot be {uid}: give a user that is not root"))?;
     Ok(Props {
         engine,
         manifest,
         image,
         limits: runner.limits.clone(),
         runtime: runner.runtime.clone(),
-        user: SandboxUser::new(uid, gid)
-            .ok_or_else(|| anyhow!("KAGE_RUNNER_UID cannot be {uid}: give a user that is not root"))?,
+        user: user.of_engine(users).ok_or_else(|| {
+            anyhow!("who the engine's users are on this host cannot be told: see `kage doctor host`")
+        })?,
+        users,
         shim,
         folder,
         keep,

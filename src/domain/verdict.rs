@@ -99,6 +99,10 @@ impl Verdict {
                 return Self::new(RunState::TimedOut, "over its wall-clock limit (ended by the shim)");
             }
             EndedBy::Orphaned => return Self::new(RunState::Lost, "no runner came back for it in time"),
+            EndedBy::Container => {
+                let why = "its container was told to end; was the engine stopped, or started anew?";
+                return Self { exit_code: exited.code, ..Self::new(RunState::Lost, why) };
+            }
             EndedBy::Runner | EndedBy::Itself => {}
         }
         match (exited.code, exited.signal) {
@@ -177,6 +181,16 @@ mod tests {
             assert_eq!((verdict.state, verdict.transient), (state, false), "{exited:?}");
         }
         assert_eq!(Verdict::of_exit(&exited(Some(1), None), false).state, RunState::Failed);
+    }
+
+    /// An engine that is started anew sends SIGTERM to all that runs, and a CLI may well say good-bye to it with 0.
+    #[test]
+    fn one_whose_container_was_told_to_end_is_tried_again() {
+        for (code, signal) in [(None, Some(15)), (Some(0), None), (Some(143), None)] {
+            let exited = Exited { ended_by: EndedBy::Container, ..exited(code, signal) };
+            let verdict = Verdict::of_exit(&exited, false);
+            assert_eq!((verdict.state, verdict.transient), (RunState::Lost, true), "{exited:?}");
+        }
     }
 
     /// A build that asked for too many jobs and managed with fewer has not failed; but it is told.

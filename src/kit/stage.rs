@@ -15,6 +15,7 @@ use crate::sandbox::engine::Engine;
 use crate::sandbox::image_check::ImageFacts;
 use crate::sandbox::profile::WORKSPACE;
 use crate::sandbox::refusals::listener::Refusals;
+use crate::sandbox::remap::Users;
 use crate::sandbox::seccomp::SeccompProfile;
 use crate::sandbox::spec::SandboxUser;
 
@@ -36,6 +37,7 @@ pub struct Stage {
     pub runtime: Option<String>,
     /// The user of a runner's sandboxes.
     pub user: SandboxUser,
+    users: Users,
     pub shim: PathBuf,
     /// Where each attempt's output, events and requests are kept.
     pub keep: Option<PathBuf>,
@@ -51,6 +53,8 @@ pub struct Props {
     pub limits: Limits,
     pub runtime: Option<String>,
     pub user: SandboxUser,
+    /// What the engine does with users.
+    pub users: Users,
     /// The static `kage-shim`.
     pub shim: PathBuf,
     /// Folders are made below this one.
@@ -84,6 +88,7 @@ impl Stage {
             limits: props.limits,
             runtime: props.runtime,
             user: props.user,
+            users: props.users,
             shim,
             keep: props.keep,
             root,
@@ -92,7 +97,8 @@ impl Stage {
 
     /// [`FOREIGN_UID`], where we may give files away. None: we are not root.
     pub fn foreign_user(&self) -> Option<SandboxUser> {
-        SandboxUser::new(FOREIGN_UID, FOREIGN_UID).filter(|_| rustix::process::geteuid().is_root())
+        let user = SandboxUser::new(FOREIGN_UID, FOREIGN_UID)?.of_engine(self.users);
+        user.filter(|_| rustix::process::geteuid().is_root())
     }
 
     /// Folders for one attempt, with a small repository as its worktree.
@@ -157,5 +163,6 @@ fn give_away(path: &Path, user: SandboxUser) -> std::io::Result<()> {
             give_away(&entry?.path(), user)?;
         }
     }
-    chown(path, Some(user.uid.get()), Some(user.gid.get()))
+    let (uid, gid) = user.on_host();
+    chown(path, Some(uid), Some(gid))
 }

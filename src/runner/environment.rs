@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sqlx::PgPool;
 use tokio::sync::{Notify, Semaphore};
@@ -19,8 +20,12 @@ use crate::runner::lease::Leases;
 use crate::runner::notifier::Notifier;
 use crate::runner::runtimes::Runtimes;
 use crate::sandbox::engine::Engine;
+use crate::sandbox::error::SandboxError;
 use crate::sandbox::seccomp::SeccompProfile;
 use crate::sandbox::spec::SandboxUser;
+
+/// Between two tries to reach an engine that is started anew.
+const ENGINE_PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) struct Environment {
     pub pool: PgPool,
@@ -70,9 +75,12 @@ impl Environment {
         if let Some(uid) = gateway_uid.filter(|_| own_uid != 0) {
             return Err(StartError::GatewayUser(uid));
         }
-        let engine = Engine::connect(&config.docker).await?;
-        engine.ping().await?;
-        let runtimes = Runtimes::open(&engine, &config).await?;
+        let engine = answering(&config.docker).await?;
+        let info = engine.info().await?;
+        let user = SandboxUser::new(uid, gid).ok_or(StartError::User(uid))?;
+        // Where it is not known who that is on the host, the check of the host says so.
+        let user = user.of_engine(info.users).unwrap_or(user);
+        let runtimes = Runtimes::open(&engine, info, &config).await?;
         let keeper = keeper(&runtimes, &config, &folders).await?;
         let disk = Disk::open(&config, &folders.disk())?;
         config.limits.worktree_inodes = disk.inodes(config.limits.worktree_inodes);
@@ -81,7 +89,7 @@ impl Environment {
             shim: folders.install_shim(&shim)?,
             bases: Bases::open(&folders.bases())?,
             scanner: Scanner::default(),
-            user: SandboxUser::new(uid, gid).ok_or(StartError::User(uid))?,
+            user,
             gateway_uid,
             slots: Arc::new(Semaphore::new(config.concurrency)),
             seccomp: SeccompProfile::built_in(),
@@ -106,9 +114,32 @@ impl Environment {
         drained || self.lifecycle.hard().is_cancelled()
     }
 
-    /// Whose files a worktree's are: the sandbox's user when we may give files away, else our own.
+    /// Whose files a worktree's are on the host: the sandbox's user's when we may give files away, else our own.
     pub fn file_owner(&self) -> Option<(u32, u32)> {
-        rustix::process::geteuid().is_root().then(|| (self.user.uid.get(), self.user.gid.get()))
+        rustix::process::geteuid().is_root().then(|| self.user.on_host())
+    }
+}
+
+/// One that stands still is waited for, also while somebody starts it anew: this host's runs go on meanwhile. One that
+/// is not there at all may never have been.
+async fn answering(uri: &str) -> Result<Engine, SandboxError> {
+    let mut silent = false;
+    loop {
+        let answer = async {
+            let engine = Engine::connect(uri).await?;
+            engine.ping().await.map(|()| engine)
+        };
+        match answer.await {
+            Err(error @ SandboxError::Deadline { .. }) => {
+                silent = true;
+                tracing::warn!(%error, engine = uri, "runner.engine_silent: it is asked again");
+            }
+            Err(error @ SandboxError::EngineUnavailable { .. }) if silent => {
+                tracing::warn!(%error, "runner.engine_away: it is asked again");
+                tokio::time::sleep(ENGINE_PAUSE).await;
+            }
+            answer => return answer,
+        }
     }
 }
 

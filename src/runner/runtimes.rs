@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::config::runner::RunnerConfig;
 use crate::domain::runtime::{self, RuntimeRefused};
 use crate::runner::failure::StartError;
-use crate::sandbox::engine::Engine;
+use crate::sandbox::engine::{Engine, EngineInfo};
 use crate::sandbox::reporting;
 
 #[derive(Debug)]
@@ -20,8 +20,7 @@ pub(super) struct Runtimes {
 impl Runtimes {
     /// # Errors
     /// The engine is away, or does not know one of them.
-    pub async fn open(engine: &Engine, config: &RunnerConfig) -> Result<Self, StartError> {
-        let info = engine.info().await?;
+    pub async fn open(engine: &Engine, info: EngineInfo, config: &RunnerConfig) -> Result<Self, StartError> {
         let default = config.runtime.clone().unwrap_or(info.default_runtime);
         let allowed: BTreeSet<String> =
             config.runtimes_allowed.iter().cloned().chain([default.clone()]).collect();

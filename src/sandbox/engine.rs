@@ -10,6 +10,7 @@ use bollard::Docker;
 use bollard::errors::Error as ApiError;
 
 use crate::sandbox::error::SandboxError;
+use crate::sandbox::remap::{self, Users};
 use crate::sandbox::spec::ImageDigest;
 
 /// How long each kind of call may take. After that the call is given up, whatever the engine does.
@@ -55,6 +56,9 @@ pub struct EngineInfo {
     pub default_runtime: String,
     /// Such as `name=seccomp,profile=builtin`, `name=rootless`.
     pub security_options: Vec<String>,
+    /// What it does with the users of its containers.
+    #[serde(skip)]
+    pub users: Users,
     /// `1` or `2`.
     pub cgroup_version: String,
     pub kernel: String,
@@ -107,12 +111,15 @@ impl Engine {
     pub async fn info(&self) -> Result<EngineInfo, SandboxError> {
         let info = self.call("info", self.deadlines.ask, self.docker.info()).await?;
         let version = self.call("version", self.deadlines.ask, self.docker.version()).await?;
+        let security_options = info.security_options.unwrap_or_default();
+        let root_dir = info.docker_root_dir.unwrap_or_default();
         Ok(EngineInfo {
+            users: Users::of(&security_options, &root_dir, remap::sees_all()),
             version: version.version.unwrap_or_default(),
             api: version.api_version.unwrap_or_default(),
             runtimes: info.runtimes.unwrap_or_default().into_keys().collect(),
             default_runtime: info.default_runtime.unwrap_or_default(),
-            security_options: info.security_options.unwrap_or_default(),
+            security_options,
             cgroup_version: info.cgroup_version.map(|v| v.to_string()).unwrap_or_default(),
             kernel: info.kernel_version.unwrap_or_default(),
             architecture: info.architecture.unwrap_or_default(),

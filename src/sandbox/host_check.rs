@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use crate::sandbox::host_check_facts::HostFacts;
+use crate::sandbox::host_check_users::{engine, users};
 use crate::sandbox::host_check_versions::{Component, ESCAPES, Escape, Version, is_packaged};
 
 /// In order: the worst is the greatest.
@@ -78,6 +79,7 @@ pub fn refusals<'a>(findings: &'a [Finding], accepted: &[String]) -> Vec<&'a Fin
 pub fn judge(facts: &HostFacts) -> Vec<Finding> {
     let mut found = Vec::new();
     versions(facts, &mut found);
+    engine(facts, &mut found);
     walls_of_the_engine(facts, &mut found);
     control_groups(facts, &mut found);
     users(facts, &mut found);
@@ -89,7 +91,7 @@ pub fn judge(facts: &HostFacts) -> Vec<Finding> {
     found
 }
 
-fn add(
+pub(super) fn add(
     found: &mut Vec<Finding>,
     (id, severity): (&'static str, Severity),
     seen: impl Into<String>,
@@ -263,35 +265,6 @@ fn control_groups(facts: &HostFacts, found: &mut Vec<Finding>) {
             "nothing says that a sandbox's memory, CPU and processes are limited",
             "mount control groups, and start the engine anew",
         ),
-    }
-}
-
-fn users(facts: &HostFacts, found: &mut Vec<Finding>) {
-    if facts.is_rootless() {
-        add(
-            found,
-            ("rootless", Severity::Info),
-            "the engine runs without root",
-            "who breaks out of a sandbox has the rights of the engine's user, not of root",
-            "see that control groups of version 2 are delegated to that user, or limits do not hold",
-        );
-    } else if facts.security_options.iter().any(|option| option.starts_with("name=userns")) {
-        add(
-            found,
-            ("userns-remap", Severity::Info),
-            "users inside are others outside (userns-remap)",
-            "who breaks out of a sandbox is nobody on the host",
-            "nothing",
-        );
-    } else {
-        add(
-            found,
-            ("users-shared", Severity::Info),
-            "users inside are the same outside (neither userns-remap nor rootless)",
-            "no process inside is root, and none can become it; but who breaks out through the kernel may do what \
-             this number may on the host",
-            "where it fits, use rootless Docker; see that the sandboxes' user (KAGE_RUNNER_UID) owns nothing else",
-        );
     }
 }
 

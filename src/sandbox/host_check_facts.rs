@@ -9,6 +9,7 @@ use bollard::models::SystemVersionComponents;
 
 use crate::sandbox::engine::Engine;
 use crate::sandbox::error::SandboxError;
+use crate::sandbox::remap::{self, Users};
 
 /// Mode bits and owner of the engine's socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub struct MountFacts {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostFacts {
     pub engine: String,
+    /// Docker's API, spoken by Podman.
+    pub is_podman: bool,
     pub containerd: String,
     pub containerd_revision: String,
     pub runc: String,
@@ -44,6 +47,10 @@ pub struct HostFacts {
     pub runtime: String,
     /// Such as `name=seccomp,profile=builtin`.
     pub security_options: Vec<String>,
+    /// What the engine does with the users of its containers.
+    pub users: Users,
+    /// Whether this process is root, and so may give files away.
+    pub is_root: bool,
     pub cgroup_version: String,
     /// What sandboxes are limited in, and whether the engine can.
     pub limits: Vec<(&'static str, bool)>,
@@ -77,7 +84,12 @@ impl HostFacts {
             ("CPU time", info.cpu_cfs_quota),
             ("processes", info.pids_limit),
         ];
+        let security_options = info.security_options.unwrap_or_default();
+        let root_dir = info.docker_root_dir.unwrap_or_default();
         Ok(Self {
+            users: Users::of(&security_options, &root_dir, remap::sees_all()),
+            is_root: rustix::process::geteuid().is_root(),
+            is_podman: components.iter().any(|one| one.name.starts_with("Podman")),
             engine: version.version.unwrap_or_default(),
             containerd,
             containerd_revision,
@@ -86,7 +98,7 @@ impl HostFacts {
             kernel: info.kernel_version.unwrap_or_default(),
             kernel_build: system.version().to_string_lossy().into_owned(),
             runtime: runtime.map(str::to_owned).or(info.default_runtime).unwrap_or_default(),
-            security_options: info.security_options.unwrap_or_default(),
+            security_options,
             cgroup_version: info.cgroup_version.map(|version| version.to_string()).unwrap_or_default(),
             limits: limits.map(|(name, has)| (name, has == Some(true))).into(),
             live_restore: info.live_restore_enabled.unwrap_or_default(),

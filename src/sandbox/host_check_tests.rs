@@ -2,11 +2,15 @@
 
 use crate::sandbox::host_check::{Finding, Severity, judge, refusals};
 use crate::sandbox::host_check_facts::{HostFacts, MountFacts, SocketFacts};
+use crate::sandbox::remap::Users;
 
 /// Everything as it should be.
 fn good() -> HostFacts {
     HostFacts {
         engine: "29.4.1".to_owned(),
+        is_podman: false,
+        users: Users::Shifted { uid: 100_000, gid: 100_000 },
+        is_root: true,
         containerd: "v2.2.1".to_owned(),
         containerd_revision: "dea7da592f5d1d2b7755e3a161be07f43fad8f75".to_owned(),
         runc: "1.4.3".to_owned(),
@@ -57,7 +61,18 @@ fn each_weakness_is_found_by_its_id() {
         (|facts| facts.cgroup_version = "1".to_owned(), "cgroup-v1", Warning),
         (|facts| facts.cgroup_version.clear(), "cgroup-missing", Danger),
         (|facts| facts.security_options.retain(|one| one != "name=apparmor"), "no-mandatory-access", Info),
-        (|facts| facts.security_options.retain(|one| one != "name=userns"), "users-shared", Info),
+        (|facts| facts.users = Users::Same, "users-shared", Info),
+        (|facts| facts.users = Users::Unknown, "userns-remap-unknown", Danger),
+        (|facts| facts.is_root = false, "userns-remap-no-root", Danger),
+        (
+            |facts| {
+                facts.users = Users::Unknown;
+                facts.security_options.push("name=rootless".to_owned());
+            },
+            "rootless",
+            Danger,
+        ),
+        (|facts| facts.is_podman = true, "engine-podman", Danger),
         (|facts| facts.live_restore = false, "live-restore-off", Info),
         (|facts| facts.authorization_plugins.push("casbin".to_owned()), "engine-authorization-plugin", Info),
         (|facts| facts.socket.as_mut().expect("set").mode = 0o666, "socket-world", Danger),

@@ -30,8 +30,8 @@ const PAUSE: Duration = Duration::from_millis(10);
 pub fn kill_all(container_id: &str) -> io::Result<usize> {
     let members = members(container_id)?;
     let cgroups: BTreeSet<String> = members.iter().map(|(_, cgroup)| cgroup.clone()).collect();
-    host_cgroup::kill(&cgroups);
-    let _stopped = host_cgroup::Stopped::new(&cgroups);
+    host_cgroup::kill(&cgroups, container_id);
+    let _stopped = host_cgroup::Stopped::new(&cgroups, container_id);
     // Read anew: none is made any more.
     Ok(self::members(container_id)?
         .into_iter()
@@ -89,19 +89,10 @@ fn belongs(pid: i32, container_id: &str) -> bool {
     fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|text| names_container(&text, container_id))
 }
 
-/// Whether a `/proc/PID/cgroup` file names the container, as a whole part of a path: `/docker/ID` (cgroupfs)
-/// or `docker-ID.scope`, `libpod-ID.scope` (systemd).
+/// Whether a `/proc/PID/cgroup` file names the container, as a whole part of a path.
 pub fn names_container(cgroup: &str, container_id: &str) -> bool {
-    let is_id = container_id.len() == 64 && container_id.bytes().all(|b| b.is_ascii_hexdigit());
-    is_id
-        && cgroup.lines().filter_map(|line| line.splitn(3, ':').nth(2)).any(|path| {
-            path.split('/').any(|part| {
-                let part = part.strip_suffix(".scope").unwrap_or(part);
-                let part =
-                    part.strip_prefix("docker-").or_else(|| part.strip_prefix("libpod-")).unwrap_or(part);
-                part == container_id
-            })
-        })
+    let mut paths = cgroup.lines().filter_map(|line| line.splitn(3, ':').nth(2));
+    paths.any(|path| host_cgroup::of_container(path, container_id).is_some())
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ pub mod host_check;
 pub mod host_check_facts;
 #[cfg(test)]
 mod host_check_tests;
+mod host_check_users;
 pub mod host_check_versions;
 pub mod host_kill;
 pub mod image_check;
@@ -22,6 +23,7 @@ pub mod profile;
 pub mod proof;
 pub mod refusals;
 pub mod reporting;
+pub mod remap;
 pub mod seccomp;
 pub mod shim_link;
 pub mod shim_listener;

@@ -6,11 +6,14 @@ use std::collections::BTreeMap;
 use kage_shim::containment::{Facts, Mount};
 
 use crate::sandbox::profile::{HOME, IO_DIR, MODEL_DIR, SHIM, WORKSPACE, tmpfs_inodes};
+use crate::sandbox::remap;
 use crate::sandbox::shim_listener::SOCKET;
 use crate::sandbox::spec::Spec;
 
-/// The kinds of namespace that a sandbox must have of its own. The user's is the host's, unless the engine remaps.
+/// The kinds of namespace that a sandbox must have of its own.
 const OWN_NAMESPACES: [&str; 6] = ["cgroup", "ipc", "mnt", "net", "pid", "uts"];
+/// The host's, unless the engine remaps.
+const USERS: &str = "user";
 
 const DEVICES: [(&str, &str); 14] = [
     ("fd", "link"),
@@ -56,7 +59,7 @@ impl Kernel {
     }
 }
 
-/// This process's own namespaces, which no sandbox may share.
+/// This process's own namespaces. No sandbox may share them, but for the users'.
 ///
 /// # Errors
 /// When `/proc` cannot be read.
@@ -65,7 +68,7 @@ pub fn namespaces_here() -> std::io::Result<BTreeMap<String, String>> {
         let link = std::fs::read_link(format!("/proc/self/ns/{kind}"))?;
         Ok((kind.to_owned(), link.to_string_lossy().into_owned()))
     };
-    OWN_NAMESPACES.into_iter().map(name).collect()
+    OWN_NAMESPACES.into_iter().chain([USERS]).map(name).collect()
 }
 
 /// Everything in `facts` that `spec` did not ask for, in words; empty: contained. `here`: [`namespaces_here`].
@@ -74,6 +77,7 @@ pub fn surprises(spec: &Spec, kernel: Kernel, here: &BTreeMap<String, String>, f
     rights(spec, kernel, facts, &mut found);
     if kernel == Kernel::Host {
         namespaces(here, facts, &mut found);
+        users(spec, here, facts, &mut found);
         limits(spec, facts, &mut found);
     }
     network(kernel, facts, &mut found);
@@ -113,6 +117,21 @@ fn namespaces(here: &BTreeMap<String, String>, facts: &Facts, found: &mut Vec<St
         match (facts.namespaces.get(kind), here.get(kind)) {
             (Some(inside), Some(host)) if inside.starts_with(kind) && inside != host => {}
             (inside, _) => found.push(format!("no {kind} namespace of its own ({inside:?})")),
+        }
+    }
+}
+
+/// Who the sandbox's user is on the host, by the kernel's own word: whose files it may change there.
+fn users(spec: &Spec, here: &BTreeMap<String, String>, facts: &Facts, found: &mut Vec<String>) {
+    let (uid, gid) = spec.user.on_host();
+    let same_namespace = facts.namespaces.get(USERS).is_some_and(|inside| here.get(USERS) == Some(inside));
+    for (map, inside, expected) in
+        [("UidMap", spec.user.uid.get(), uid), ("GidMap", spec.user.gid.get(), gid)]
+    {
+        let map = facts.status.get(map).map_or("", String::as_str);
+        let seen = if same_namespace { Some(inside) } else { remap::outside(map, inside) };
+        if seen != Some(expected) {
+            found.push(format!("its user {inside} is {seen:?} on the host, not {expected} (map {map:?})"));
         }
     }
 }
@@ -161,7 +180,7 @@ fn mounts(spec: &Spec, kernel: Kernel, facts: &Facts, found: &mut Vec<String>) {
             found.push(format!("{at} is mounted ({}), and nobody asked for it", mount.kind));
         } else if read_only(at) && !has("ro") {
             found.push(format!("{at} is not read-only"));
-        } else if mount.writable && !is_covered(mount) {
+        } else if mount.writable && !is_covered(mount) && !is_lent_device(spec, mount) {
             found.push(format!("{at} can be written"));
         }
     }
@@ -186,6 +205,13 @@ fn mounts(spec: &Spec, kernel: Kernel, facts: &Facts, found: &mut Vec<String>) {
 /// A masked file is covered by the null device, which everybody may write: that it tells nothing is seen elsewhere.
 fn is_covered(mount: &Mount) -> bool {
     mount.kind == "devpts" || (kage_shim::containment::MASKED.contains(&&*mount.at))
+}
+
+/// Nobody can make device nodes in a user namespace of his own, so runtimes lend the host's. That each is a device, and
+/// of those that every sandbox has, is looked at with all of them.
+fn is_lent_device(spec: &Spec, mount: &Mount) -> bool {
+    let remapped = spec.user.on_host() != (spec.user.uid.get(), spec.user.gid.get());
+    remapped && DEVICES.iter().any(|(name, kind)| *kind == "character" && mount.at == format!("/dev/{name}"))
 }
 
 fn is_within(path: &str, top: &str) -> bool {

@@ -70,7 +70,8 @@ impl ShimListener {
             remove_if_there(&being_made)?;
             let listener = UnixListener::bind(&being_made)?;
             std::fs::set_permissions(&being_made, Permissions::from_mode(0o600))?;
-            chown(&being_made, Some(user.uid.get()), Some(user.gid.get()))?;
+            let (uid, gid) = user.on_host();
+            chown(&being_made, Some(uid), Some(gid))?;
             std::fs::rename(&being_made, inside(&folder, SOCKET))?;
             Ok(Self { listener, folder })
         };

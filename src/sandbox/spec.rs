@@ -9,19 +9,35 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::domain::limits::{Enforcement, Limits};
+use crate::sandbox::remap::Users;
 
 /// User and group inside the sandbox, which own the worktree. Never 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct SandboxUser {
     pub uid: NonZeroU32,
     pub gid: NonZeroU32,
+    /// Who they are on the host.
+    #[serde(skip)]
+    on_host: (u32, u32),
 }
 
 impl SandboxUser {
     /// `None` for root, for the group of root, and for numbers that the engine does not take (over `i32::MAX`).
     pub fn new(uid: u32, gid: u32) -> Option<Self> {
         let usable = |id: u32| i32::try_from(id).ok().and_then(|_| NonZeroU32::new(id));
-        Some(Self { uid: usable(uid)?, gid: usable(gid)? })
+        Some(Self { uid: usable(uid)?, gid: usable(gid)?, on_host: (uid, gid) })
+    }
+
+    /// The same user, of an engine that does this with users. `None`: who it is on the host is not known, or it would
+    /// be root there.
+    pub fn of_engine(self, users: Users) -> Option<Self> {
+        let on_host = users.on_host(self.uid.get(), self.gid.get())?;
+        (on_host.0 != 0 && on_host.1 != 0).then_some(Self { on_host, ..self })
+    }
+
+    /// User and group as the host knows them: to whom its files are to be given there.
+    pub const fn on_host(self) -> (u32, u32) {
+        self.on_host
     }
 }
 

@@ -1,113 +1,26 @@
 //! The engine stands still: it takes calls and answers none. An engine of the test's own, that can be stopped.
 
-use std::fs::{self, File};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
-use crate::support::engine;
+use crate::own_engine::Engine;
 use crate::support::sse::output;
 use crate::support::tasks::{shell, string};
-use crate::world::{apart, assert_result, numbered};
+use crate::watcher::Watcher;
+use crate::world::{Roles, apart, assert_result, numbered};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A `dockerd` with folders, socket and containerd of its own, and the image `shell` in it.
-struct Engine {
-    folder: tempfile::TempDir,
-    daemon: Child,
-}
-
-impl Engine {
-    fn start() -> Self {
-        let folder = tempfile::Builder::new().prefix("kage-engine.").tempdir().expect("a folder");
-        let path = |name: &str| folder.path().join(name);
-        let log = File::create(path("log")).expect("a log");
-        let program = Some("/usr/sbin/dockerd").filter(|path| fs::exists(path).unwrap_or(false));
-        // In a network of its own: one that is told to have no bridge removes the bridge of every other on the host.
-        let mut daemon = Command::new("unshare");
-        daemon
-            .args(["--net", "--", program.unwrap_or("dockerd")])
-            .args(["--bridge=none", "--iptables=false", "--ip6tables=false", "--config-file"])
-            .arg(path("daemon.json"))
-            .args(["--host", &format!("unix://{}", path("docker.sock").display())])
-            .args([
-                "--data-root".into(),
-                path("data"),
-                "--exec-root".into(),
-                path("exec"),
-                "--pidfile".into(),
-                path("pid"),
-            ])
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("the same log"))
-            .stderr(log);
-        fs::write(path("daemon.json"), "{}").expect("writes");
-        let daemon = daemon.spawn().expect("these tests need dockerd");
-        let this = Self { folder, daemon };
-        let deadline = Instant::now() + PATIENCE;
-        while this.docker().args(["version"]).output().is_ok_and(|output| !output.status.success()) {
-            let log = fs::read_to_string(this.path("log")).unwrap_or_default();
-            assert!(Instant::now() < deadline, "it never answers:\n{log}");
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        let image = std::env::var("KAGE_TEST_IMAGE").expect("./test sets it");
-        let mut save =
-            docker(&engine()).args(["save", &image]).stdout(Stdio::piped()).spawn().expect("docker");
-        let loaded =
-            this.docker().arg("load").stdin(save.stdout.take().expect("a pipe")).output().expect("docker");
-        assert!(save.wait().expect("ends").success() && loaded.status.success(), "{loaded:?}");
-        this
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn url(&self) -> String {
-        format!("unix://{}", self.path("docker.sock").display())
-    }
-
-    fn docker(&self) -> Command {
-        docker(&self.url())
-    }
-
-    fn containers(&self) -> Vec<String> {
-        let output = self.docker().args(["ps", "--all", "--quiet"]).output().expect("docker");
-        String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
-    }
-
-    fn signal(&self, signal: Signal) {
-        let pid = Pid::from_child(&self.daemon);
-        kill_process(pid, signal).expect("it is ours");
-    }
-}
-
-impl Drop for Engine {
-    fn drop(&mut self) {
-        self.signal(Signal::CONT);
-        for id in self.containers() {
-            let _ = self.docker().args(["rm", "--force", &id]).output();
-        }
-        self.signal(Signal::TERM);
-        let _ = self.daemon.wait();
-    }
-}
-
-fn docker(url: &str) -> Command {
-    let program = Some("/usr/bin/docker").filter(|path| fs::exists(path).unwrap_or(false));
-    let mut command = Command::new(program.unwrap_or("docker"));
-    command.env("DOCKER_HOST", url).env_remove("DOCKER_CONTEXT").stderr(Stdio::null());
-    command
+async fn engine(options: &'static [&'static str]) -> Engine {
+    tokio::task::spawn_blocking(|| Engine::start(options)).await.expect("starts")
 }
 
 /// Whatever stands still, a run's output is taken, its CLI is ended at its limit, its work is kept, and its end is told;
 /// what the engine will not give up is swept once it answers again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_holds_up_no_run() {
-    let own = tokio::task::spawn_blocking(Engine::start).await.expect("starts");
+    let own = engine(&[]).await;
     let settings = [("KAGE_RUNNER_DOCKER", own.url()), ("KAGE_RUNNER_GRACE_SECS", "1".to_owned())];
     let settings = settings.each_ref().map(|(name, value)| (*name, value.as_str()));
     let (kage, _) = apart(&settings).await;
@@ -147,4 +60,43 @@ async fn it_holds_up_no_run() {
         assert!(Instant::now() < deadline, "never swept: {:?}", own.containers());
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
+}
+
+/// Frozen, then ended by force and started anew, as an operator would: a runner that starts meanwhile waits for it. With
+/// `live-restore` the run goes on as if nothing had been; without, it is tried again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_is_ended_and_started_anew() {
+    let mut own = engine(&["--live-restore"]).await;
+    let (mut kage, mut roles) = apart(&[("KAGE_RUNNER_DOCKER", &own.url())]).await;
+    let task = kage.submit(&shell(&numbered(15_000, 250))).await;
+    let id = string(&task["id"]);
+    let watcher = Watcher::follow(&kage, id);
+    kage.says(id, "shell", "line 500\n").await;
+    own.signal(Signal::STOP);
+    kage.process(roles.runner).kill_9();
+    roles = Roles { runner: kage.spawn_with("runner", &[]), ..roles };
+    while !kage.process(roles.runner).log_says("runner.engine_silent") {
+        kage.process(roles.runner).assert_alive();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    own.restart(&["--live-restore"]);
+    kage.ready(roles.runner).await;
+    watcher.end().await.assert_lines("shell", 15_000);
+    let task = kage.task(id).await;
+    assert_eq!(task["runs"][0]["attempt"], 1, "{task}");
+    assert_result(&kage, &task, 15_000);
+
+    let mut task = shell(&numbered(7_500, 250));
+    task["max_retries"] = 3.into();
+    task["retry_delay"] = 1.into();
+    let task = kage.submit(&task).await;
+    let id = string(&task["id"]);
+    kage.says(id, "shell", "line 500\n").await;
+    own.signal(Signal::STOP);
+    own.restart(&[]);
+    let task = kage.ended(id).await;
+    assert_eq!(task["runs"][0]["attempt"], 2, "{task}");
+    assert_result(&kage, &task, 7_500);
+    kage.process(roles.runner).assert_alive();
+    assert_eq!(own.containers(), [] as [&str; 0]);
 }

@@ -12,6 +12,9 @@ mod grants;
 mod keeper;
 mod meddling;
 mod misbehaviour;
+#[path = "../road/own_engine.rs"]
+#[expect(dead_code, reason = "shared with the test program of the road, which needs other parts of it")]
+mod own_engine;
 mod queue;
 mod runner_killed;
 mod runner_lost;

@@ -83,6 +83,7 @@ async fn report_of(manifest: Manifest, extent: Extent, image: &str) -> Report {
 async fn stage(manifest: Manifest, image: &str, keep: Option<PathBuf>) -> Stage {
     let engine = engine().await;
     let props = Props {
+        users: kage::sandbox::remap::Users::Same,
         image: inspect_image(&engine, image).await.unwrap().expect("./test builds it"),
         engine,
         manifest,

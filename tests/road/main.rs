@@ -16,9 +16,12 @@ mod limits;
 mod migrations;
 mod models;
 mod names;
+#[expect(dead_code, reason = "shared with the test program of faults, which needs other parts of it")]
+mod own_engine;
 mod prompts;
 mod quarantine;
 mod refusals;
+mod remapped;
 mod repositories;
 mod road;
 mod runtimes;

@@ -5,10 +5,11 @@ use bollard::models::{ContainerCreateBody, HostConfig, HostConfigCgroupnsModeEnu
 use kage::sandbox::container::Sandbox;
 use kage::sandbox::profile::container_body;
 use kage::sandbox::proof::{Kernel, namespaces_here, surprises};
+use kage::sandbox::remap::Users;
 use kage::sandbox::seccomp::SeccompProfile;
 use kage::sandbox::shim_listener::ShimListener;
-use kage::sandbox::spec::Spec;
-use kage_shim::containment::Facts;
+use kage::sandbox::spec::{SandboxUser, Spec};
+use kage_shim::containment::{Facts, Mount as SeenMount};
 
 use crate::shim::{LONG, shim};
 use crate::support::{LABEL, LABEL_VALUE, World};
@@ -45,6 +46,41 @@ async fn nothing_surprises_in_a_sandbox_of_ours() {
     assert_eq!(facts.calls.len(), 19, "{:?}", facts.calls);
     assert_eq!(facts.reached.len(), 7, "{:?}", facts.reached);
     println!("looked for {} microseconds", facts.micros);
+}
+
+/// An engine that maps users otherwise than it says, or not at all.
+#[tokio::test]
+async fn whose_files_it_may_change_is_asked_of_the_kernel() {
+    let world = World::new().await;
+    let mut spec = spec(&world);
+    let facts = look(&world, &spec, |_| {}).await;
+    let shifted = Users::Shifted { uid: 100_000, gid: 200_000 };
+    spec.user = spec.user.of_engine(shifted).expect("nobody's");
+    let found = judged(&spec, &facts);
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found[0].contains("on the host, not 110001"), "{found:?}");
+    assert!(found[1].contains("on the host, not 210001"), "{found:?}");
+    // As a sandbox with such a map would say.
+    let mut remapped = facts.clone();
+    remapped.namespaces.insert("user".to_owned(), "user:[1]".to_owned());
+    remapped.status.insert("UidMap".to_owned(), "0 100000 65536".to_owned());
+    remapped.status.insert("GidMap".to_owned(), "0 200000 65536".to_owned());
+    let lent = |at: &str| SeenMount {
+        at: at.to_owned(),
+        kind: "devtmpfs".to_owned(),
+        options: vec!["rw".to_owned(), "nosuid".to_owned()],
+        writable: true,
+        ..SeenMount::default()
+    };
+    remapped.mounts.push(lent("/dev/null"));
+    assert_eq!(judged(&spec, &remapped), [] as [&str; 0]);
+    let mut another = remapped.clone();
+    another.mounts.push(lent("/dev/sda"));
+    assert_eq!(judged(&spec, &another), ["/dev/sda can be written"]);
+    remapped.status.insert("GidMap".to_owned(), "0 200000 10001".to_owned());
+    assert_eq!(judged(&spec, &remapped).len(), 1);
+    spec.user = SandboxUser::new(10001, 10001).expect("not root");
+    assert_eq!(judged(&spec, &remapped).len(), 3, "others, and a device that need not be lent");
 }
 
 type Change = fn(&mut ContainerCreateBody);

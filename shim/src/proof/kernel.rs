@@ -20,7 +20,12 @@ pub fn status() -> BTreeMap<String, String> {
     let fields = status.lines().filter_map(|line| line.split_once(':'));
     let wanted = fields.filter(|(name, _)| STATUS.contains(name));
     let words = |value: &str| value.split_whitespace().collect::<Vec<_>>().join(" ");
-    wanted.map(|(name, value)| (name.to_owned(), words(value))).collect()
+    let mut found: BTreeMap<String, String> =
+        wanted.map(|(name, value)| (name.to_owned(), words(value))).collect();
+    for (name, path) in [("UidMap", "/proc/self/uid_map"), ("GidMap", "/proc/self/gid_map")] {
+        found.insert(name.to_owned(), text(path).map_or_else(|error| error, |map| words(&map)));
+    }
+    found
 }
 
 pub fn namespaces() -> BTreeMap<String, String> {

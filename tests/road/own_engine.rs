@@ -1,0 +1,143 @@
+//! A `dockerd` with folders, socket and containerd of its own, for what must not be done to a shared one.
+
+use std::fs::{self, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::support::engine;
+use crate::support::leftovers::mounts;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub struct Engine {
+    folder: tempfile::TempDir,
+    daemon: Child,
+}
+
+impl Engine {
+    /// With these options beside its own. The image `shell` is in it.
+    pub fn start(options: &[&str]) -> Self {
+        let folder = tempfile::Builder::new().prefix("kage-engine.").tempdir().expect("a folder");
+        Self::start_in(folder, options)
+    }
+
+    fn start_in(folder: tempfile::TempDir, options: &[&str]) -> Self {
+        fs::write(folder.path().join("daemon.json"), "{}").expect("writes");
+        let daemon = spawn(folder.path(), options);
+        let this = Self { folder, daemon };
+        this.answers();
+        let image = std::env::var("KAGE_TEST_IMAGE").expect("./test sets it");
+        let mut save =
+            docker(&engine()).args(["save", &image]).stdout(Stdio::piped()).spawn().expect("docker");
+        let loaded =
+            this.docker().arg("load").stdin(save.stdout.take().expect("a pipe")).output().expect("docker");
+        assert!(save.wait().expect("ends").success() && loaded.status.success(), "{loaded:?}");
+        this
+    }
+
+    /// Whose containers' users are others on the host: root is this user, and the others follow. Nothing of this machine
+    /// is changed for it: the engine sees other tables of subordinate users.
+    pub fn remapped(first: u32) -> Self {
+        let folder = tempfile::Builder::new().prefix("kage-engine.").tempdir().expect("a folder");
+        fs::write(folder.path().join("sub"), format!("nobody:{first}:65536\n")).expect("writes");
+        Self::start_in(folder, &["--userns-remap=nobody:nogroup"])
+    }
+
+    /// By force, whatever it does or does not do.
+    pub fn restart(&mut self, options: &[&str]) {
+        self.daemon.kill().expect("it is ours");
+        self.daemon.wait().expect("ends");
+        // Its containerd dies with it; the next waits ten seconds for one that is dead and named here.
+        let _ = fs::remove_file(self.path("exec/containerd/containerd.pid"));
+        self.daemon = spawn(self.folder.path(), options);
+        self.answers();
+    }
+
+    fn answers(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.docker().args(["version"]).output().is_ok_and(|output| !output.status.success()) {
+            let log = fs::read_to_string(self.path("log")).unwrap_or_default();
+            assert!(Instant::now() < deadline, "it never answers:\n{log}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn url(&self) -> String {
+        format!("unix://{}", self.path("docker.sock").display())
+    }
+
+    pub fn docker(&self) -> Command {
+        docker(&self.url())
+    }
+
+    pub fn containers(&self) -> Vec<String> {
+        let output = self.docker().args(["ps", "--all", "--quiet"]).output().expect("docker");
+        String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_child(&self.daemon);
+        kill_process(pid, signal).expect("it is ours");
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.signal(Signal::CONT);
+        for id in self.containers() {
+            let _ = self.docker().args(["rm", "--force", &id]).output();
+        }
+        self.signal(Signal::TERM);
+        let _ = self.daemon.wait();
+        // One that was ended by force has left its own.
+        for mount in mounts(self.folder.path()) {
+            let _ = Command::new("umount").arg(mount).status();
+        }
+    }
+}
+
+fn docker(url: &str) -> Command {
+    let program = Some("/usr/bin/docker").filter(|path| fs::exists(path).unwrap_or(false));
+    let mut command = Command::new(program.unwrap_or("docker"));
+    command.env("DOCKER_HOST", url).env_remove("DOCKER_CONTEXT").stderr(Stdio::null());
+    command
+}
+
+fn spawn(folder: &Path, options: &[&str]) -> Child {
+    let path = |name: &str| folder.join(name);
+    let log = OpenOptions::new().create(true).append(true).open(path("log")).expect("a log");
+    let program = Some("/usr/sbin/dockerd").filter(|path| fs::exists(path).unwrap_or(false));
+    // In a network of its own: one that is told to have no bridge removes the bridge of every other on the host.
+    let mut daemon = Command::new("unshare");
+    daemon.arg("--net");
+    if fs::exists(path("sub")).unwrap_or(false) {
+        const TABLES: &str =
+            "for table in /etc/subuid /etc/subgid; do mount --bind \"$0\" $table || exit; done; exec \"$@\"";
+        daemon.args(["--mount", "--propagation=slave", "--", "sh", "-c", TABLES]).arg(path("sub"));
+    }
+    daemon
+        .arg(program.unwrap_or("dockerd"))
+        .args(["--bridge=none", "--iptables=false", "--ip6tables=false", "--config-file"])
+        .arg(path("daemon.json"))
+        .args(["--host", &format!("unix://{}", path("docker.sock").display())])
+        .args([
+            "--data-root".into(),
+            path("data"),
+            "--exec-root".into(),
+            path("exec"),
+            "--pidfile".into(),
+            path("pid"),
+        ])
+        .args(options)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().expect("the same log"))
+        .stderr(log);
+    daemon.spawn().expect("these tests need dockerd")
+}

@@ -104,20 +104,27 @@ fn runtimes_specification(id: &str) -> PathBuf {
 async fn outside_runtimetest() {
     let world = World::new().await;
     let spec =
-        world.spec("until test -e go; do sleep 0.1; done; ./judge --path /workspace >out 2>&1; exit 0");
+        world.spec("until test -e go; do sleep 0.1; done; cd /; /workspace/judge --path /workspace >/workspace/out 2>&1; exit 0");
     let judge = spec.workspace.join("judge");
     std::fs::copy(folder().join("runtimetest"), &judge).expect("copies");
     std::fs::set_permissions(&judge, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
     let mut sandbox = world.started(&spec).await;
     let config = std::fs::read(runtimes_specification(sandbox.id())).expect("reads");
-    std::fs::write(spec.workspace.join("config.json"), config).expect("written");
+    let mut config: serde_json::Value = serde_json::from_slice(&config).expect("JSON");
+    // It takes itself for the first process.
+    config["process"]["args"] = serde_json::json!(["/workspace/judge", "--path", "/workspace"]);
+    std::fs::write(spec.workspace.join("config.json"), config.to_string()).expect("written");
     std::fs::write(spec.workspace.join("go"), "").expect("written");
     sandbox.wait().await.expect("ends");
     sandbox.remove().await.expect("is removed");
     let text = std::fs::read_to_string(spec.workspace.join("out")).expect("out");
     println!("{text}");
     let passed = text.lines().filter(|line| line.starts_with("ok ")).count();
-    let failed: Vec<&str> = text.lines().filter(|line| line.starts_with("not ok ")).collect();
+    let failed: Vec<&str> =
+        text.lines().filter(|line| line.starts_with("not ok ") && !line.contains("# TODO")).collect();
     println!("{passed} passed, {} did not: {failed:#?}", failed.len());
-    assert!(passed > 300);
+    assert!(passed > 300 && !text.contains("panic:"), "{text}");
+    // docs/security.md says why.
+    let declared = ["(/sys/fs/cgroup) found", "net.ipv4.ping_group_range"];
+    assert!(failed.iter().all(|line| declared.iter().any(|known| line.contains(known))), "{failed:#?}");
 }

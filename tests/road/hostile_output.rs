@@ -213,6 +213,8 @@ async fn probe_89_no_answer_is_a_page_that_runs_anything() {
         let answer = kage.get(&format!("/api/v1/tasks/{id}/runs/shell/{path}")).await;
         assert!(answer.text().contains(text), "the payload is in {path}: {}", answer.text());
     }
+    let inline = regex::Regex::new("<script(?:[^>]*)>\\s*[^<\\s]|<style|\\son[a-z]+=|src=\"(?:https?:)?//")
+        .expect("a pattern");
     // The one page, and what belongs to it: from here alone, and nothing between its lines.
     for (file, kind) in [
         ("", "text/html"),
@@ -226,9 +228,6 @@ async fn probe_89_no_answer_is_a_page_that_runs_anything() {
         assert!(answer.header("content-security-policy").contains("script-src 'self';"), "{file}");
         assert!(answer.header("content-type").starts_with(kind), "{file}: {}", answer.header("content-type"));
         if file.is_empty() {
-            let inline =
-                regex::Regex::new("<script(?:[^>]*)>\\s*[^<\\s]|<style|\\son[a-z]+=|src=\"(?:https?:)?//")
-                    .expect("a pattern");
             assert!(!inline.is_match(&answer.text()), "{}", answer.text());
         }
     }

@@ -16,12 +16,29 @@ const HEADER_BYTES: usize = 32 * 1024;
 /// From a request's head to its answer's: a database may hang instead of failing, and a client may send no body.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
+/// What a browser may do with an answer that was not meant for it: nothing. What agents and repositories wrote is in
+/// many of them.
+const NO_PAGE: &str =
+    "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; sandbox";
+/// The one page there is: its own files, no script or style between its lines, no other host.
+const DOCS_PAGE: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
+                         connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+/// Where it stands: this path and all below it.
+pub(super) const DOCS: &str = "/docs";
+
+/// The policy for an answer at a path.
+fn content_security_policy(path: &str) -> &'static str {
+    let below = path.strip_prefix(DOCS);
+    if below.is_some_and(|below| below.is_empty() || below.starts_with('/')) { DOCS_PAGE } else { NO_PAGE }
+}
+
 pub(super) async fn guard(request: Request, next: Next) -> Response {
     let url = request.uri().path_and_query().map_or(0, |both| both.as_str().len());
     let headers: usize =
         request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
     // Nothing is named with the character NUL, and Postgres cannot even be asked for it.
     let nul = request.uri().path_and_query().is_some_and(|both| both.as_str().contains("%00"));
+    let policy = content_security_policy(request.uri().path());
     let mut response = if url > URL_BYTES {
         ApiError::uri_too_long(format!("path and query are {url} bytes; {URL_BYTES} are allowed"))
             .into_response()
@@ -38,6 +55,8 @@ pub(super) async fn guard(request: Request, next: Next) -> Response {
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+    headers.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
 }

@@ -98,12 +98,12 @@ fn router(state: &ApiState) -> Router {
     let keyed = keyed.route_layer(middleware::from_fn_with_state(state.clone(), auth::require_key));
     let (router, document) = open.nest("/api/v1", keyed).split_for_parts();
     router
-        .merge(SwaggerUi::new("/docs").url("/openapi.json", document))
+        .merge(SwaggerUi::new(edge::DOCS).url("/openapi.json", document))
         .fallback(problem::no_such_route)
         .method_not_allowed_fallback(problem::no_such_method)
         .layer(axum::extract::DefaultBodyLimit::max(state.config.body_bytes))
-        .layer(middleware::from_fn(edge::guard))
         .layer(CatchPanicLayer::custom(problem::panicked))
+        .layer(middleware::from_fn(edge::guard))
         .with_state(state.clone())
 }
 

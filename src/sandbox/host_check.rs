@@ -3,9 +3,11 @@
 
 use std::collections::BTreeSet;
 
+use crate::sandbox::host_check_engine_escapes::ENGINE_ESCAPES;
 use crate::sandbox::host_check_facts::HostFacts;
+use crate::sandbox::host_check_kernel_escapes::KERNEL_ESCAPES;
 use crate::sandbox::host_check_users::{engine, users};
-use crate::sandbox::host_check_versions::{Component, ESCAPES, Escape, Version, is_packaged};
+use crate::sandbox::host_check_versions::{Component, Escape, Version, is_packaged};
 
 /// In order: the worst is the greatest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
@@ -107,6 +109,11 @@ pub(super) fn add(
     });
 }
 
+/// Every known escape.
+pub fn escapes() -> impl Iterator<Item = &'static Escape> {
+    ENGINE_ESCAPES.iter().chain(KERNEL_ESCAPES)
+}
+
 fn versions(facts: &HostFacts, found: &mut Vec<Finding>) {
     // `uname -r` of Debian's kernels names no patch level, the build's text does.
     let kernel = facts.kernel_build.split_once("Debian ").map_or(&*facts.kernel, |(_, version)| version);
@@ -120,8 +127,7 @@ fn versions(facts: &HostFacts, found: &mut Vec<Finding>) {
     for (component, name, text, revision) in components {
         match Version::parse(text) {
             Some(version) => {
-                let escapes = ESCAPES.iter().filter(|row| row.component == component);
-                for row in escapes.filter(|row| row.is_in(version)) {
+                for row in escapes().filter(|row| row.component == component && row.is_in(version)) {
                     found.extend(escape(row, name, text, revision));
                 }
             }

@@ -7,11 +7,11 @@ use crate::sandbox::remap::Users;
 /// Everything as it should be.
 fn good() -> HostFacts {
     HostFacts {
-        engine: "29.4.1".to_owned(),
+        engine: "29.5.1".to_owned(),
         is_podman: false,
         users: Users::Shifted { uid: 100_000, gid: 100_000 },
         is_root: true,
-        containerd: "v2.2.1".to_owned(),
+        containerd: "v2.2.5".to_owned(),
         containerd_revision: "dea7da592f5d1d2b7755e3a161be07f43fad8f75".to_owned(),
         runc: "1.4.3".to_owned(),
         runc_revision: "v1.4.3-0-g59923ef".to_owned(),
@@ -137,7 +137,12 @@ fn an_upstream_runc_with_known_escapes_is_a_danger_and_a_packaged_one_a_warning(
     assert_eq!(runc("1.1.15+ds1", "1.1.15+ds1-2+b4"), [("runc-2025-31133", warning)]);
     assert_eq!(
         runc("1.0.0-rc6", ""),
-        [("runc-2019-5736", danger), ("runc-2021-30465", danger), ("runc-2025-31133", danger)]
+        [
+            ("runc-2019-5736", danger),
+            ("runc-2021-30465", danger),
+            ("runc-2025-31133", danger),
+            ("runc-2023-27561", warning)
+        ]
     );
 }
 
@@ -147,7 +152,7 @@ fn a_socket_that_others_can_only_read_is_closed_to_them() {
     assert_eq!(after(|facts| facts.socket = None), []);
 }
 
-/// Stock Debian 12 and 13 start, with their weaknesses said.
+/// Stock Debian 12 and 13, kept up to date, start with their weaknesses said.
 #[test]
 fn a_stock_debian_is_no_danger() {
     for (engine, runc, runc_revision, kernel, build) in [
@@ -155,15 +160,15 @@ fn a_stock_debian_is_no_danger() {
             "20.10.24+dfsg1",
             "1.1.5+ds1",
             "1.1.5+ds1-1+deb12u1",
-            "6.1.0-28-amd64",
-            "#1 SMP PREEMPT_DYNAMIC Debian 6.1.119-1 (2024-11-22)",
+            "6.1.0-51-amd64",
+            "#1 SMP PREEMPT_DYNAMIC Debian 6.1.176-1 (2026-09-08)",
         ),
         (
             "26.1.5+dfsg1",
             "1.1.15+ds1",
             "1.1.15+ds1-2+b4",
-            "6.12.57+deb13-amd64",
-            "#1 SMP PREEMPT_DYNAMIC Debian 6.12.57-1 (2025-11-05)",
+            "6.12.94+deb13-amd64",
+            "#1 SMP PREEMPT_DYNAMIC Debian 6.12.94-1 (2026-09-08)",
         ),
     ] {
         let mut facts = good();
@@ -190,6 +195,13 @@ fn debians_kernel_is_judged_by_its_own_number() {
         facts.kernel_build = "#1 SMP PREEMPT_DYNAMIC Debian 6.1.27-1 (2023-05-08)".to_owned();
     });
     assert!(seen.contains(&("kernel-2023-3269", Severity::Danger)), "{seen:?}");
+    // One that was not updated for long.
+    let seen = after(|facts| {
+        facts.kernel = "6.1.0-28-amd64".to_owned();
+        facts.kernel_build = "#1 SMP PREEMPT_DYNAMIC Debian 6.1.119-1 (2024-11-22)".to_owned();
+    });
+    assert!(seen.contains(&("kernel-2025-38236", Severity::Danger)), "{seen:?}");
+    assert!(!seen.contains(&("kernel-2023-3269", Severity::Danger)), "{seen:?}");
     let seen = after(|facts| {
         facts.kernel = "5.15.0-20-generic".to_owned();
         facts.kernel_build = "#20-Ubuntu SMP".to_owned();

@@ -5,14 +5,19 @@
 //! [`shim_link`] speak with the shim, PID 1 inside, and [`proof`] judges what it found there.
 //! The engine is reached through [`engine`] alone, where every call has a deadline, because a
 //! hostile container can wedge the engine's own calls; [`host_kill`] is the second way to end one.
-//! [`host_check`] judges the host beneath all of it, with the table [`host_check_versions`].
+//! [`host_check`] judges the host beneath all of it, with the tables [`host_check_engine_escapes`]
+//! and [`host_check_kernel_escapes`].
 
 pub mod container;
 pub mod engine;
 pub mod error;
 mod host_cgroup;
 pub mod host_check;
+pub mod host_check_engine_escapes;
+#[cfg(test)]
+mod host_check_escapes_tests;
 pub mod host_check_facts;
+pub mod host_check_kernel_escapes;
 #[cfg(test)]
 mod host_check_tests;
 mod host_check_users;

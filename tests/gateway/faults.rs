@@ -182,6 +182,14 @@ async fn an_answer_that_is_none_is_not_passed_on() {
             },
             502,
         ),
+        (
+            "headers",
+            Fixed {
+                headers: (0..10_000).map(|n| (format!("x-more-{n}"), "y".to_owned())).collect(),
+                ..fixed(200, "application/json", "{}")
+            },
+            502,
+        ),
         ("page", fixed(503, "text/html", "<html>secret internals</html>"), 503),
         (
             "echo",

@@ -247,6 +247,15 @@ fn what_git_leaves_is_not_believed() -> Result<()> {
     Ok(())
 }
 
+/// Every git that reads it runs the command.
+fn evil_configuration(run: &str, folder: &Path) -> String {
+    format!(
+        "[core]\n\tfsmonitor = {run}\n\thooksPath = {}\n\tsshCommand = {run}\n[uploadpack]\n\tpackObjectsHook = {run}\n\
+         [alias]\n\tfor-each-ref = !{run}\n\tls-remote = !{run}\n[core]\n\tpager = {run}\n",
+        folder.join("hooks").display()
+    )
+}
+
 #[test]
 fn what_git_writes_beside_its_objects_is_never_read() -> Result<()> {
     let world = world()?;
@@ -257,6 +266,16 @@ fn what_git_writes_beside_its_objects_is_never_read() -> Result<()> {
     fs::create_dir(&open)?;
     fs::set_permissions(&open, fs::Permissions::from_mode(0o777))?;
     let (done, proof) = (AtomicBool::new(false), open.join("proof"));
+    // What a git that read it would do, as whoever runs it.
+    let victim = world.path("victim");
+    fs::create_dir(&victim)?;
+    world.git(&victim, ["init", "-q"])?;
+    let config = fs::read_to_string(victim.join(".git/config"))?;
+    let run = format!("touch {}", proof.display());
+    fs::write(victim.join(".git/config"), config + &evil_configuration(&run, &victim))?;
+    let status = world.git(&victim, ["status"]);
+    assert!(fs::metadata(&proof).is_ok_and(|proof| proof.uid() == 0), "the attack works: {status:?}");
+    fs::remove_file(&proof)?;
     thread::scope(|scope| -> Result<()> {
         let fetching = scope.spawn(|| fetch(&world, &mirror, Some(FETCHER), &fetch_limits()));
         while at_work(&world).len() < 2 && !fetching.is_finished() {
@@ -265,11 +284,7 @@ fn what_git_writes_beside_its_objects_is_never_read() -> Result<()> {
         // As git's own user would, if it had been taken over.
         let staging = world.path("fetching/.fetching-mirror.git");
         let run = format!("touch {}", proof.display());
-        let text = format!(
-            "[core]\n\tfsmonitor = {run}\n\thooksPath = {}\n\tsshCommand = {run}\n[uploadpack]\n\tpackObjectsHook = {run}\n\
-             [alias]\n\tfor-each-ref = !{run}\n\tls-remote = !{run}\n[core]\n\tpager = {run}\n",
-            staging.join("hooks").display()
-        );
+        let text = evil_configuration(&run, &staging);
         fs::write(staging.join("config"), text)?;
         fs::create_dir(staging.join("hooks"))?;
         for hook in ["reference-transaction", "post-index-change", "update"] {

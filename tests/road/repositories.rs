@@ -52,6 +52,9 @@ async fn only_what_the_operator_allowed_is_taken() {
         "https://user:password@127.0.0.1/x".to_owned(),
         "ssh://-oProxyCommand=id/x".to_owned(),
         "git@127.0.0.1:x".to_owned(),
+        "git://127.0.0.1/x".to_owned(),
+        "https://127.0.0.1/x\r".to_owned(),
+        "https://127.0.0.1/\u{1b}[2J".to_owned(),
     ] {
         let problem = register("bad", &source).await.problem(422);
         assert!(string(&problem["detail"]).starts_with("source: "), "{source}: {problem}");

@@ -1,5 +1,5 @@
 //! Programs of others that judge containers, run by hand: they are in no package registry. KAGE_TEST_JUDGES names a folder
-//! with `amicontained` (built static), `deepce.sh` and `docker-bench-security/` (docs/security.md says from where):
+//! with `amicontained`, `runtimetest` (both built static), `deepce.sh` and `docker-bench-security/` (docs/security.md says from where):
 //!
 //! ```text
 //! KAGE_TEST_JUDGES=/folder cargo test -p kage --test sandbox -- --ignored --nocapture outside
@@ -89,4 +89,42 @@ async fn outside_docker_bench() {
     // 5.2: this host may have no AppArmor; 5.27: a health check is not meant (docs/security.md).
     let surprising: Vec<&&str> = warned.iter().filter(|number| !["5.2", "5.27"].contains(number)).collect();
     assert!(surprising.is_empty() && text.contains("[PASS] 5.5"), "{surprising:?}");
+}
+
+/// The specification that the engine gave to the runtime.
+fn runtimes_specification(id: &str) -> PathBuf {
+    let folders = ["/run/docker/containerd/daemon", "/run/docker/containerd", "/run/containerd"];
+    let of =
+        |folder: &str| PathBuf::from(format!("{folder}/io.containerd.runtime.v2.task/moby/{id}/config.json"));
+    folders.into_iter().map(of).find(|path| path.exists()).expect("these tests are root on the engine's host")
+}
+
+#[tokio::test]
+#[ignore = "needs programs that are in no package registry"]
+async fn outside_runtimetest() {
+    let world = World::new().await;
+    let spec =
+        world.spec("until test -e go; do sleep 0.1; done; cd /; /workspace/judge --path /workspace >/workspace/out 2>&1; exit 0");
+    let judge = spec.workspace.join("judge");
+    std::fs::copy(folder().join("runtimetest"), &judge).expect("copies");
+    std::fs::set_permissions(&judge, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
+    let mut sandbox = world.started(&spec).await;
+    let config = std::fs::read(runtimes_specification(sandbox.id())).expect("reads");
+    let mut config: serde_json::Value = serde_json::from_slice(&config).expect("JSON");
+    // It takes itself for the first process.
+    config["process"]["args"] = serde_json::json!(["/workspace/judge", "--path", "/workspace"]);
+    std::fs::write(spec.workspace.join("config.json"), config.to_string()).expect("written");
+    std::fs::write(spec.workspace.join("go"), "").expect("written");
+    sandbox.wait().await.expect("ends");
+    sandbox.remove().await.expect("is removed");
+    let text = std::fs::read_to_string(spec.workspace.join("out")).expect("out");
+    println!("{text}");
+    let passed = text.lines().filter(|line| line.starts_with("ok ")).count();
+    let failed: Vec<&str> =
+        text.lines().filter(|line| line.starts_with("not ok ") && !line.contains("# TODO")).collect();
+    println!("{passed} passed, {} did not: {failed:#?}", failed.len());
+    assert!(passed > 300 && !text.contains("panic:"), "{text}");
+    // docs/security.md says why.
+    let declared = ["(/sys/fs/cgroup) found", "net.ipv4.ping_group_range"];
+    assert!(failed.iter().all(|line| declared.iter().any(|known| line.contains(known))), "{failed:#?}");
 }

@@ -2,11 +2,15 @@
 //! root, in one as the sandbox's user, and in a sandbox. Nothing in the table is written by hand but the attacks.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::chown;
+use std::path::PathBuf;
 
 use base64::Engine as _;
+use kage::disk::image::{Images, release};
 
 use crate::generated::{Place, generated};
-use crate::support::{Walls, World, probe};
+use crate::support::{UID, Walls, World, probe};
 
 /// What is tried, and a script that succeeds where it succeeds. `$P` is the probe; `got NAME` asks for a call that it
 /// tried, `socket NAME` for a socket that it opened.
@@ -108,6 +112,26 @@ const ATTACKS: &[Attack] = &[
         "make 5000 files in /tmp",
         "mkdir /tmp/many && perl -e 'for (1..5000) { open(F, \">\", \"/tmp/many/$_\") or exit 1 }'",
     ),
+    attack(
+        31,
+        "write 128 MB to the worktree",
+        "head -c 128M /dev/zero >/workspace/big; s=$?; rm -f /workspace/big; test $s = 0",
+    ),
+    attack(
+        31,
+        "make 5000 files in the worktree",
+        "mkdir /workspace/many && perl -e 'for (1..5000) { open(F, \">\", \"/workspace/many/$_\") or exit 1 }'; s=$?; rm -rf /workspace/many; test $s = 0",
+    ),
+    attack(
+        31,
+        "make a file of 3 GB, with or without content",
+        "truncate -s 3G /workspace/sparse; s=$?; rm -f /workspace/sparse; test $s = 0",
+    ),
+    attack(
+        31,
+        "hold 5000 files open in a process",
+        "perl -e 'for (1..5000) { open($f[$_], \"<\", \"/dev/null\") or exit 1 }'",
+    ),
     attack(32, "leave a core file", "test \"$(ulimit -Hc)\" != 0"),
     attack(38, "see other containers on a network", "grep -q eth0 /proc/net/dev"),
     attack(41, "send to the metadata address", "$P leaves 169.254.169.254 | grep -q ' 0$'"),
@@ -121,7 +145,7 @@ const ATTACKS: &[Attack] = &[
 ];
 
 fn script() -> String {
-    let probe = base64::engine::general_purpose::STANDARD.encode(std::fs::read(probe()).expect("reads"));
+    let probe = base64::engine::general_purpose::STANDARD.encode(fs::read(probe()).expect("reads"));
     let mut text = format!(
         "exec 4>&1 1>/dev/null 2>&1\ncd /tmp; mkdir d; cd d\nP=/workspace/probe\nbase64 -d >$P <<'END'\n{probe}\nEND\nchmod 755 $P\n\
          $P calls >../calls; $P sockets >../sockets\n\
@@ -144,6 +168,29 @@ fn outcomes(text: &str) -> BTreeMap<usize, bool> {
     outcomes
 }
 
+/// A worktree's own file system, as the runner gives one to each run; it is taken off at the end.
+struct Room(PathBuf);
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        release(&self.0).expect("it is ours");
+    }
+}
+
+/// What a script wrote that ran in a sandbox with a worktree of 64 MB and 3000 files.
+async fn in_a_sandbox(world: &World, script: &str) -> String {
+    let mut spec = world.spec(&format!("exec >/workspace/out 2>/workspace/err\n{script}"));
+    let images = Images::open(&world.path("images"), 64 << 20, 3000).expect("a file system of its own");
+    let room = Room(images.mount(&world.path("room"), "disk").expect("mounted"));
+    spec.workspace = room.0.join("tree");
+    fs::create_dir(&spec.workspace).expect("mkdir");
+    chown(&spec.workspace, Some(UID), Some(UID)).expect("these tests need to be root");
+    let ended = world.run(&spec).await;
+    let read = |name: &str| fs::read_to_string(spec.workspace.join(name)).unwrap_or_default();
+    assert_eq!(ended.exit_code, 0, "{}\n{}", read("out"), read("err"));
+    read("out")
+}
+
 /// What a sandbox cannot keep from its processes, and why that is bearable is said beside the table.
 const REMAIN: &[&str] = &["learn paths of the host (`mountinfo`)"];
 
@@ -153,7 +200,7 @@ async fn every_attack_fails_here_and_most_work_elsewhere() {
     let script = script();
     let root = outcomes(&world.plain_output(Walls::Dockers, &script).await);
     let user = outcomes(&world.plain_output(Walls::DockersUser, &script).await);
-    let ours = outcomes(&world.output(&script).await);
+    let ours = outcomes(&in_a_sandbox(&world, &script).await);
     let word = |works: bool| if works { "works" } else { "refused" };
     let mut text = "| probe | attack | Docker's default | the same, not as root | ours |\n| --- | --- | --- | --- | --- |\n".to_owned();
     for (index, attack) in ATTACKS.iter().enumerate() {

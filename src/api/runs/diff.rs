@@ -49,6 +49,8 @@ pub(in crate::api) async fn run_diff(
     let mut response = patch.into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/x-diff; charset=utf-8"));
+    headers
+        .insert(header::CONTENT_DISPOSITION, HeaderValue::from_static("attachment; filename=\"run.diff\""));
     headers.insert(header::VARY, HeaderValue::from_static("Accept"));
     if truncated {
         headers.insert("kage-truncated", HeaderValue::from_static("true"));

@@ -46,6 +46,7 @@ pub(in crate::api) async fn run_log(
     let mut response = Body::from_stream(blocks(state.pool.clone(), run.id, first, end)).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(header::CONTENT_DISPOSITION, HeaderValue::from_static("attachment; filename=\"run.log\""));
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(end - first));
     if range.is_some() {

@@ -252,7 +252,8 @@ fn too_many_files_bytes_or_entries_end_at_the_limit() -> Result<()> {
         "p=$(printf 'x%.0s' $(seq 200)); mkdir -p $p/$p/$p; echo > $p/$p/$p/f; echo > $p/g",
         |world, mirror, worktree| {
             worktree.unmount()?;
-            let harvest = harvest(mirror, worktree, &HarvestLimits { path_bytes: 500, ..limits })?;
+            let mut harvest = harvest(mirror, worktree, &HarvestLimits { path_bytes: 500, ..limits })?;
+            harvest.objects.write(mirror)?.flush()?;
             let name = "x".repeat(200);
             assert_eq!(listing(world, mirror, harvest.tree)?, format!("a.txt\ndir/b.txt\n{name}/g"));
             assert_eq!(kinds(&harvest), [(WarningKind::PathTooLong, format!("{name}/{name}/{name}/f"))]);

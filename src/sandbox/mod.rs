@@ -13,6 +13,7 @@ pub mod error;
 mod host_cgroup;
 pub mod host_check;
 pub mod host_check_facts;
+pub mod host_check_good;
 #[cfg(test)]
 mod host_check_tests;
 pub mod host_check_versions;

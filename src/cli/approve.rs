@@ -5,6 +5,7 @@ use std::io::{self, BufRead, IsTerminal};
 
 use uuid::Uuid;
 
+use crate::cli::escape;
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::output::{self, Globals};
 use crate::client::Client;
@@ -94,7 +95,7 @@ pub async fn approvals(client: &Client, name: &Name, globals: &Globals) -> Resul
         .iter()
         .map(|it| {
             let at = output::time(it.approved_at);
-            vec![it.id.to_string(), at, it.approved_by.clone(), it.digest.clone(), it.path.clone()]
+            vec![it.id.to_string(), at, it.approved_by.clone(), it.digest.clone(), escape::name(&it.path)]
         })
         .collect();
     let header = ["ID", "APPROVED", "BY", "DIGEST", "PATH"];
@@ -158,7 +159,7 @@ fn print(found: &[&Configuration]) -> Result<(), CliError> {
             };
             let commit = it.commit_hash.get(..12).unwrap_or(&it.commit_hash).to_owned();
             let size = format!("{} B in {} file(s)", it.bytes, it.files);
-            vec![it.path.clone(), it.kind.clone(), size, it.digest.clone(), commit, state]
+            vec![escape::name(&it.path), it.kind.clone(), size, it.digest.clone(), commit, state]
         })
         .collect();
     let header = ["PATH", "KIND", "SIZE", "DIGEST", "COMMIT", "STATE"];

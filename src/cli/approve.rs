@@ -51,7 +51,8 @@ pub async fn approve(client: &Client, args: ApproveArgs, globals: &Globals) -> R
         } else {
             print(&latest)?;
             output::note(
-                "runs do not see what is hidden; `--path PATH` or `--all` approves what stands here",
+                "runs do not see what is hidden; `--path PATH` or `--all` approves what stands here. Read it first, in the \
+                 repository: git show COMMIT:PATH",
             );
         }
         return Ok(Exit::Success);

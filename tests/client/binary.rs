@@ -402,7 +402,7 @@ async fn exit_codes_tell_whose_fault_it_is() {
 #[tokio::test]
 async fn a_config_file_that_others_can_read_is_refused() {
     use std::os::unix::fs::PermissionsExt;
-    let server = server_of(two_runs(TaskStatus::Completed), Vec::new(), End::Silent).await;
+    let server = server_of(task(TaskStatus::Completed, Vec::new()), Vec::new(), End::Silent).await;
     let home = tempfile::tempdir().unwrap();
     let path = home.path().join("kage/config.toml");
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();

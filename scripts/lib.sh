@@ -124,5 +124,27 @@ read_env() {
   return 0
 }
 
+# name_project  which installation this is: PROJECT is what compose.yaml calls it.
+name_project() {
+  if [[ ${KAGE_INSTANCE:-} == default ]]; then
+    # Compose cannot tell it from any other name.
+    grep -qs '^KAGE_INSTANCE=default' "$ROOT/.env" &&
+      die "KAGE_INSTANCE=default in .env" "that is the name without being told, and 'docker compose' would take it for another" \
+        "remove the line"
+    unset KAGE_INSTANCE
+  fi
+  # shellcheck disable=SC2034 # the scripts that source this use it
+  PROJECT=kage${KAGE_INSTANCE:+-$KAGE_INSTANCE}
+  [[ $PROJECT =~ ^[a-z0-9][a-z0-9_-]*$ ]] ||
+    die "KAGE_INSTANCE is '$KAGE_INSTANCE'" "Compose takes a-z, 0-9, '_' and '-' in the name of a project" "choose another name"
+  [[ -n ${KAGE_INSTANCE:-} ]] || return 0
+  export KAGE_INSTANCE
+  [[ -n ${KAGE_DATA_DIR:-} && -n ${KAGE_PORT:-} ]] ||
+    die "a second installation ('$KAGE_INSTANCE')" "it would share the first one's data or port" \
+      "set KAGE_DATA_DIR and KAGE_PORT too, to ones of its own"
+  # Its client's key must not replace the first one's.
+  export XDG_CONFIG_HOME=$KAGE_DATA_DIR/client
+}
+
 # compose ARG...  on our stack, whatever the folder.
 compose() { docker compose --project-directory "$ROOT" --file "$ROOT/compose.yaml" "$@"; }

@@ -5,6 +5,7 @@ use std::io::{self, BufRead, IsTerminal};
 
 use uuid::Uuid;
 
+use crate::cli::escape;
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::output::{self, Globals};
 use crate::client::Client;
@@ -50,7 +51,8 @@ pub async fn approve(client: &Client, args: ApproveArgs, globals: &Globals) -> R
         } else {
             print(&latest)?;
             output::note(
-                "runs do not see what is hidden; `--path PATH` or `--all` approves what stands here",
+                "runs do not see what is hidden; `--path PATH` or `--all` approves what stands here. Read it first, in the \
+                 repository: git show COMMIT:PATH",
             );
         }
         return Ok(Exit::Success);
@@ -94,7 +96,7 @@ pub async fn approvals(client: &Client, name: &Name, globals: &Globals) -> Resul
         .iter()
         .map(|it| {
             let at = output::time(it.approved_at);
-            vec![it.id.to_string(), at, it.approved_by.clone(), it.digest.clone(), it.path.clone()]
+            vec![it.id.to_string(), at, it.approved_by.clone(), it.digest.clone(), escape::name(&it.path)]
         })
         .collect();
     let header = ["ID", "APPROVED", "BY", "DIGEST", "PATH"];
@@ -158,7 +160,7 @@ fn print(found: &[&Configuration]) -> Result<(), CliError> {
             };
             let commit = it.commit_hash.get(..12).unwrap_or(&it.commit_hash).to_owned();
             let size = format!("{} B in {} file(s)", it.bytes, it.files);
-            vec![it.path.clone(), it.kind.clone(), size, it.digest.clone(), commit, state]
+            vec![escape::name(&it.path), it.kind.clone(), size, it.digest.clone(), commit, state]
         })
         .collect();
     let header = ["PATH", "KIND", "SIZE", "DIGEST", "COMMIT", "STATE"];

@@ -8,10 +8,11 @@ use uuid::Uuid;
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::lines::Lines;
 use crate::cli::output::{self, Globals};
-use crate::cli::{connect, escape};
+use crate::cli::{connect, escape, findings};
 use crate::client::Client;
 use crate::client::error::ClientError;
 use crate::domain::name::Name;
+use crate::wire::task::Task;
 
 /// Show the changes of a task's runs as patches
 ///
@@ -46,7 +47,12 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, CliError> {
             print(&client, args.id, name).await
         };
         match result {
-            Ok(()) => shown = true,
+            Ok(()) => {
+                shown = true;
+                if !globals.json {
+                    note_findings(&client, &task, name).await;
+                }
+            }
             // A run without a patch does not keep the others from being seen.
             Err(CliError::Client(error @ ClientError::Refused { .. })) if names.len() > 1 => {
                 output::note(&format!("[{name}] {error}"));
@@ -58,6 +64,17 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, CliError> {
     match refusal {
         Some(error) if !shown => Err(error.into()),
         _ => Ok(Exit::Success),
+    }
+}
+
+/// What a patch does not show: what held the run, what it did not see, what was left out, what wants a look.
+async fn note_findings(client: &Client, task: &Task, name: &Name) {
+    let Some(run) = task.runs.iter().find(|run| run.name == name.as_str()) else { return };
+    let harvest = findings::of_harvest(client, task.id, run).await;
+    let unknown = |error| vec![format!("what was left out of its result cannot be had: {error}")];
+    let own = findings::containment(run).into_iter().chain(findings::hidden(run));
+    for line in own.chain(harvest.unwrap_or_else(unknown)) {
+        output::note(&format!("[{name}] {line}"));
     }
 }
 
@@ -110,6 +127,12 @@ impl Hunk {
             self.0 = false;
         } else if line.starts_with(b"@@") {
             self.0 = true;
+        }
+        // A name may end in spaces.
+        while !self.0 && safe.ends_with(' ') {
+            let spaces = safe.len() - safe.trim_end_matches(' ').len();
+            safe.truncate(safe.len() - spaces);
+            safe.push_str(&"\\x20".repeat(spaces));
         }
         let painted = match line.first() {
             _ if !self.0 => style(safe).bold(),

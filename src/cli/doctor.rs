@@ -16,6 +16,7 @@ use crate::keeper;
 use crate::sandbox::engine::Engine;
 use crate::sandbox::host_check::{Finding, Severity, addresses_unreadable, judge, refusals};
 use crate::sandbox::host_check_facts::HostFacts;
+use crate::sandbox::host_check_good::good;
 use crate::sandbox::refusals::client::{Keeper, KeeperError};
 
 /// For the engine's and the database's answer.
@@ -26,7 +27,7 @@ const WITHIN: Duration = Duration::from_secs(15);
 pub struct Args {
     /// Only these: providers by name, `database`, `engine`, `keeper`, `host`
     names: Vec<String>,
-    /// Only what this role needs, as in its container
+    /// Only what this role needs [default: that of the database's user in KAGE_DATABASE_URL, as in a role's container]
     #[arg(long, value_enum, conflicts_with = "names")]
     role: Option<Role>,
 }
@@ -36,6 +37,28 @@ enum Role {
     Api,
     Runner,
     Gateway,
+}
+
+impl Role {
+    const fn words(self) -> &'static str {
+        match self {
+            Self::Api => "the API",
+            Self::Runner => "the runner",
+            Self::Gateway => "the gateway",
+        }
+    }
+}
+
+/// The role whose database user this is; the providers' credentials are the gateway's business, and the engine the
+/// runner's.
+fn own_role(configuration: &Configuration) -> Option<Role> {
+    let options = configuration.database.connect_options().ok()?;
+    match options.get_username() {
+        "kage_api" => Some(Role::Api),
+        "kage_runner" => Some(Role::Runner),
+        "kage_gateway" => Some(Role::Gateway),
+        _ => None,
+    }
 }
 
 #[derive(Debug, serde::Serialize)]
@@ -60,7 +83,14 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, CliError> {
     if let Some(unknown) = args.names.iter().find(|name| !known.contains(&name.as_str())) {
         return Err(CliError::Usage(format!("{unknown:?} is none of {}", known.join(", "))));
     }
-    let wanted = |name: &str| match args.role {
+    let role = args.role.or_else(|| own_role(&configuration).filter(|_| args.names.is_empty()));
+    if let (None, Some(role), false) = (args.role, role, globals.json) {
+        output::note(&format!(
+            "checked: what {} needs; name other things, or a --role, to check them",
+            role.words()
+        ));
+    }
+    let wanted = |name: &str| match role {
         None => args.names.is_empty() || args.names.iter().any(|asked| asked == name),
         Some(Role::Api) => name == "database",
         Some(Role::Runner) => matches!(name, "database" | "engine" | "keeper" | "host"),
@@ -90,13 +120,10 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, CliError> {
         output::json(&json!(lines))?;
     } else {
         for line in &lines {
-            output::line(&escape::line(&format!(
-                "{}  {} {}: {}",
-                mark(line),
-                line.kind,
-                line.name,
-                line.text
-            )))?;
+            // `database database` says it twice.
+            let kind = if line.kind == line.name { String::new() } else { format!("{} ", line.kind) };
+            let text = format!("{}  {kind}{}: {}", mark(line), line.name, line.text);
+            output::line(&escape::line(&text))?;
         }
     }
     Ok(if lines.iter().all(|line| line.ok) { Exit::Success } else { Exit::Failed })
@@ -148,13 +175,13 @@ async fn keeper(config: &RunnerConfig) -> Line {
     let blind = keeper.connect().await.is_ok_and(|found| !found.hello.reads_addresses);
     if blind && config.record_addresses {
         let finding = addresses_unreadable();
-        line.text = format!("{}; {}", line.text, finding.text());
+        line.text = format!("{}; {}", line.text, finding.words());
         line.finding = Some(finding);
     }
     line
 }
 
-/// One line for each finding; a danger that nobody accepted is broken.
+/// One line for each finding, and for each thing that is as it should be; a danger that nobody accepted is broken.
 async fn host(config: &RunnerConfig) -> Vec<Line> {
     let ask = async {
         let engine = Engine::connect(&config.docker).await?;
@@ -171,16 +198,25 @@ async fn host(config: &RunnerConfig) -> Vec<Line> {
         }
     };
     let findings = judge(&facts);
+    let good = good(&facts, &findings);
     let refused: Vec<&'static str> =
         refusals(&findings, &config.accept_host).iter().map(|finding| finding.id).collect();
     let one = |finding: Finding| {
         let ok = !refused.contains(&finding.id);
         let accepted =
             if ok && finding.severity == Severity::Danger { " Accepted by the operator." } else { "" };
-        let text = format!("{}{accepted}", finding.text());
+        let text = format!("{}{accepted}", finding.words());
         Line { kind: "host", name: finding.id.to_owned(), ok, text, finding: Some(finding) }
     };
-    findings.into_iter().map(one).collect()
+    let found: Vec<Line> = findings.into_iter().map(one).collect();
+    let good = good.into_iter().map(|(name, text)| Line {
+        kind: "host",
+        name: name.to_owned(),
+        ok: true,
+        text,
+        finding: None,
+    });
+    found.into_iter().chain(good).collect()
 }
 
 /// What the eye looks for first.

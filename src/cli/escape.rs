@@ -6,17 +6,59 @@
 
 use std::fmt::Write;
 
-/// Whether a terminal would act on this character, or hide it, instead of showing it.
+/// Whether a terminal would act on this character, or hide it, instead of showing it: controls, line and paragraph
+/// separators, and all that Unicode 16 calls `Cf` (format) or `Default_Ignorable_Code_Point`. Joiners and variation
+/// selectors of honest emoji are among them: two names that look alike are worse than one that looks odd.
 pub const fn is_hazard(c: char) -> bool {
+    is_control(c) || is_format(c) || is_ignorable(c)
+}
+
+const fn is_control(c: char) -> bool {
+    matches!(c, '\0'..='\x1f' | '\x7f'..='\u{9f}' | '\u{2028}' | '\u{2029}')
+}
+
+/// `DerivedGeneralCategory.txt`: `Cf`.
+const fn is_format(c: char) -> bool {
     matches!(
         c,
-        '\0'..='\x1f' | '\x7f'..='\u{9f}'
-        // Arabic letter mark, directional marks, line and paragraph separators, embeddings,
-        // overrides, isolates.
-        | '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
-        // Invisible: byte order mark, interlinear annotations, tags.
-        | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}'
+        '\u{ad}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{890}' | '\u{891}' | '\u{8e2}'
+        | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2064}'
+        | '\u{2066}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{110bd}' | '\u{110cd}'
+        | '\u{13430}'..='\u{1343f}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0001}'
+        | '\u{e0020}'..='\u{e007f}'
     )
+}
+
+/// `DerivedCoreProperties.txt`: `Default_Ignorable_Code_Point`; and the blank Braille pattern.
+const fn is_ignorable(c: char) -> bool {
+    matches!(
+        c,
+        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
+        | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{2800}' | '\u{3164}'
+        | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fff8}' | '\u{1bca0}'..='\u{1bca3}'
+        | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}'
+    )
+}
+
+/// A name of a file as a value: in quotes where its ends would not be seen, or where it has spaces that are none.
+pub fn name(text: &str) -> String {
+    let is_blank = |c: char| c.is_whitespace();
+    let looks_otherwise = text.chars().any(|c| is_blank(c) && c != ' ' && !is_hazard(c));
+    let unclear =
+        text.is_empty() || text.starts_with(is_blank) || text.ends_with(is_blank) || looks_otherwise;
+    if !unclear {
+        return line(text);
+    }
+    let mut out = String::from("\"");
+    for c in text.chars() {
+        if is_blank(c) && c != ' ' {
+            push_hex(u32::from(c), &mut out);
+        } else {
+            push_text(c.encode_utf8(&mut [0; 4]), &mut out);
+        }
+    }
+    out.push('"');
+    out
 }
 
 /// One line for a terminal: tabs stay, every other hazard is spelled out, bytes that are not UTF-8 too.
@@ -95,9 +137,29 @@ mod tests {
             ("a\u{202e}b\u{2066}c\u{200f}".as_bytes(), "a\\u{202e}b\\u{2066}c\\u{200f}"),
             ("\u{2028}\u{feff}\u{e0041}".as_bytes(), "\\u{2028}\\u{feff}\\u{e0041}"),
             (b"a\0b\nc", "a\\x00b\\x0ac"),
-            ("👩‍💻 日本語".as_bytes(), "👩‍💻 日本語"),
+            ("👩‍💻 日本語".as_bytes(), "👩\\u{200d}💻 日本語"),
+            (
+                "a\u{200b}b\u{200c}\u{2060}\u{ad}c\u{fe0f}".as_bytes(),
+                "a\\u{200b}b\\u{200c}\\u{2060}\\xadc\\u{fe0f}",
+            ),
+            ("\u{3164}\u{2800}\u{34f}\u{e0100}".as_bytes(), "\\u{3164}\\u{2800}\\u{34f}\\u{e0100}"),
         ] {
             assert_eq!(escaped(bytes), shown);
+        }
+    }
+
+    #[test]
+    fn the_ends_of_a_name_are_seen() {
+        for (name, shown) in [
+            ("plain name", "plain name"),
+            ("trailing ", "\"trailing \""),
+            (" leading", "\" leading\""),
+            ("", "\"\""),
+            ("no\u{a0}break", "\"no\\xa0break\""),
+            ("zero\u{200b}width", "zero\\u{200b}width"),
+            ("tab\t", "\"tab\\x09\""),
+        ] {
+            assert_eq!(super::name(name), shown);
         }
     }
 

@@ -8,6 +8,7 @@ pub mod diff;
 pub mod doctor;
 pub mod escape;
 pub mod exit;
+pub mod findings;
 pub mod host;
 pub mod image;
 pub mod image_build_log;

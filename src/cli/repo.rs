@@ -121,12 +121,18 @@ async fn list(client: &Client, globals: &Globals) -> Result<Exit, CliError> {
             repository.default_branch.clone().unwrap_or_else(dash),
             repository.refs.len().to_string(),
             repository.fetched_at.map_or_else(dash, output::time),
-            repository.error.clone().unwrap_or_else(|| repository.source.clone()),
+            repository.source.clone(),
         ]
     };
     let rows: Vec<Vec<String>> = repositories.repositories.iter().map(row).collect();
     let header = ["NAME", "STATE", "BRANCH", "REFS", "FETCHED", "SOURCE"];
     output::line(output::table(&header, &rows, output::width()).trim_end())?;
+    // In full, and not in a column that is cut at the terminal's width.
+    for (name, error) in
+        repositories.repositories.iter().filter_map(|it| Some((&it.name, it.error.as_ref()?)))
+    {
+        output::line(&escape::line(&format!("{name} could not be fetched: {error}")))?;
+    }
     Ok(Exit::Success)
 }
 

@@ -71,7 +71,7 @@ pub struct Args {
     /// Print the task's id once it is accepted, and leave
     #[arg(long, short)]
     detach: bool,
-    /// Show the output as the runs write it, line by line, and not in words
+    /// Show the output as the runs write it, line by line, and not in words (control characters spelled out; kage logs gives the bytes)
     #[arg(long, conflicts_with = "json")]
     raw: bool,
     /// Read the prompt from a file
@@ -157,7 +157,7 @@ async fn follow(
     // The outcome is known; that its details cannot be had does not change it.
     match client.task(task.id).await {
         Ok(task) if globals.json => output::json(&serde_json::json!({ "event": "summary", "data": task }))?,
-        Ok(task) => output::say(&summary::render(&task)),
+        Ok(task) => output::say(&summary::render(&task, view.tells_ends())),
         Err(error) => output::note(&format!("no summary: {error}")),
     }
     Ok(watched.exit())

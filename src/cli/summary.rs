@@ -1,37 +1,79 @@
 //! What came of a task, run by run.
 
 use crate::cli::view::changes;
-use crate::cli::{escape, output};
-use crate::wire::run::{ModelUse, RefusedCall, Run};
+use crate::cli::{escape, findings, output};
+use crate::wire::run::{ModelUse, Run};
 use crate::wire::task::Task;
 
-/// The table of a task's runs, the errors, and what to do next. Harmless; ends with a line end.
-pub fn render(task: &Task) -> String {
-    let rows: Vec<Vec<String>> = task.runs.iter().map(row).collect();
-    let mut text = format!("\ntask {} {}\n", task.id, task.status);
-    text.push_str(&output::table(
-        &["RUN", "STATE", "TIME", "COST", "CHANGES", "COMMIT", "BRANCH"],
-        &rows,
-        usize::MAX,
-    ));
+/// The table of a task's runs, what decided on each, what each was refused and did not see, the errors, and what to do
+/// next. `told`: the runs' errors were shown already. Harmless; ends with a line end.
+pub fn render(task: &Task, told: bool) -> String {
+    let mut text = table(task);
     for run in &task.runs {
-        let decided = run.decided_by.as_ref().map(|by| format!("decided by: {by}"));
-        let refused = refused(run);
-        for line in run.usage.as_ref().map(usage).into_iter().chain(decided).chain(refused) {
-            text.push_str(&escape::line(&format!("[{}] {line}", run.name)));
-            text.push('\n');
+        for line in outcome(run) {
+            push(run, &line, &mut text);
+        }
+        if let Some(error) = run.error.as_ref().filter(|_| !told) {
+            push(run, error.trim(), &mut text);
         }
     }
-    let errors = task.runs.iter().filter_map(|run| run.error.as_ref().map(|error| (Some(&run.name), error)));
-    for (run, error) in errors.chain(task.error.iter().map(|error| (None, error))) {
-        let place = run.map(|run| format!("[{run}] ")).unwrap_or_default();
-        text.push_str(&escape::line(&format!("{place}{}", error.trim())));
+    if let Some(error) = task.error.as_ref().filter(|error| !is_of_a_run(task, error)) {
+        text.push_str(&escape::line(error.trim()));
         text.push('\n');
     }
-    if task.runs.iter().any(|run| run.commit_hash.is_some()) {
-        text.push_str(&format!("see the changes: kage diff {}\n", task.id));
-    }
+    text.push_str(&next(task));
     text
+}
+
+/// Of every run all that is known; `harvests`: the lines that only its files tell.
+pub fn in_full(task: &Task, harvests: &[Vec<String>]) -> String {
+    let mut text = table(task);
+    for (at, run) in task.runs.iter().enumerate() {
+        let harvest = harvests.get(at).into_iter().flatten().cloned();
+        for line in outcome(run).into_iter().chain(findings::held_by(run)).chain(harvest) {
+            push(run, &line, &mut text);
+        }
+        if let Some(error) = &run.error {
+            push(run, &format!("error: {}", error.trim()), &mut text);
+        }
+    }
+    if let Some(error) = task.error.as_ref().filter(|error| !is_of_a_run(task, error)) {
+        text.push_str(&escape::line(error.trim()));
+        text.push('\n');
+    }
+    text.push_str(&next(task));
+    text
+}
+
+fn table(task: &Task) -> String {
+    let rows: Vec<Vec<String>> = task.runs.iter().map(row).collect();
+    let header = ["RUN", "STATE", "TIME", "COST", "CHANGES", "COMMIT", "BRANCH"];
+    format!("\ntask {} {}\n{}", task.id, task.status, output::table(&header, &rows, usize::MAX))
+}
+
+fn push(run: &Run, line: &str, text: &mut String) {
+    text.push_str(&escape::line(&format!("[{}] {line}", run.name)));
+    text.push('\n');
+}
+
+fn outcome(run: &Run) -> Vec<String> {
+    let decided = run.decided_by.as_ref().map(|by| format!("decided by: {by}"));
+    let lines = run.usage.as_ref().map(usage).into_iter().chain(decided);
+    lines.chain(findings::refused(run)).chain(findings::hidden(run)).collect()
+}
+
+/// The server makes a failed task's error of its runs' errors, `name: error`: those are told by the runs.
+fn is_of_a_run(task: &Task, error: &str) -> bool {
+    let of =
+        |run: &Run| run.error.as_ref().is_some_and(|own| error.contains(&format!("{}: {own}", run.name)));
+    task.runs.iter().any(of)
+}
+
+fn next(task: &Task) -> String {
+    if task.runs.iter().any(|run| run.commit_hash.is_some()) {
+        return format!("see the changes: kage diff {}\n", task.id);
+    }
+    String::new()
 }
 
 /// `claude-sonnet-4-5 by anthropic: 3 calls, 3702 tokens in (33 cached), 168 out`.
@@ -43,22 +85,6 @@ fn usage(used: &ModelUse) -> String {
         "{model}{provider}: {} {calls}, {} tokens in ({} cached), {} out",
         used.calls, used.input_tokens, used.cached_input_tokens, used.output_tokens
     )
-}
-
-/// `refused: bpf, socket (AF_PACKET, SOCK_RAW, protocol 768) x3`; what ordinary programs try is not named.
-fn refused(run: &Run) -> Option<String> {
-    const SHOWN: usize = 8;
-    let calls: Vec<_> = run.refused_calls.iter().filter(|refused| !refused.expected).collect();
-    let one = |refused: &&RefusedCall| {
-        let form = if refused.form.is_empty() { String::new() } else { format!(" ({})", refused.form) };
-        let times = if refused.count == 1 { String::new() } else { format!(" x{}", refused.count) };
-        format!("{}{form}{times}", refused.call)
-    };
-    let mut named: Vec<String> = calls.iter().take(SHOWN).map(one).collect();
-    if calls.len() > SHOWN {
-        named.push(format!("and {} more kinds", calls.len() - SHOWN));
-    }
-    (!named.is_empty()).then(|| format!("refused: {}", named.join(", ")))
 }
 
 fn row(run: &Run) -> Vec<String> {

@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::output::{self, Globals};
-use crate::cli::{connect, escape, summary};
+use crate::cli::{connect, escape, findings, summary};
 use crate::wire::task::{Budget, Task};
 
 /// Show a task and its runs
@@ -17,12 +17,18 @@ pub struct Args {
 /// # Errors
 /// [`CliError`].
 pub async fn run(args: Args, globals: &Globals) -> Result<Exit, CliError> {
-    let task = connect::client()?.task(args.id).await?;
+    let client = connect::client()?;
+    let task = client.task(args.id).await?;
     if globals.json {
         output::json(&task)?;
-    } else {
-        output::line(render(&task).trim_end())?;
+        return Ok(Exit::Success);
     }
+    let mut harvests = Vec::new();
+    for run in &task.runs {
+        let unknown = |error| vec![format!("what was left out of its result cannot be had: {error}")];
+        harvests.push(findings::of_harvest(&client, args.id, run).await.unwrap_or_else(unknown));
+    }
+    output::line(render(&task, &harvests).trim_end())?;
     Ok(Exit::Success)
 }
 
@@ -32,7 +38,7 @@ fn budget(budget: Budget) -> String {
     usd.into_iter().chain(tokens).collect::<Vec<_>>().join(", ")
 }
 
-fn render(task: &Task) -> String {
+fn render(task: &Task, harvests: &[Vec<String>]) -> String {
     let mut text = String::new();
     let mut field = |name: &str, value: Option<String>| {
         if let Some(value) = value {
@@ -48,7 +54,7 @@ fn render(task: &Task) -> String {
     field("cost", task.total_cost.filter(|cost| *cost > 0.0).map(output::cost));
     field("budget", task.budget.map(budget));
     field("best", task.best_cli.clone());
-    text.push_str(summary::render(task).as_str());
+    text.push_str(&summary::in_full(task, harvests));
     text.push('\n');
     for line in task.description.trim_end().lines() {
         text.push_str(&format!("    {}\n", escape::line(line)));

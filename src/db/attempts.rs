@@ -19,6 +19,7 @@ use crate::domain::event::EventKind;
 use crate::domain::run::RunState;
 use crate::wire;
 use crate::wire::quarantine::Quarantined;
+use crate::wire::run::HarvestFindings;
 
 /// A write by the lease's holder: events first, then whatever follows does to the run's row. Not committed,
 /// it leaves no trace. Every transition looks at the state that it finds: one that was committed before, whose
@@ -316,8 +317,9 @@ pub async fn finish(
     run: &RunRow,
     ending: &Ending,
     harvested: Option<&Harvested>,
-    warnings: &[String],
+    findings: &HarvestFindings,
 ) -> Result<(), DbError> {
+    let warnings = findings.warnings.as_slice();
     let new = [state_event(run, ending.state, run.attempt, ending.error.as_deref())];
     let mut write = fenced(pool, lease, &new).await?;
     let connection = &mut *write.transaction;
@@ -343,7 +345,7 @@ pub async fn finish(
         patch: Vec::new(),
         patch_truncated: false,
         files: json!([]),
-        warnings: json!(warnings),
+        warnings: json!(findings),
     };
     match harvested {
         Some(harvested) => results::store(connection, lease.run, &harvested.result).await?,

@@ -23,6 +23,7 @@ pub mod refused_calls;
 pub mod repositories;
 pub mod results;
 mod run_events;
+mod run_parts;
 pub mod runners;
 pub mod runs;
 pub mod sandboxes;

@@ -17,6 +17,9 @@ use crate::domain::audit::{Actor, Entry, Outcome};
 use crate::domain::event::EventKind;
 use crate::wire;
 
+const INTERRUPTED: &str = "interrupted: ";
+const NOT_RECORDED: &str = "not recorded";
+
 /// One kind of call that was refused in an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefusedKind {
@@ -90,6 +93,39 @@ async fn store(executor: impl PgExecutor<'_>, run: &RunRow, kinds: &[RefusedKind
     Ok(())
 }
 
+/// From here on nobody counts: said in the attempt's record and the audit trail, and by a `warning`. Safe to repeat.
+///
+/// # Errors
+/// [`DbError::LeaseLost`].
+pub async fn interrupted(pool: &PgPool, lease: Lease, run: &RunRow, why: &str) -> Result<(), DbError> {
+    let notice = wire::event::Notice {
+        task_id: lease.task,
+        run: Some(run.name.clone()),
+        message: why.to_owned(),
+        timestamp: Utc::now(),
+    };
+    let mut write = fenced(pool, lease, &[NewEvent::other(EventKind::Warning, &notice)]).await?;
+    sqlx::query(
+        "UPDATE attempts SET sandbox = jsonb_set(sandbox, '{refused_calls}', to_jsonb($3::text))
+         WHERE run_id = $1 AND number = $2",
+    )
+    .bind(run.id)
+    .bind(run.attempt)
+    .bind(format!("{INTERRUPTED}{why}"))
+    .execute(&mut *write.transaction)
+    .await?;
+    let entry = Entry {
+        actor: Actor::Runner(lease.runner.to_string()),
+        action: "sandbox.refusals_interrupted",
+        object: format!("run:{}", run.id),
+        outcome: Outcome::Failed,
+        details: json!({ "task": lease.task, "attempt": run.attempt, "why": why }),
+    };
+    audit::append(&mut write.transaction, &entry).await?;
+    write.transaction.commit().await?;
+    Ok(())
+}
+
 fn event(run: &RunRow, kind: &RefusedKind) -> NewEvent {
     let times = if kind.count == 1 { String::new() } else { format!(", {} times so far", kind.count) };
     let message = match kind.form.strip_prefix("to ") {
@@ -154,4 +190,77 @@ pub async fn of_runs(
         });
     }
     Ok(by_run)
+}
+
+/// Whether refused calls of a run are recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recorded {
+    /// `recorded`, `not recorded: …` or `interrupted: …`.
+    pub text: String,
+}
+
+impl Recorded {
+    /// Of a run's attempts the word that says least: the counts are over all of them.
+    fn of_attempts(words: &[(i32, String)]) -> Option<Self> {
+        let bad = |beginning: &str| words.iter().find(|(_, word)| word.starts_with(beginning));
+        let (number, word) = bad(INTERRUPTED).or_else(|| bad(NOT_RECORDED)).or(words.last())?;
+        let text = match word.split_once(": ") {
+            Some((kind, why)) if words.len() > 1 => format!("{kind}: attempt {number}: {why}"),
+            _ => word.clone(),
+        };
+        Some(Self { text })
+    }
+
+    /// What was refused, if that is known: nothing known is not the same as nothing refused.
+    pub fn calls(&self, found: Option<Vec<wire::run::RefusedCall>>) -> Option<Vec<wire::run::RefusedCall>> {
+        match found {
+            None if self.text.starts_with(NOT_RECORDED) => None,
+            found => Some(found.unwrap_or_default()),
+        }
+    }
+}
+
+/// Of those of these runs that had a sandbox.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn recorded_of_runs(
+    executor: impl PgExecutor<'_>,
+    runs: &[Uuid],
+) -> Result<BTreeMap<Uuid, Recorded>, DbError> {
+    let rows: Vec<(Uuid, i32, String)> = sqlx::query_as(
+        "SELECT run_id, number, sandbox->>'refused_calls' FROM attempts
+         WHERE run_id = ANY($1) AND sandbox->>'refused_calls' IS NOT NULL ORDER BY run_id, number",
+    )
+    .bind(runs)
+    .fetch_all(executor)
+    .await?;
+    let mut words: BTreeMap<Uuid, Vec<(i32, String)>> = BTreeMap::new();
+    for (run, number, word) in rows {
+        words.entry(run).or_default().push((number, word));
+    }
+    Ok(words.into_iter().filter_map(|(run, words)| Some((run, Recorded::of_attempts(&words)?))).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_known_is_not_nothing_refused() {
+        let told = |words: &[&str]| {
+            let words: Vec<(i32, String)> =
+                words.iter().zip(1..).map(|(word, number)| (number, (*word).to_owned())).collect();
+            Recorded::of_attempts(&words)
+        };
+        assert_eq!(told(&[]), None);
+        let clean = told(&["recorded"]).unwrap();
+        assert_eq!((clean.text.as_str(), clean.calls(None)), ("recorded", Some(Vec::new())));
+        let blind = told(&["not recorded: this runtime does not tell of them"]).unwrap();
+        assert_eq!(blind.calls(None), None);
+        assert_eq!(blind.text, "not recorded: this runtime does not tell of them");
+        let broken = told(&["interrupted: the keeper has ended", "recorded"]).unwrap();
+        assert_eq!(broken.text, "interrupted: attempt 1: the keeper has ended");
+        assert_eq!(broken.calls(None), Some(Vec::new()));
+    }
 }

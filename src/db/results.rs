@@ -5,12 +5,14 @@ use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use crate::db::error::DbError;
+use crate::wire::run::HarvestFindings;
 
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct ResultRow {
     pub patch: Vec<u8>,
     pub patch_truncated: bool,
     pub files: Value,
+    /// [`HarvestFindings`].
     pub warnings: Value,
 }
 
@@ -40,15 +42,27 @@ pub async fn find(pool: &PgPool, run: Uuid) -> Result<Option<ResultRow>, DbError
         .await?)
 }
 
-/// Files and warnings without the patch.
+/// Files without the patch, and what the harvest said.
 ///
 /// # Errors
 /// [`DbError`].
-pub async fn files(pool: &PgPool, run: Uuid) -> Result<Option<(Value, Value)>, DbError> {
-    Ok(sqlx::query_as("SELECT files, warnings FROM run_results WHERE run_id = $1")
-        .bind(run)
-        .fetch_optional(pool)
-        .await?)
+pub async fn files(pool: &PgPool, run: Uuid) -> Result<Option<(Value, HarvestFindings)>, DbError> {
+    let row: Option<(Value, Value)> =
+        sqlx::query_as("SELECT files, warnings FROM run_results WHERE run_id = $1")
+            .bind(run)
+            .fetch_optional(pool)
+            .await?;
+    let Some((files, stored)) = row else { return Ok(None) };
+    let broken = |problem| DbError::inconsistent("run_results", "warnings", run, problem);
+    let findings = match stored {
+        // From before there was more than words.
+        Value::Array(_) => {
+            let warnings = serde_json::from_value(stored).map_err(broken)?;
+            HarvestFindings { warnings, ..HarvestFindings::default() }
+        }
+        stored => serde_json::from_value(stored).map_err(broken)?,
+    };
+    Ok(Some((files, findings)))
 }
 
 /// Paths of the changed files of each run of a task, in one query.

@@ -5,8 +5,8 @@ use sqlx::PgConnection;
 
 use crate::db::error::DbError;
 use crate::db::events::{self, NewEvent};
+use crate::db::run_parts;
 use crate::db::runs::RunRow;
-use crate::db::{model_use, refused_calls, sandboxes};
 use crate::domain::event::EventKind;
 use crate::domain::run::RunState;
 use crate::wire;
@@ -70,12 +70,10 @@ pub(super) async fn append_result(
         duration: Some(run.duration()),
         ..progress(run, state, message)
     };
-    let usage = model_use::of_runs(&mut *connection, &[run.id]).await?.remove(&run.id);
-    let refused = refused_calls::of_runs(&mut *connection, &[run.id]).await?.remove(&run.id);
-    let sandbox = sandboxes::of_runs(&mut *connection, &[run.id]).await?.remove(&run.id);
+    let parts = run_parts::of_runs(connection, &[run.id]).await?.remove(&run.id);
     let result = wire::event::RunResult {
         task_id: run.task_id,
-        run: run.to_wire(usage, refused.unwrap_or_default(), sandbox),
+        run: run.to_wire(parts.unwrap_or_default()),
         files_modified: paths,
         warnings: warnings.to_vec(),
     };

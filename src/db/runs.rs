@@ -52,6 +52,16 @@ pub struct RunRow {
     pub finished_at: Option<DateTime<Utc>>,
 }
 
+/// What clients see of a run and other tables have.
+#[derive(Debug, Clone, Default)]
+pub struct RunParts {
+    pub usage: Option<wire::run::ModelUse>,
+    pub containment: Option<wire::containment::Containment>,
+    pub refused_calls: Option<Vec<wire::run::RefusedCall>>,
+    pub refused_calls_recorded: Option<String>,
+    pub sandbox: Option<wire::run::SandboxRecord>,
+}
+
 /// A state as the column spells it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StateColumn(pub RunState);
@@ -76,14 +86,8 @@ impl RunRow {
         (end - start).as_seconds_f64().max(0.0)
     }
 
-    /// `usage`: of [`crate::db::model_use`]; `refused_calls`: of [`crate::db::refused_calls`]; `sandbox`: of
-    /// [`crate::db::sandboxes`].
-    pub fn to_wire(
-        &self,
-        usage: Option<wire::run::ModelUse>,
-        refused_calls: Vec<wire::run::RefusedCall>,
-        sandbox: Option<wire::run::SandboxRecord>,
-    ) -> wire::run::Run {
+    /// `parts`: of [`crate::db::run_parts`].
+    pub fn to_wire(&self, parts: RunParts) -> wire::run::Run {
         wire::run::Run {
             id: self.id,
             name: self.name.clone(),
@@ -103,11 +107,13 @@ impl RunRow {
             deletions: self.deletions.unsigned_abs(),
             output_bytes: self.output_bytes.unsigned_abs(),
             cost: self.cost_usd,
-            usage,
+            usage: parts.usage,
             decided_by: self.decided_by.clone(),
             contained: self.contained,
-            refused_calls,
-            sandbox,
+            containment: parts.containment,
+            refused_calls: parts.refused_calls,
+            refused_calls_recorded: parts.refused_calls_recorded,
+            sandbox: parts.sandbox,
             quarantined: self.quarantined.0.clone(),
             events: self.manifest.get("events").is_some_and(Value::is_string),
         }

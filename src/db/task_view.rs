@@ -8,21 +8,18 @@ use uuid::Uuid;
 
 use crate::db::budgets::BudgetRow;
 use crate::db::error::DbError;
-use crate::db::runs::{self, RunRow};
+use crate::db::runs::{self, RunParts, RunRow};
 use crate::db::tasks::TaskRow;
-use crate::db::{budgets, model_use, refused_calls, results, sandboxes};
+use crate::db::{budgets, results, run_parts};
 use crate::domain::run::ResultStatus;
 use crate::domain::task::MergeStrategy;
 use crate::wire;
-use crate::wire::run::{ModelUse, RefusedCall, SandboxRecord};
 
 /// What belongs to many tasks, by the ids of tasks and runs.
 struct Around {
     runs: BTreeMap<Uuid, Vec<RunRow>>,
     paths: BTreeMap<Uuid, Vec<String>>,
-    used: BTreeMap<Uuid, ModelUse>,
-    refused: BTreeMap<Uuid, Vec<RefusedCall>>,
-    sandboxes: BTreeMap<Uuid, SandboxRecord>,
+    parts: BTreeMap<Uuid, RunParts>,
     budgets: BTreeMap<Uuid, wire::task::Budget>,
 }
 
@@ -37,9 +34,7 @@ pub async fn to_wire(pool: &PgPool, rows: Vec<TaskRow>) -> Result<Vec<wire::task
     let mut around = Around {
         runs: BTreeMap::new(),
         paths: results::paths_of_tasks(pool, &ids).await?.into_iter().collect(),
-        used: model_use::of_runs(pool, &run_ids).await?,
-        refused: refused_calls::of_runs(pool, &run_ids).await?,
-        sandboxes: sandboxes::of_runs(pool, &run_ids).await?,
+        parts: run_parts::of_runs(&mut *pool.acquire().await?, &run_ids).await?,
         budgets: budgets::of_tasks(pool, &ids).await?.iter().filter_map(budget).collect(),
     };
     for run in all {
@@ -68,10 +63,7 @@ fn task_to_wire(row: &TaskRow, around: &Around) -> Result<wire::task::Task, DbEr
             .filter_map(|run| cli_result(run, around.paths.get(&run.id).cloned().unwrap_or_default()))
             .collect()
     });
-    let run_to_wire = |run: &RunRow| {
-        let refused = around.refused.get(&run.id).cloned().unwrap_or_default();
-        run.to_wire(around.used.get(&run.id).cloned(), refused, around.sandboxes.get(&run.id).cloned())
-    };
+    let run_to_wire = |run: &RunRow| run.to_wire(around.parts.get(&run.id).cloned().unwrap_or_default());
     let successes = |results: &[wire::task::CliResult]| {
         results.iter().filter(|result| result.status == ResultStatus::Success).count() as u32
     };

@@ -28,6 +28,20 @@ pub struct Verdict {
     pub told: Told,
 }
 
+/// The limit whose end a state is.
+const fn limit_of(state: RunState) -> Option<&'static str> {
+    Some(match state {
+        RunState::TimedOut => "wall-clock limit",
+        RunState::IdleTimeout => "idle limit",
+        RunState::OutOfMemory => "memory limit",
+        RunState::OutputLimit => "output limit",
+        RunState::DiskLimit => "disk limit",
+        RunState::ProcessLimit => "process limit",
+        RunState::FileLimit => "file size limit",
+        _ => return None,
+    })
+}
+
 impl Verdict {
     pub fn new(state: RunState, error: impl Into<String>) -> Self {
         let transient = matches!(state, RunState::TimedOut | RunState::IdleTimeout | RunState::Lost);
@@ -36,14 +50,7 @@ impl Verdict {
 
     /// Its state, and who decides on such a one.
     fn of(state: RunState) -> Self {
-        let decided_by = match state {
-            RunState::TimedOut => "wall-clock limit",
-            RunState::IdleTimeout => "idle limit",
-            RunState::OutOfMemory => "memory limit",
-            RunState::OutputLimit => "output limit",
-            RunState::DiskLimit => "disk limit",
-            RunState::ProcessLimit => "process limit",
-            RunState::FileLimit => "file size limit",
+        let decided_by = limit_of(state).unwrap_or(match state {
             RunState::BudgetExhausted => "the gateway",
             RunState::Cancelled => "a client",
             RunState::ContainmentRefused => "the proof of containment",
@@ -51,7 +58,7 @@ impl Verdict {
             RunState::Lost | RunState::Failed => "the runner",
             RunState::Succeeded => "final event",
             _ => "",
-        };
+        });
         Self {
             state,
             error: None,
@@ -84,10 +91,13 @@ impl Verdict {
             state,
             error: Some(error),
             exit_code: exited.code,
-            decided_by: match (exited.code, exited.signal) {
-                (Some(code), _) => format!("exit status {code}"),
-                (None, Some(signal)) => format!("signal {signal}"),
-                (None, None) => "the sandbox".to_owned(),
+            decided_by: match (limit_of(state), exited.code, exited.signal) {
+                (Some(limit), Some(code), _) => format!("{limit} (exit status {code})"),
+                (Some(limit), None, Some(signal)) => format!("{limit} (signal {signal})"),
+                (Some(limit), None, None) => limit.to_owned(),
+                (None, Some(code), _) => format!("exit status {code}"),
+                (None, None, Some(signal)) => format!("signal {signal}"),
+                (None, None, None) => "the sandbox".to_owned(),
             },
             ..Self::of(state)
         };
@@ -179,7 +189,13 @@ mod tests {
         for (exited, state) in met() {
             let verdict = Verdict::of_exit(&exited, true);
             assert_eq!((verdict.state, verdict.transient), (state, false), "{exited:?}");
+            let limit = limit_of(state).unwrap();
+            assert!(verdict.decided_by.starts_with(limit), "{}", verdict.decided_by);
         }
+        let killed = Exited { oom_kills: 1, ..exited(Some(137), None) };
+        assert_eq!(Verdict::of_exit(&killed, false).decided_by, "memory limit (exit status 137)");
+        let signalled = Verdict::of_exit(&exited(None, Some(25)), false);
+        assert_eq!(signalled.decided_by, "file size limit (signal 25)");
         assert_eq!(Verdict::of_exit(&exited(Some(1), None), false).state, RunState::Failed);
     }
 

@@ -16,6 +16,7 @@ use tempfile::TempDir;
 use crate::git::{
     confined::{Confined, Network},
     error::GitError,
+    said,
 };
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -120,8 +121,9 @@ impl GitCommand<'_> {
             pause = (pause * 2).min(Duration::from_millis(50));
         };
         if !status.success() {
-            let stderr = String::from_utf8_lossy(&tail(&mut stderr, 4096)?).trim().to_owned();
-            return Err(GitError::Command { what: self.what, status: status.to_string(), stderr });
+            let said = said::reason(&String::from_utf8_lossy(&tail(&mut stderr, 4096)?));
+            let reason = if said.is_empty() { status.to_string() } else { said };
+            return Err(GitError::Command { what: self.what, reason });
         }
         head(&mut stdout, max_output, self.what)
     }

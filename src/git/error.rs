@@ -15,8 +15,9 @@ pub enum GitError {
     Io { action: &'static str, path: PathBuf, source: io::Error },
     #[error(transparent)]
     Libgit2(#[from] git2::Error),
-    #[error("{what} failed ({status}): {stderr}")]
-    Command { what: &'static str, status: String, stderr: String },
+    /// `reason`: what the command said, or how it ended.
+    #[error("{what} failed: {reason}")]
+    Command { what: &'static str, reason: String },
     #[error("{what} took longer than {limit:?} and was ended")]
     TimedOut { what: &'static str, limit: Duration },
     #[error("{what} grew to {seen} bytes; the limit is {limit}")]

@@ -41,6 +41,7 @@ mod overlay;
 mod place;
 mod report;
 mod restore;
+mod said;
 mod staging;
 mod store;
 mod tree_list;

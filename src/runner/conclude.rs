@@ -21,20 +21,21 @@ use crate::domain::verdict::Verdict;
 use crate::git::commit::{CommitText, commit_while};
 use crate::git::diff::{self, FileStatus};
 use crate::git::error::HarvestError;
-use crate::git::harvest::{Harvest, HarvestLimits, Warning, harvest};
+use crate::git::harvest::{HarvestLimits, harvest};
 use crate::git::mirror::Mirror;
 use crate::image::manifest::Manifest;
 use crate::runner::drive::{Drive, Ended};
 use crate::runner::environment::Environment;
 use crate::runner::failure::RunFailure;
 use crate::runner::grant::{self, Record};
+use crate::runner::left_out;
 use crate::runner::past_call;
 use crate::runner::prepare;
 use crate::runner::retry;
 use crate::runner::review;
 use crate::sandbox::container::Sandbox;
 use crate::sandbox::host_kill;
-use crate::wire::run::FileChange;
+use crate::wire::run::{FileChange, HarvestFindings};
 
 /// Most bytes of a patch that are stored; the branch always has everything.
 const PATCH_BYTES: usize = 16 << 20;
@@ -49,7 +50,7 @@ const REMOVE_TRIES: usize = 30;
 struct Taken {
     /// None where nothing changed.
     branch: Option<Harvested>,
-    warnings: Vec<String>,
+    findings: HarvestFindings,
 }
 
 impl Drive<'_> {
@@ -89,10 +90,10 @@ impl Drive<'_> {
                 self.notice(run, EventKind::Error, &format!("its changes could not be collected: {failure}"))
                     .await?;
                 verdict = not_collected(verdict, &failure);
-                Taken { branch: None, warnings: Vec::new() }
+                Taken { branch: None, findings: HarvestFindings::default() }
             }
         };
-        for warning in &taken.warnings {
+        for warning in &taken.findings.warnings {
             self.notice(run, EventKind::Warning, warning).await?;
         }
         let work = Work { changed: taken.branch.is_some(), may_change_nothing: run.allow_no_changes };
@@ -103,8 +104,8 @@ impl Drive<'_> {
             return self.again(run, &verdict, delay).await;
         }
         let (pool, ending) = (&self.environment.pool, ending_of(&verdict));
-        let (branch, warnings) = (taken.branch.as_ref(), &taken.warnings);
-        self.commit(|| db::attempts::finish(pool, self.lease, run, &ending, branch, warnings)).await?;
+        let (branch, findings) = (taken.branch.as_ref(), &taken.findings);
+        self.commit(|| db::attempts::finish(pool, self.lease, run, &ending, branch, findings)).await?;
         prepare::discard(self.environment, run.id).await;
         Ok(())
     }
@@ -223,7 +224,7 @@ fn take(
     manifest: Option<&Manifest>,
 ) -> Result<Taken, RunFailure> {
     let Some(worktree) = Drive::worktree(environment, run.id)? else {
-        return Ok(Taken { branch: None, warnings: Vec::new() });
+        return Ok(Taken { branch: None, findings: HarvestFindings::default() });
     };
     worktree.unmount()?;
     let mirror = Mirror::open(&environment.folders.mirror(&task.repository)?)?;
@@ -235,9 +236,13 @@ fn take(
         ..HarvestLimits::default()
     };
     let mut found = harvest(&mirror, &worktree, &limits)?;
-    let warnings = warnings(&found);
+    let mut findings = HarvestFindings {
+        warnings: left_out::warnings(&found),
+        rejected: left_out::rejected(&found),
+        flagged: Vec::new(),
+    };
     if !found.changed {
-        return Ok(Taken { branch: None, warnings });
+        return Ok(Taken { branch: None, findings });
     }
     let branch = format!("task-{}-{}", task.id, run.name);
     let message = message(run, task);
@@ -253,7 +258,8 @@ fn take(
     })?;
     let files = files?;
     let flagged = review::flagged(&files, manifest);
-    let warnings = [review::warnings(&flagged), warnings].concat();
+    findings.warnings.splice(0..0, review::warnings(&flagged));
+    findings.flagged = review::listed(&flagged);
     let files: Vec<FileChange> = files.into_iter().map(file_change).collect();
     let patch = patch?;
     let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
@@ -261,7 +267,7 @@ fn take(
         patch: patch.bytes,
         patch_truncated: patch.truncated,
         files: json!(files),
-        warnings: json!(warnings),
+        warnings: json!(findings),
     };
     let harvested = Harvested {
         branch,
@@ -270,10 +276,10 @@ fn take(
         insertions: signed(files.iter().map(|file| file.insertions).sum()),
         deletions: signed(files.iter().map(|file| file.deletions).sum()),
         paths: files.into_iter().map(|file| file.path).collect(),
-        flagged: flagged.into_iter().take(100).map(|it| it.path).collect(),
+        flagged: flagged.into_iter().take(review::LISTED).map(|it| it.path).collect(),
         result,
     };
-    Ok(Taken { branch: Some(harvested), warnings })
+    Ok(Taken { branch: Some(harvested), findings })
 }
 
 fn message(run: &RunRow, task: &TaskRow) -> String {
@@ -286,15 +292,6 @@ fn message(run: &RunRow, task: &TaskRow) -> String {
         attempt = run.attempt,
         image = run.image_digest,
     )
-}
-
-fn warnings(found: &Harvest) -> Vec<String> {
-    let one = |warning: &Warning| format!("{:?} {:?}: {}", warning.kind, warning.path, warning.detail);
-    let mut warnings: Vec<String> = found.warnings.iter().map(one).collect();
-    if found.warnings_dropped > 0 {
-        warnings.push(format!("… and {} more warnings of the harvest", found.warnings_dropped));
-    }
-    warnings
 }
 
 fn file_change(file: diff::FileChange) -> FileChange {

@@ -29,6 +29,7 @@ mod grant;
 mod host;
 mod keeper;
 mod lease;
+mod left_out;
 mod lines;
 mod local_source;
 mod notifier;

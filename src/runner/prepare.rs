@@ -19,7 +19,7 @@ use crate::db::error::DbError;
 use crate::db::repositories::RepositoryRow;
 use crate::db::runs::RunRow;
 use crate::db::tasks::TaskRow;
-use crate::domain::limits::Limits;
+use crate::domain::limits::{Enforcement, Limits};
 use crate::domain::model_name::ModelName;
 use crate::domain::name::Name;
 use crate::domain::prompt;
@@ -33,6 +33,7 @@ use crate::runner::drive::Drive;
 use crate::runner::environment::Environment;
 use crate::runner::failure::RunFailure;
 use crate::runner::grant;
+use crate::runner::lines::MAX_LINE;
 use crate::runner::quarantine::{self, Quarantine};
 use crate::runner::repositories;
 use crate::sandbox::container::Sandbox;
@@ -138,7 +139,7 @@ pub(super) async fn prepare(drive: Drive<'_>, run: &RunRow, task: &TaskRow) -> R
     let facts = Facts {
         base_commit: worktree.commit().map(|commit| commit.to_string()),
         worktree: if worktree.layer() == Layer::Overlay { "overlay" } else { "copy" },
-        record: profile::record(&spec, &seccomp),
+        record: record(run, &spec, &seccomp),
         quarantined: quarantine.record,
     };
     let fallback =
@@ -147,6 +148,18 @@ pub(super) async fn prepare(drive: Drive<'_>, run: &RunRow, task: &TaskRow) -> R
     let launch = launch(run, task, &manifest, model.as_ref())?;
     let job = job(environment, run, launch, &spec, session);
     Ok(Prepared { sandbox, spec, listener, job, facts, counted, warnings })
+}
+
+/// The sandbox's own record, and the limits that are not the sandbox's but the run's.
+fn record(run: &RunRow, spec: &Spec, seccomp: &SeccompProfile) -> Value {
+    let mut record = profile::record(spec, seccomp);
+    for (name, value) in
+        [("wall_secs", u64::from(run.timeout_secs.unsigned_abs())), ("line_bytes", MAX_LINE as u64)]
+    {
+        record["limits"][name] = value.into();
+        record["held"][name] = serde_json::json!(Enforcement::Hard);
+    }
+    record
 }
 
 /// What the keeper of refused calls knows an attempt by.

@@ -10,7 +10,6 @@ use std::time::Duration;
 use crate::db;
 use crate::db::refused_calls::RefusedKind;
 use crate::db::runs::RunRow;
-use crate::domain::event::EventKind;
 use crate::runner::drive::Drive;
 use crate::runner::failure::RunFailure;
 use crate::runner::prepare::attempt_name;
@@ -167,7 +166,8 @@ impl Drive<'_> {
             return Ok(());
         }
         let told = if self.environment.config.record_addresses { UNCONNECTED } else { UNRECORDED };
-        self.notice(run, EventKind::Warning, told).await
+        let (pool, lease) = (&self.environment.pool, self.lease);
+        self.commit(|| db::refused_calls::interrupted(pool, lease, run, told)).await
     }
 }
 

@@ -5,9 +5,13 @@ use bstr::ByteSlice;
 use crate::git::diff::FileChange;
 use crate::git::quarantine_rules::Rules;
 use crate::image::manifest::Manifest;
+use crate::wire;
+use crate::wire::run::FlaggedKind;
 
 /// Paths that are named, each in a warning of its own.
 const NAMED: usize = 20;
+/// Paths that are listed, in the audit trail and for clients.
+pub(super) const LISTED: usize = 100;
 
 /// A changed path of that kind.
 pub(super) struct Flagged {
@@ -31,6 +35,21 @@ pub(super) fn flagged(files: &[FileChange], manifest: Option<&Manifest>) -> Vec<
     let mut flagged: Vec<Flagged> = files.iter().filter_map(flag).collect();
     flagged.sort_by_key(|it| !it.configuration);
     flagged
+}
+
+/// Without its quotes, where they hold nothing that is escaped.
+fn plain(quoted: &str) -> String {
+    let inner = quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    inner.filter(|inner| !inner.contains('\\')).unwrap_or(quoted).to_owned()
+}
+
+/// For clients.
+pub(super) fn listed(flagged: &[Flagged]) -> Vec<wire::run::Flagged> {
+    let one = |it: &Flagged| wire::run::Flagged {
+        path: plain(&it.path),
+        kind: if it.configuration { FlaggedKind::Configuration } else { FlaggedKind::Review },
+    };
+    flagged.iter().take(LISTED).map(one).collect()
 }
 
 pub(super) fn warnings(flagged: &[Flagged]) -> Vec<String> {

@@ -45,13 +45,12 @@ pub struct Finding {
 impl Finding {
     /// In one line.
     pub fn text(&self) -> String {
-        format!(
-            "{}: {}. It means: {}. What to do: {}.",
-            self.severity.as_str(),
-            self.seen,
-            self.means,
-            self.what_to_do
-        )
+        format!("{}: {}", self.severity.as_str(), self.words())
+    }
+
+    /// The same, where the severity is told otherwise.
+    pub fn words(&self) -> String {
+        format!("{}. It means: {}. What to do: {}.", self.seen, self.means, self.what_to_do)
     }
 }
 

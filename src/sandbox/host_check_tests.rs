@@ -2,6 +2,7 @@
 
 use crate::sandbox::host_check::{Finding, Severity, judge, refusals};
 use crate::sandbox::host_check_facts::{HostFacts, MountFacts, SocketFacts};
+use crate::sandbox::host_check_good;
 use crate::sandbox::remap::Users;
 
 /// Everything as it should be.
@@ -49,6 +50,46 @@ fn after(change: impl FnOnce(&mut HostFacts)) -> Vec<(&'static str, Severity)> {
 #[test]
 fn a_good_host_is_told_of_nothing_to_do() {
     assert_eq!(found(&good()), [("userns-remap", Severity::Info)]);
+}
+
+/// What is well is named, and only while it is well.
+#[test]
+fn what_was_looked_at_is_named_until_it_is_found_wanting() {
+    let names = |facts: &HostFacts| {
+        let named = host_check_good::good(facts, &judge(facts));
+        named.into_iter().map(|(name, _)| name).collect::<Vec<_>>()
+    };
+    let all = [
+        "engine",
+        "containerd",
+        "runc",
+        "kernel",
+        "seccomp",
+        "limits",
+        "cgroups",
+        "mandatory-access",
+        "socket",
+        "core-files",
+        "data-folder",
+    ];
+    assert_eq!(names(&good()), all);
+    type Change = fn(&mut HostFacts);
+    let cases: &[(&str, Change)] = &[
+        ("runc", |facts| facts.runc = "1.1.11".to_owned()),
+        ("seccomp", |facts| facts.security_options.retain(|one| !one.contains("seccomp"))),
+        ("limits", |facts| facts.limits[1].1 = false),
+        ("cgroups", |facts| facts.cgroup_version = "1".to_owned()),
+        ("mandatory-access", |facts| facts.security_options.retain(|one| one != "name=apparmor")),
+        ("socket", |facts| facts.socket = Some(SocketFacts { mode: 0o666, uid: 0, gid: 0 })),
+        ("core-files", |facts| facts.core_pattern = "|/usr/bin/x".to_owned()),
+        ("data-folder", |facts| facts.data = None),
+    ];
+    for (name, change) in cases {
+        let mut facts = good();
+        change(&mut facts);
+        let left: Vec<&str> = all.into_iter().filter(|one| one != name).collect();
+        assert_eq!(names(&facts), left, "{name}");
+    }
 }
 
 #[test]

@@ -17,6 +17,7 @@ pub mod host_check_engine_escapes;
 #[cfg(test)]
 mod host_check_escapes_tests;
 pub mod host_check_facts;
+pub mod host_check_good;
 pub mod host_check_kernel_escapes;
 #[cfg(test)]
 mod host_check_tests;
@@ -27,8 +28,8 @@ pub mod image_check;
 pub mod profile;
 pub mod proof;
 pub mod refusals;
-pub mod reporting;
 pub mod remap;
+pub mod reporting;
 pub mod seccomp;
 pub mod shim_link;
 pub mod shim_listener;

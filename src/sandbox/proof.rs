@@ -42,6 +42,20 @@ const REFUSED: [&str; 2] = ["EPERM", "ENOSYS"];
 /// What a kernel of the runtime's own may grant, since it grants it of itself and not of the host.
 const OF_ITS_OWN: [&str; 5] = ["device node", "packet socket", "raw socket", "set-user-id file", "splice"];
 
+// What a kernel of the runtime's own does not show.
+const RIGHTS_NOT_SEEN: &str =
+    "ambient capabilities, no_new_privs and the seccomp mode: this runtime's own kernel does not show them";
+const NAMESPACES_NOT_SEEN: &str =
+    "namespaces: those inside are this runtime's own kernel's, and say nothing of the host's";
+const MOUNTS_NOT_SEEN: &str =
+    "nosuid, nodev and sizes of mounts: this runtime's own kernel does not show what holds on the host";
+const DEVICES_NOT_SEEN: &str =
+    "devices and masked paths: what stands there is made up by this runtime's own kernel";
+const LIMITS_NOT_SEEN: &str =
+    "limits: the host holds them around this runtime's own kernel, which does not show them inside";
+const CALLS_NOT_SEEN: &str = "calls that this runtime's own kernel grants of itself (device nodes, raw and packet \
+    sockets, set-user-id files, splice): the host is not asked for them";
+
 /// Whose kernel answers inside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kernel {
@@ -71,20 +85,50 @@ pub fn namespaces_here() -> std::io::Result<BTreeMap<String, String>> {
     OWN_NAMESPACES.into_iter().chain([USERS]).map(name).collect()
 }
 
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    pub name: &'static str,
+    pub seen: Seen,
+    /// What `spec` did not ask for, in words.
+    pub surprises: Vec<String>,
+}
+
+/// How much of a thing a shim can see; the rest in words, with the reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    All,
+    Part(&'static str),
+    Nothing(&'static str),
+}
+
+/// Everything that is looked at. `here`: [`namespaces_here`].
+pub fn examine(spec: &Spec, kernel: Kernel, here: &BTreeMap<String, String>, facts: &Facts) -> Vec<Check> {
+    let check = |name, seen_on_its_own, look: &dyn Fn(&mut Vec<String>)| {
+        let mut surprises = Vec::new();
+        let seen = if kernel == Kernel::Host { Seen::All } else { seen_on_its_own };
+        if !matches!(seen, Seen::Nothing(_)) {
+            look(&mut surprises);
+        }
+        Check { name, seen, surprises }
+    };
+    use Seen::{All, Nothing, Part};
+    vec![
+        check("rights", Part(RIGHTS_NOT_SEEN), &|found| rights(spec, kernel, facts, found)),
+        check("namespaces", Nothing(NAMESPACES_NOT_SEEN), &|found| namespaces(here, facts, found)),
+        check("users", Nothing(NAMESPACES_NOT_SEEN), &|found| users(spec, here, facts, found)),
+        check("network", All, &|found| network(kernel, facts, found)),
+        check("mounts", Part(MOUNTS_NOT_SEEN), &|found| mounts(spec, kernel, facts, found)),
+        check("devices", Nothing(DEVICES_NOT_SEEN), &|found| devices(facts, found)),
+        check("sockets", All, &|found| sockets(spec, facts, found)),
+        check("limits", Nothing(LIMITS_NOT_SEEN), &|found| limits(spec, facts, found)),
+        check("calls", Part(CALLS_NOT_SEEN), &|found| calls(kernel, facts, found)),
+    ]
+}
+
 /// Everything in `facts` that `spec` did not ask for, in words; empty: contained. `here`: [`namespaces_here`].
 pub fn surprises(spec: &Spec, kernel: Kernel, here: &BTreeMap<String, String>, facts: &Facts) -> Vec<String> {
-    let mut found = Vec::new();
-    rights(spec, kernel, facts, &mut found);
-    if kernel == Kernel::Host {
-        namespaces(here, facts, &mut found);
-        users(spec, here, facts, &mut found);
-        limits(spec, facts, &mut found);
-    }
-    network(kernel, facts, &mut found);
-    mounts(spec, kernel, facts, &mut found);
-    sockets(spec, facts, &mut found);
-    calls(kernel, facts, &mut found);
-    found
+    examine(spec, kernel, here, facts).into_iter().flat_map(|check| check.surprises).collect()
 }
 
 fn rights(spec: &Spec, kernel: Kernel, facts: &Facts, found: &mut Vec<String>) {
@@ -193,13 +237,17 @@ fn mounts(spec: &Spec, kernel: Kernel, facts: &Facts, found: &mut Vec<String>) {
     }
     if kernel == Kernel::Host {
         sizes(spec, facts, found);
-        for (name, kind) in &facts.devices {
-            if !DEVICES.contains(&(name, kind)) {
-                found.push(format!("a device /dev/{name} ({kind})"));
-            }
-        }
-        found.extend(facts.unmasked.iter().map(|path| format!("{path} can be read")));
     }
+}
+
+/// Devices, and what the kernel shows of itself.
+fn devices(facts: &Facts, found: &mut Vec<String>) {
+    for (name, kind) in &facts.devices {
+        if !DEVICES.contains(&(name, kind)) {
+            found.push(format!("a device /dev/{name} ({kind})"));
+        }
+    }
+    found.extend(facts.unmasked.iter().map(|path| format!("{path} can be read")));
 }
 
 /// A masked file is covered by the null device, which everybody may write: that it tells nothing is seen elsewhere.

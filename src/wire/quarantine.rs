@@ -62,4 +62,7 @@ pub struct Approvals {
 pub struct Quarantined {
     pub path: String,
     pub digest: String,
+    /// Why no operator can approve it; absent if one can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub obstacle: Option<String>,
 }

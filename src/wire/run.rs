@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::domain::limits::Enforcement;
 use crate::domain::run::RunState;
+use crate::wire::containment::Containment;
 use crate::wire::quarantine::Quarantined;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -45,12 +46,19 @@ pub struct Run {
     /// When it has ended: what its state rests on, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decided_by: Option<String>,
-    /// Whether its sandbox, looked at from inside before the CLI began, was what it was asked to be; absent before that.
+    /// Whether its sandbox, looked at from inside before the CLI began, was what it was asked to be; absent before that,
+    /// and where not all of it could be seen: `containment` has the whole of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contained: Option<bool>,
-    /// System calls that its sandbox refused, over all its attempts; absent if none.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub refused_calls: Vec<RefusedCall>,
+    /// What was found in its last sandbox before the CLI began; absent before that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub containment: Option<Containment>,
+    /// System calls that its sandbox refused, over all its attempts: empty if none were, absent if none are recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused_calls: Option<Vec<RefusedCall>>,
+    /// `recorded`, `not recorded: …` or `interrupted: …`, with the reason; absent before the first sandbox.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused_calls_recorded: Option<String>,
     /// What holds its last attempt; absent before the first sandbox.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sandbox: Option<SandboxRecord>,
@@ -155,8 +163,50 @@ pub struct Files {
     pub branch: Option<String>,
     pub commit_hash: Option<String>,
     pub files: Vec<FileChange>,
-    /// What the harvest left out, and why.
+    /// What the harvest did not take, and why; at most 1000, the rest is counted in `warnings`.
+    #[serde(default)]
+    pub rejected: Vec<Rejected>,
+    /// Of `files`, what a person should read before anything else; at most 100.
+    #[serde(default)]
+    pub flagged: Vec<Flagged>,
+    /// Both in words.
     pub warnings: Vec<String>,
+}
+
+/// A path of the worktree that is not in the result as the run left it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Rejected {
+    /// Escaped and in quotes where it is not plain text.
+    pub path: String,
+    /// `held` (hidden from the run: the base's content stays), `special_file`, `nested_git`, `forbidden_name`,
+    /// `submodule_content`, `ignore_rules`, `ignored` (one entry for all, at the first of them), …
+    pub kind: String,
+    pub reason: String,
+}
+
+/// A change that some program obeys without being asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Flagged {
+    /// Escaped and in quotes where it is not plain text.
+    pub path: String,
+    pub kind: FlaggedKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FlaggedKind {
+    /// Of a CLI, which obeys it before its first prompt.
+    Configuration,
+    /// Of an editor, a build or a forge.
+    Review,
+}
+
+/// What a harvest has to say beside its files, as it is stored.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HarvestFindings {
+    pub warnings: Vec<String>,
+    pub rejected: Vec<Rejected>,
+    pub flagged: Vec<Flagged>,
 }
 
 /// The answer to `GET …/diff` with `Accept: application/json`.

@@ -13,7 +13,7 @@ use serde_json::Value;
 use tokio::process::Command;
 
 use crate::binary::{command, kage, repository};
-use crate::samples::{Sent, TASK, complete, log, notice, result, run, sent, state, task};
+use crate::samples::{Sent, TASK, complete, files, log, notice, result, run, sent, state, task};
 use crate::server::{End, KEY, Server, json, last_event_id, problem, stream_of, stream_text};
 
 /// Text that would retitle, overwrite, recolour and reverse.
@@ -84,6 +84,7 @@ async fn hostile_server() -> Server {
             stream_of(stream_text(&hostile_story(), last_event_id(seen)), End::Silent)
         }
         path if path.ends_with("/log") || path.ends_with("/diff") => hostile_bytes().into_response(),
+        path if path.ends_with("/files") => json(200, &files("shell")),
         path if path.ends_with("/repositories") => {
             json(200, &serde_json::json!({"repositories": [repository(RepositoryState::Failed)]}))
         }

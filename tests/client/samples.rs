@@ -4,7 +4,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use kage::domain::run::RunState;
 use kage::domain::task::{MergeStrategy, TaskStatus};
 use kage::wire::event::{Connected, Log, Notice, RunResult, State, TaskComplete};
-use kage::wire::run::Run;
+use kage::wire::run::{Files, Run};
 use kage::wire::task::Task;
 use serde::Serialize;
 use uuid::Uuid;
@@ -38,10 +38,52 @@ pub fn run(name: &str, state: RunState) -> Run {
         usage: None,
         decided_by: None,
         contained: None,
-        refused_calls: Vec::new(),
+        containment: None,
+        refused_calls: None,
+        refused_calls_recorded: None,
         quarantined: Vec::new(),
         sandbox: None,
         events: false,
+    }
+}
+
+/// A run with all that a person should know of it.
+pub fn run_in_full() -> Run {
+    let value = serde_json::json!({
+        "containment": {
+            "attempt": 1, "state": "proved_in_part", "took_ms": 3.25, "at": start(),
+            "checks": [{ "name": "network", "result": "ok" }, { "name": "limits", "result": "not_seen" }],
+            "not_seen": ["limits: this kernel does not show them"],
+        },
+        "sandbox": {
+            "attempt": 1, "runtime": "runsc", "worktree": "overlay",
+            "limits": {
+                "memory_bytes": { "value": 2_147_483_648_u64, "held": "hard" },
+                "worktree_bytes": { "value": 1_048_576, "held": "soft" },
+            },
+        },
+        "quarantined": [
+            { "path": ".claude ", "digest": "sha256:00" },
+            { "path": ".gemini", "digest": "sha256:00", "obstacle": "it holds a link" },
+        ],
+    });
+    let mut run = run("shell", RunState::Succeeded);
+    run.containment = serde_json::from_value(value["containment"].clone()).unwrap();
+    run.sandbox = serde_json::from_value(value["sandbox"].clone()).unwrap();
+    run.quarantined = serde_json::from_value(value["quarantined"].clone()).unwrap();
+    run.refused_calls_recorded = Some("interrupted: the keeper has ended".to_owned());
+    run
+}
+
+pub fn files(name: &str) -> Files {
+    Files {
+        run: name.to_owned(),
+        branch: None,
+        commit_hash: None,
+        files: Vec::new(),
+        rejected: Vec::new(),
+        flagged: Vec::new(),
+        warnings: Vec::new(),
     }
 }
 

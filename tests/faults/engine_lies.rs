@@ -79,6 +79,10 @@ async fn a_sandbox_that_is_not_as_asked_for_gets_no_job() {
         assert_eq!((&run["state"], &run["contained"]), (&json!("containment_refused"), &json!(false)));
         assert_eq!(run["attempt"], 1, "another try would be no better: {run}");
         assert!(string(&run["error"]).contains(surprise), "{run}");
+        let proof = &run["containment"];
+        assert_eq!(proof["state"], "refused", "{proof}");
+        assert!(proof["surprises"].to_string().contains(surprise), "{proof}");
+        assert!(proof["checks"].to_string().contains("\"surprise\""), "{proof}");
         let proofs = proofs(&kage, run).await;
         assert_eq!(proofs.len(), 1);
         assert_eq!(proofs[0].0, "refused");
@@ -95,7 +99,14 @@ async fn the_proof_is_on_record_before_the_job() {
     assert_result(&kage, &task, 1);
     let run = &task["runs"][0];
     assert_eq!(run["contained"], true);
-    assert_eq!(run["refused_calls"], Value::Null, "what the shim tries is no news of the CLI: {run}");
+    assert_eq!(run["refused_calls"], json!([]), "what the shim tries is no news of the CLI: {run}");
+    assert_eq!(run["refused_calls_recorded"], "recorded");
+    let proof = &run["containment"];
+    assert_eq!((&proof["state"], &proof["attempt"]), (&json!("proved"), &json!(1)), "{proof}");
+    let checks = proof["checks"].as_array().expect("checks");
+    assert!(checks.len() == 8 && checks.iter().all(|check| check["result"] == "ok"), "{proof}");
+    assert!(proof["took_ms"].as_f64().is_some_and(|took| took > 0.0), "{proof}");
+    assert_eq!(proof["found"], Value::Null, "the facts are the audit trail's: {proof}");
     let proofs = proofs(&kage, run).await;
     assert_eq!(proofs.len(), 1);
     let (outcome, details) = &proofs[0];

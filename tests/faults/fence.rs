@@ -10,6 +10,7 @@ use kage::db::tasks;
 use kage::domain::audit::Actor;
 use kage::domain::event::EventKind;
 use kage::domain::run::RunState;
+use kage::wire::run::HarvestFindings;
 use serde_json::json;
 use sqlx::PgPool;
 use uuid::Uuid;
@@ -85,9 +86,11 @@ async fn every_write_is_refused(db: &TestDatabase, lease: Lease, run: &RunRow) {
         ("notice", attempts::notice(pool, lease, run, EventKind::Warning, "late".to_owned()).await),
         ("set_harvesting", attempts::set_harvesting(pool, lease, run, &json!({})).await),
         ("requeue", attempts::requeue(pool, lease, run, &succeeded(), 1).await),
-        ("finish", attempts::finish(pool, lease, run, &succeeded(), None, &[]).await),
+        ("finish", attempts::finish(pool, lease, run, &succeeded(), None, &HarvestFindings::default()).await),
     ];
-    let with_branch = attempts::finish(pool, lease, run, &succeeded(), Some(&harvested()), &[]).await;
+    let with_branch =
+        attempts::finish(pool, lease, run, &succeeded(), Some(&harvested()), &HarvestFindings::default())
+            .await;
     refusals.push(("finish with a branch", with_branch));
     for (name, refusal) in refusals {
         assert!(matches!(refusal, Err(DbError::LeaseLost(_))), "{name}: {refusal:?}");
@@ -118,7 +121,9 @@ async fn a_runner_whose_lease_was_taken_writes_nothing_more() {
     assert!(queue::claim_abandoned(&db.runner, old, 60, true, &[]).await.expect("asks").is_empty());
     attempts::append_output(&db.runner, lease, &output(b"two\n", 4)).await.expect("holds it");
     attempts::set_harvesting(&db.runner, lease, &run, &json!({})).await.expect("holds it");
-    attempts::finish(&db.runner, lease, &run, &succeeded(), Some(&harvested()), &[]).await.expect("holds it");
+    attempts::finish(&db.runner, lease, &run, &succeeded(), Some(&harvested()), &HarvestFindings::default())
+        .await
+        .expect("holds it");
     every_write_is_refused(&db, lease, &run).await;
     db.remove().await;
 }
@@ -204,9 +209,13 @@ async fn a_write_that_is_repeated_after_its_commit_is_made_once() {
         .expect("sees that it is done");
     assert_eq!(db.everything().await, after, "set_harvesting");
 
-    attempts::finish(pool, lease, &run, &succeeded(), Some(&harvested()), &[]).await.expect("writes");
+    attempts::finish(pool, lease, &run, &succeeded(), Some(&harvested()), &HarvestFindings::default())
+        .await
+        .expect("writes");
     let after = db.everything().await;
-    let repeated = attempts::finish(pool, lease, &run, &succeeded(), Some(&harvested()), &[]).await;
+    let repeated =
+        attempts::finish(pool, lease, &run, &succeeded(), Some(&harvested()), &HarvestFindings::default())
+            .await;
     assert!(matches!(repeated, Err(DbError::LeaseLost(_))), "{repeated:?}");
     assert_eq!(db.everything().await, after, "finish");
     db.remove().await;

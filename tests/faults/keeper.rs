@@ -122,6 +122,9 @@ async fn when_the_keeper_dies_calls_stay_refused_and_the_next_run_has_another() 
     assert_result(&kage, &ended, 1);
     let told = warnings(&kage, id).await;
     assert!(told.len() == 1 && told[0].contains("no new network connection"), "{told:#?}");
+    // It stays with the run, when the event is long past.
+    let recorded = string(&ended["runs"][0]["refused_calls_recorded"]);
+    assert!(recorded.starts_with("interrupted: ") && recorded.contains("no longer recorded"), "{recorded}");
 
     let done = kage.run(&shell(&format!("perl -e '{BPF}'; echo x > x"))).await;
     assert_eq!(refused(&done["runs"][0]), [("bpf".to_owned(), 1)]);
@@ -143,6 +146,8 @@ async fn when_both_die_the_run_says_that_nobody_counts() {
     let counted = refused(&ended["runs"][0]);
     assert!(counted[0].1 >= 1, "what was written stays: {counted:?}");
     assert_eq!(warnings(&kage, id).await.len(), 1);
+    let recorded = string(&ended["runs"][0]["refused_calls_recorded"]);
+    assert!(recorded.starts_with("interrupted: "), "{recorded}");
 }
 
 /// No listener, no start; as in Compose, where the keeper is a service.

@@ -65,6 +65,26 @@ async fn a_danger_ends_the_start_until_it_is_accepted() {
     let output = kage.server_command(&["doctor", "host"]).output().expect("kage starts");
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && text.contains("Accepted by the operator"), "{text}");
+    // What was looked at and is well is told too, and nothing twice.
+    for part in [
+        "ok      host seccomp: ",
+        "ok      host limits: the engine limits memory",
+        "WARN    host socket-world: the engine",
+    ] {
+        assert!(text.contains(part), "{part:?} in {text}");
+    }
+    assert!(!text.contains(": warning: ") && !text.contains(": info: "), "{text}");
+
+    // A role's container has no other role's secrets: nothing of theirs is broken there.
+    let as_runner = kage
+        .server_command(&["doctor"])
+        .env("KAGE_DATABASE_URL", "postgres://kage_runner@127.0.0.1:1/kage")
+        .output();
+    let output = as_runner.expect("kage starts");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("BROKEN  database: ") && text.contains("ok      engine: "), "{text}");
+    assert!(!text.contains("provider"), "{text}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("what the runner needs"), "{output:?}");
 }
 
 #[tokio::test]

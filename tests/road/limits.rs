@@ -71,6 +71,10 @@ async fn every_writable_place_is_full_at_its_limit() {
         assert_eq!(git(&kage.mirror("demo"), ["show", &format!("{branch}:part")]), "part");
         let limits = &run["sandbox"]["limits"];
         assert_eq!(limits["worktree_bytes"], json!({ "value": WORKTREE, "held": "hard" }), "{run}");
+        for name in ["wall_secs", "idle_secs", "output_bytes", "line_bytes"] {
+            assert!(limits[name]["value"].as_u64().is_some_and(|value| value > 0), "{name}: {run}");
+        }
+        assert!(string(&run["decided_by"]).starts_with("disk limit (exit status "), "{run}");
         assert_eq!((&limits["tmp_bytes"]["held"], &limits["pids"]["held"]), (&json!("hard"), &json!("hard")));
     }
     assert_eq!(loops_of(&kage), Vec::<String>::new());

@@ -70,6 +70,10 @@ async fn a_run_sees_what_was_approved_and_nothing_else() {
         told[0].contains("\".claude\" (sha256:") && told[0].contains("kage repo approve demo"),
         "{told:?}"
     );
+    // A link can't be approved, and is not hinted at.
+    let hint = "to approve the 2 of 3 that can be approved: kage repo approve demo --path .claude --path packages/x/.MCP.json";
+    assert!(told[0].ends_with(hint), "{told:?}");
+    assert!(run["quarantined"][0]["obstacle"].is_string(), "{run}");
     let audited: Value = sqlx::query_scalar(
         "SELECT details #> '{facts,quarantined}' FROM audit_entries
          WHERE action = 'run.state' AND details ->> 'state' = 'running'",
@@ -210,6 +214,8 @@ async fn what_a_run_writes_to_a_hidden_path_is_held_back() {
         let stored =
             kage.get(&format!("/api/v1/tasks/{}/runs/shell/files", string(&task["id"]))).await.json();
         assert!(stored["warnings"].to_string().contains("Held"), "{mode}: {stored}");
+        let flagged = json!([{ "path": "new/.mcp.json", "kind": "configuration" }]);
+        assert_eq!(stored["flagged"], flagged, "{mode}");
         // Also where that was all that it did.
         let task = kage.run(&shell("mkdir .claude; echo evil > .claude/settings.json")).await;
         let run = &task["runs"][0];
@@ -217,6 +223,12 @@ async fn what_a_run_writes_to_a_hidden_path_is_held_back() {
         let stored =
             kage.get(&format!("/api/v1/tasks/{}/runs/shell/files", string(&task["id"]))).await.json();
         assert!(stored["warnings"].to_string().contains("Held"), "{mode}: {stored}");
+        let rejected = &stored["rejected"][0];
+        assert_eq!(
+            (&rejected["path"], &rejected["kind"]),
+            (&json!(".claude"), &json!("held")),
+            "{mode}: {stored}"
+        );
         assert!(fs::read_to_string(upstream.join(".claude/settings.json")).expect("kept").contains("hooks"));
     }
 }

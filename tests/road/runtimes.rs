@@ -43,7 +43,16 @@ async fn a_task_may_ask_for_a_runtime_that_the_operator_allows() {
     let notes = &gvisor["runs"][0]["sandbox"]["notes"];
     assert!(notes.to_string().contains("refused calls are not recorded"), "{notes}");
     assert_eq!(plain["runs"][0]["sandbox"]["notes"], Value::Null);
-    assert_eq!(gvisor["runs"][0]["refused_calls"], Value::Null);
+    let (gvisor, plain) = (&gvisor["runs"][0], &plain["runs"][0]);
+    assert_eq!((&gvisor["refused_calls"], &plain["refused_calls"]), (&Value::Null, &json!([])));
+    assert_eq!(plain["refused_calls_recorded"], "recorded");
+    assert!(string(&gvisor["refused_calls_recorded"]).starts_with("not recorded: "), "{gvisor}");
+    // What gVisor does not show is not called proved.
+    assert_eq!((&gvisor["contained"], &plain["contained"]), (&Value::Null, &json!(true)));
+    let proof = &gvisor["containment"];
+    assert_eq!(proof["state"], "proved_in_part", "{proof}");
+    assert!(proof["not_seen"].to_string().contains("seccomp mode"), "{proof}");
+    assert!(proof["checks"].to_string().contains("not_seen"), "{proof}");
 
     let refused = kage.post("/api/v1/tasks", &shell_with("echo hello", &json!({ "runtime": "kata" }))).await;
     assert_eq!(refused.status, 422, "{}", refused.text());

@@ -11,7 +11,7 @@ use crate::api::state::ApiState;
 use crate::db;
 use crate::db::error::DbError;
 use crate::wire::problem::Problem;
-use crate::wire::run::Files;
+use crate::wire::run::{Files, HarvestFindings};
 
 /// The files that a run changed, and what its harvest left out.
 #[utoipa::path(get, path = "/tasks/{id}/runs/{cli}/files", tag = "runs", security(("key" = [])),
@@ -23,14 +23,14 @@ pub(in crate::api) async fn run_files(
     Path((task, name)): Path<(Uuid, String)>,
 ) -> ApiResult<Json<Files>> {
     let run = find_ended(&state, task, &name).await?;
-    let (files, warnings) = match db::results::files(&state.pool, run.id).await? {
-        None => (Vec::new(), Vec::new()),
-        Some((files, warnings)) => {
-            let broken = |column, problem| DbError::inconsistent("run_results", column, run.id, problem);
-            let files = serde_json::from_value(files).map_err(|problem| broken("files", problem))?;
-            let warnings = serde_json::from_value(warnings).map_err(|problem| broken("warnings", problem))?;
-            (files, warnings)
+    let (files, found) = match db::results::files(&state.pool, run.id).await? {
+        None => (Vec::new(), HarvestFindings::default()),
+        Some((files, found)) => {
+            let broken = |problem| DbError::inconsistent("run_results", "files", run.id, problem);
+            (serde_json::from_value(files).map_err(broken)?, found)
         }
     };
-    Ok(Json(Files { run: run.name, branch: run.branch, commit_hash: run.commit_hash, files, warnings }))
+    let HarvestFindings { warnings, rejected, flagged } = found;
+    let (branch, commit_hash) = (run.branch, run.commit_hash);
+    Ok(Json(Files { run: run.name, branch, commit_hash, files, rejected, flagged, warnings }))
 }

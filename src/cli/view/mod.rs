@@ -26,6 +26,11 @@ pub trait View {
     /// Time has passed.
     fn tick(&mut self) {}
 
+    /// Whether it has told of each run how it ended, with its error.
+    fn tells_ends(&self) -> bool {
+        false
+    }
+
     /// Shows what was held back and leaves the terminal as it was.
     ///
     /// # Errors
@@ -60,17 +65,9 @@ fn tagged(run: Option<&str>, kind: &str, message: &str) -> String {
     }
 }
 
-/// A run's end in a line.
-pub fn result(result: &RunResult) -> String {
-    let mut text = outcome(&result.run);
-    for warning in &result.warnings {
-        text.push_str("; warning: ");
-        text.push_str(warning);
-    }
-    text
-}
-
-fn outcome(run: &Run) -> String {
+/// A run's end in a line. Its warnings were told as they came, and so was `told`, an error.
+pub fn result(result: &RunResult, told: Option<&str>) -> String {
+    let run = &result.run;
     let mut text = run.state.to_string();
     if let Some(code) = run.exit_code.filter(|code| *code != 0) {
         text.push_str(&format!(" (exit {code})"));
@@ -87,7 +84,7 @@ fn outcome(run: &Run) -> String {
     if run.cost > 0.0 {
         text.push_str(&format!(", {}", output::cost(run.cost)));
     }
-    if let Some(error) = &run.error {
+    if let Some(error) = run.error.as_deref().filter(|error| told != Some(*error)) {
         text.push_str(&format!(": {error}"));
     }
     text

@@ -13,7 +13,7 @@ use crate::cli::{escape, output};
 use crate::client::event::{self, Payload};
 use crate::client::follow::Update;
 use crate::domain::run::{ProgressStatus, RunState};
-use crate::wire::event::{Log, Progress};
+use crate::wire::event::{Log, Notice, Progress};
 use crate::wire::run::Run;
 
 /// What one run says, as it wrote it or in words.
@@ -25,6 +25,8 @@ pub struct PlainView {
     spoken: BTreeMap<String, (JsonLines, Spoken)>,
     /// Output as the runs wrote it, and nothing of it in words.
     raw: bool,
+    /// The last error that was told of a run, by its name.
+    errors: BTreeMap<String, String>,
 }
 
 impl PlainView {
@@ -130,13 +132,21 @@ impl View for PlainView {
                 output::note(&format!("[{}] {}", state.run, state.state));
             }
             Payload::Progress(progress) if !progress.message.is_empty() => self.progress(progress)?,
+            Payload::Error(Notice { run: Some(run), message, .. }) => {
+                self.errors.insert(run.clone(), message.clone());
+            }
             Payload::Result(ended) => {
                 self.flush(Some(&ended.run.name))?;
-                output::note(&format!("[{}] {}", ended.run.name, result(ended)));
+                let told = self.errors.get(&ended.run.name).map(String::as_str);
+                output::note(&format!("[{}] {}", ended.run.name, result(ended, told)));
             }
             _ => {}
         }
         Ok(())
+    }
+
+    fn tells_ends(&self) -> bool {
+        true
     }
 
     fn finish(&mut self) -> io::Result<()> {

@@ -28,6 +28,7 @@ pub mod runs;
 pub mod sandboxes;
 pub mod task_view;
 pub mod tasks;
+pub mod trail;
 
 use std::time::Duration;
 
@@ -47,6 +48,7 @@ pub enum Zone {
     Api,
     Runner,
     Gateway,
+    Sequencer,
 }
 
 impl Zone {
@@ -56,6 +58,7 @@ impl Zone {
             Self::Api => Some("SET ROLE kage_api"),
             Self::Runner => Some("SET ROLE kage_runner"),
             Self::Gateway => Some("SET ROLE kage_gateway"),
+            Self::Sequencer => Some("SET ROLE kage_sequencer"),
         }
     }
 }

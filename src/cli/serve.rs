@@ -138,7 +138,7 @@ async fn start(configuration: &Configuration, roles: Roles, lifecycle: &Lifecycl
     if roles.has(Roles::Sequencer) {
         let pool = db::connect(database, Zone::Sequencer).await?;
         let mut config = configuration.sequencer.clone();
-        if config.key.is_none() && roles == Roles::All {
+        if config.key.is_none() {
             config.key = Some(sequencer_key::of(&configuration.runner.data_dir).context("sequencer")?);
         }
         sequencer::start(pool, &config, lifecycle).await.context("sequencer")?;

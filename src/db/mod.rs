@@ -29,6 +29,7 @@ pub mod sandboxes;
 pub mod task_view;
 pub mod tasks;
 pub mod trail;
+pub mod trail_export;
 
 use std::time::Duration;
 

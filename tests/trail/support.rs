@@ -119,14 +119,14 @@ impl Trail {
     pub async fn copy(&self) -> Self {
         let name = uuid::Uuid::new_v4().simple().to_string();
         let from = self.database();
-        // Nobody may be connected to what is copied.
-        let idle: Vec<_> = (0..4).map_while(|_| from.pool.try_acquire()).collect();
-        for connection in idle {
-            connection.close().await.expect("closes");
-        }
         let name = format!("kage_{name}");
-        let copy = format!("CREATE DATABASE {name} TEMPLATE {}", from.name);
-        as_superuser(copy).await.expect("a copy");
+        // Nobody may be connected to what is copied; who was sent away takes a moment to go.
+        let alone = format!(
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = '{}'",
+            from.name
+        );
+        as_superuser(alone).await.expect("sends them away");
+        as_superuser(format!("CREATE DATABASE {name} TEMPLATE {}", from.name)).await.expect("a copy");
         let mut url = url::Url::parse(&from.url).expect("a URL");
         url.set_path(&name);
         let options = PgConnectOptions::from_str(url.as_str()).expect("a Postgres URL");

@@ -51,7 +51,7 @@ pub fn last(path: &Path) -> Result<Option<String>, String> {
     let mut tail = Vec::new();
     file.take(TAIL).read_to_end(&mut tail).map_err(said)?;
     let lines = tail.split(|byte| *byte == b'\n').rev();
-    let note = lines.filter_map(|line| note_of(line)).next();
+    let note = lines.filter_map(note_of).next();
     if note.is_none() && length > 0 {
         return Err(format!("{}: no checkpoint in it", path.display()));
     }

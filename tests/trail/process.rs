@@ -2,9 +2,15 @@
 
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::support::Trail;
+use kage::trail::note::{Note, SignerKey};
+use kage::trail::{canonical, checkpoint, export, tree};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::support::{Trail, public};
 
 fn kage(trail: &Trail, folder: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kage"));
@@ -156,4 +162,160 @@ async fn a_log_is_kept_anchored_killed_cut_and_refused() {
     let refused = run(kage(&trail, folder, &["sequencer"]));
     assert!(!refused.status.success());
     assert!(said(&refused).contains("it was cut, or is an older copy"), "{refused:?}");
+}
+
+/// Takes what an HTTP anchor posts: refuses the first, and then keeps the bodies.
+async fn collector() -> (String, Arc<Mutex<Vec<String>>>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}/checkpoints", listener.local_addr().expect("an address"));
+    let taken = Arc::new(Mutex::new(Vec::new()));
+    let (kept, mut refused) = (taken.clone(), false);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut bytes = Vec::new();
+            while !String::from_utf8_lossy(&bytes).contains("\u{2014} kage.test/audit") {
+                if stream.read_buf(&mut bytes).await.unwrap_or(0) == 0 {
+                    break;
+                }
+            }
+            let status = if refused { "204 No Content" } else { "503 Service Unavailable" };
+            if refused {
+                kept.lock().expect("whole").push(String::from_utf8_lossy(&bytes).into_owned());
+            }
+            refused = true;
+            let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    (url, taken)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failing_anchor_holds_nothing_up_and_a_witness_is_taken() {
+    let trail = Trail::new().await;
+    let home = tempfile::tempdir().expect("a folder");
+    let folder = home.path();
+    let path = |name: &str| folder.join(name).display().to_string();
+    let keygen = |name: &str, file: &str, more: &[&str]| {
+        let mut command = kage(&trail, folder, &["audit", "keygen", "--name", name, "--out", &path(file)]);
+        command.args(more);
+        String::from_utf8_lossy(&run(command).stdout).trim().to_owned()
+    };
+    keygen("kage.test/audit", "key", &[]);
+    let witness = keygen("witness.test", "witness", &["--witness"]);
+    let (url, taken) = collector().await;
+    let mut command = kage(&trail, folder, &["sequencer"]);
+    // Nobody is at the syslog's socket.
+    command.env_remove("KAGE_SEQUENCER_ANCHOR_GIT").env("KAGE_SEQUENCER_ANCHOR_HTTP", &url);
+    trail.log(0..10).await;
+    let running = Running(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts"));
+    until("the URL was told, and both failures are entries", async || {
+        let failed: Vec<(String, String)> = sqlx::query_as(
+            "SELECT DISTINCT object, outcome FROM audit_entries WHERE action = 'sequencer.anchor' ORDER BY 1, 2",
+        )
+        .fetch_all(trail.pool())
+        .await
+        .expect("reads");
+        let failed: Vec<String> = failed.into_iter().map(|(object, outcome)| object + " " + &outcome).collect();
+        let told = taken.lock().expect("whole").iter().any(|body| body.contains("POST /checkpoints"));
+        told && failed == ["anchor:http done", "anchor:http failed", "anchor:syslog failed"]
+    })
+    .await;
+    until("all has its place", async || {
+        trail_verify(&trail, folder).is_ok_and(|said| said.contains("0 wait"))
+    })
+    .await;
+    drop(running);
+
+    // The witness signs what it is shown.
+    let note =
+        String::from_utf8_lossy(&run(kage(&trail, folder, &["audit", "checkpoint"])).stdout).into_owned();
+    let private = std::fs::read_to_string(path("witness")).expect("a key");
+    let private = SignerKey::parse(&private.into()).expect("a key");
+    let text = Note::parse(&note).expect("a note").text;
+    let sign = |text: &str| private.sign(text, 1_800_000_000).to_string();
+    let cosign = |contents: String, witnesses: &str| {
+        std::fs::write(path("signed"), contents).expect("writes");
+        let mut command = kage(&trail, folder, &["audit", "cosign", &path("signed")]);
+        command.env("KAGE_AUDIT_WITNESSES", witnesses);
+        run(command)
+    };
+    let good = format!("{note}{}\n", sign(&text));
+    assert!(!cosign(good.clone(), "").status.success(), "nobody knows this witness");
+    assert!(!cosign(format!("{note}{}\n", sign("other\n")), &witness).status.success(), "of another text");
+    let done = cosign(good, &witness);
+    assert!(done.status.success() && said(&done).contains("taken: witness.test"), "{done:?}");
+    let kept = run(kage(&trail, folder, &["audit", "checkpoint"]));
+    assert!(said(&kept).contains("\u{2014} witness.test "), "{kept:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_api_answers_with_what_can_be_verified() {
+    let trail = Trail::grown(300, 100).await;
+    let home = tempfile::tempdir().expect("a folder");
+    let keyless = |args: &[&str]| {
+        let mut command = kage(&trail, home.path(), args);
+        command.env_remove("KAGE_SEQUENCER_KEY_FILE");
+        command
+    };
+    let api_key = run(keyless(&["key", "create", "--name", "reader"]));
+    let api_key = String::from_utf8_lossy(&api_key.stdout).trim().to_owned();
+    let port =
+        std::net::TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port").port();
+    let mut command = keyless(&["api"]);
+    command.env("KAGE_API_LISTEN", format!("127.0.0.1:{port}")).stdout(Stdio::null()).stderr(Stdio::null());
+    let _running = Running(command.spawn().expect("starts"));
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let get = async |path: &str, key: &str| {
+        let url = format!("http://127.0.0.1:{port}/api/v1/audit{path}");
+        client.get(url).header("X-API-Key", key).send().await
+    };
+    until("the API is up", async || get("", &api_key).await.is_ok()).await;
+    let text = async |path: &str| {
+        let answer = get(path, &api_key).await.expect("answers");
+        assert_eq!(answer.status(), 200, "{path}");
+        answer.text().await.expect("a body")
+    };
+    let json = async |path: &str| serde_json::from_str::<Value>(&text(path).await).expect("JSON");
+    for path in ["", "/3/proof", "/checkpoint", "/export"] {
+        assert_eq!(get(path, "kage_no_key").await.expect("answers").status(), 401, "{path}");
+    }
+    // Pages, filters.
+    let page = json("?limit=200").await;
+    assert_eq!((page["entries"].as_array().map(Vec::len), &page["next"]), (Some(200), &Value::from(200)));
+    let page = json("?limit=200&cursor=200").await;
+    assert_eq!((page["entries"].as_array().map(Vec::len), &page["next"]), (Some(100), &Value::Null));
+    let one =
+        json("?object=task:257&actor=host&outcome=done&action=task.submit&since=2020-01-01T00:00:00Z").await;
+    assert_eq!(one["entries"][0]["index"], 257);
+    assert_eq!(json("?until=2020-01-01T00:00:00Z").await["entries"], Value::Array(Vec::new()));
+    for (path, status) in [
+        ("?limit=0", 422),
+        ("?nonsense=1", 422),
+        ("?object=%00", 422),
+        ("/300/proof", 404),
+        ("/x/proof", 404),
+        ("/18446744073709551615/proof", 404),
+        ("?cursor=18446744073709551615", 422),
+        ("/export?format=x", 422),
+    ] {
+        assert_eq!(get(path, &api_key).await.expect("answers").status(), status, "{path}");
+    }
+    // A proof, checked by its reader.
+    let proof = json("/257/proof").await;
+    let signed =
+        checkpoint::open_by_any(proof["checkpoint"].as_str().expect("a note"), &public()).expect("opens");
+    let hash =
+        |value: &Value| hex::decode(value.as_str().expect("hex")).expect("hex").try_into().expect("32 bytes");
+    let path: Vec<tree::Hash> = proof["proof"].as_array().expect("a list").iter().map(hash).collect();
+    let leaf = tree::leaf_hash(&canonical::canonical(&proof["entry"]).expect("JSON"));
+    tree::verify_inclusion(&leaf, 257, signed.size, &path, &signed.root).expect("holds");
+    assert_eq!(checkpoint::open_by_any(&text("/checkpoint").await, &public()).expect("opens").size, 300);
+    for (path, entries) in [("/export", 300), ("/export?since=2020-01-01T00:00:00Z", 300)] {
+        let mut reader = export::Reader::new(public(), Vec::new());
+        text(path).await.lines().for_each(|line| reader.line(line.as_bytes()).expect("holds"));
+        assert_eq!(reader.end().expect("holds").entries, entries);
+    }
+    assert_eq!(text("/export?format=ocsf").await.lines().count(), 300);
 }

@@ -14,6 +14,7 @@ use crate::trail::tree::Hash;
 /// An entry without a place.
 #[derive(Debug, sqlx::FromRow)]
 pub struct Waiting {
+    ordinal: i64,
     pub entry_id: Uuid,
     /// The row as JSON; none: it is gone, which nobody may do.
     pub row: Option<String>,
@@ -24,17 +25,19 @@ pub struct Waiting {
 /// # Errors
 /// [`DbError`].
 pub async fn take(connection: &mut PgConnection, limit: i64) -> Result<Vec<Waiting>, DbError> {
-    let taken = sqlx::query_as(
+    let mut taken: Vec<Waiting> = sqlx::query_as(
         "WITH taken AS (
              DELETE FROM audit_queue WHERE ordinal = ANY (ARRAY(
                  SELECT ordinal FROM audit_queue ORDER BY ordinal LIMIT $1))
              RETURNING ordinal, entry_id)
-         SELECT taken.entry_id, to_jsonb(e)::text AS row
-         FROM taken LEFT JOIN audit_entries e ON e.id = taken.entry_id ORDER BY taken.ordinal",
+         SELECT taken.ordinal, taken.entry_id, to_jsonb(e)::text AS row
+         FROM taken LEFT JOIN audit_entries e ON e.id = taken.entry_id",
     )
     .bind(limit)
     .fetch_all(connection)
     .await?;
+    // Here: the rows are wide, and there they are sorted on the disk.
+    taken.sort_unstable_by_key(|waiting| waiting.ordinal);
     Ok(taken)
 }
 

@@ -157,7 +157,7 @@ async fn edge(connection: &mut PgConnection, size: u64) -> Result<Tiles, Sequenc
 
 fn leaves(waiting: Vec<Waiting>) -> Result<(Vec<Uuid>, Vec<Hash>), SequencerError> {
     let mut leaves = (Vec::with_capacity(waiting.len()), Vec::with_capacity(waiting.len()));
-    for Waiting { entry_id, row } in waiting {
+    for Waiting { entry_id, row, .. } in waiting {
         let gone = || SequencerError::Refused(format!("entry {entry_id} was removed before it had a place"));
         let leaf = canonical::leaf(&row.ok_or_else(gone)?)?;
         leaves.0.push(entry_id);

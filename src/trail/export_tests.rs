@@ -82,8 +82,8 @@ fn place(result: Result<Verified, TrailError>) -> String {
 fn ten_thousand_flipped_bits_are_all_seen() {
     let seed = 0x6b61_6765;
     let mut chance = StdRng::seed_from_u64(seed);
-    let all = entries(11);
-    for export in [export(&all, &key(1)), part(&all, &[0, 4, 10], &key(1))] {
+    let all = entries(4);
+    for export in [export(&all, &key(1)), part(&all, &[0, 3], &key(1))] {
         verify(&export, &[]).unwrap();
         for _ in 0..5_000 {
             let (at, bit) = (chance.random_range(0..export.len()), chance.random_range(0..8));

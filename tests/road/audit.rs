@@ -122,7 +122,10 @@ async fn entries_are_never_changed_by_anybody() {
              SELECT id, 'x', 'x', 'x', 'done', '{}' FROM audit_entries ON CONFLICT (id) DO UPDATE SET outcome = 'failed'",
         ] {
             let refused = as_role(&kage, role, statement).await;
-            assert_eq!(refused.as_deref(), Some("42501"), "{role:?}: {statement}");
+            // The owner is told first that the tree's leaves refer to it.
+            let alone = role.is_none() && statement == "TRUNCATE audit_entries";
+            let code = if alone { "0A000" } else { "42501" };
+            assert_eq!(refused.as_deref(), Some(code), "{role:?}: {statement}");
         }
     }
     // The roles that write it may not take the guard away.

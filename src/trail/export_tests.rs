@@ -114,6 +114,9 @@ fn the_first_bad_entry_is_named() {
     assert_eq!(with(&|lines| lines.insert(6, lines[6].clone())), "entry 5");
     assert_eq!(with(&|lines| drop(lines.pop())), "entry 9");
     assert_eq!(with(&|lines| lines.truncate(9)), "entry 6");
+    // The same JSON in another form.
+    let spaced = String::from_utf8(lines[6].clone()).unwrap().replacen(',', ", ", 1).into_bytes();
+    assert_eq!(with(&|lines| lines[6] = spaced.clone()), "line 7");
     // A checkpoint less is no harm: the next one vouches for its entries.
     let mut fewer = lines.clone();
     fewer.remove(4);

@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! cli                                one file per command; only `cli` knows every role
-//! api  runner  gateway  client       roles: they never import one another; they meet in Postgres (or over HTTP)
+//! api  runner  gateway  sequencer  client   roles: they never import one another; they meet in Postgres (or over HTTP)
 //! keeper                             a role too: it holds the listeners for refused calls; the runner asks it over a socket
 //! kit                                the conformance kit for CLI images
 //! db  sandbox  git  disk  image  config    adapters
 //! dialect                            what the model protocols say: pure, bytes in, bytes out
+//! trail                              the tamper-evident log: pure; entries, tree, checkpoints, proofs
 //! wire                               the public JSON, shared by api, client and the stored events
 //! domain  lifecycle  telemetry       nouns and process matters; they know nothing of ours
 //! ```
@@ -27,5 +28,7 @@ pub mod kit;
 pub mod lifecycle;
 pub mod runner;
 pub mod sandbox;
+pub mod sequencer;
 pub mod telemetry;
+pub mod trail;
 pub mod wire;

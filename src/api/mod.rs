@@ -3,6 +3,7 @@
 //!
 //! This page is the route table. Each endpoint is a file: its request, its answer, its refusals.
 
+mod audit;
 mod auth;
 mod edge;
 mod extract;
@@ -83,7 +84,8 @@ fn table() -> (OpenApiRouter<ApiState>, OpenApiRouter<ApiState>) {
         .routes(routes!(repositories::fetch_repository))
         .routes(routes!(quarantine::list_configuration))
         .routes(routes!(quarantine::list_approvals, quarantine::approve_configuration))
-        .routes(routes!(quarantine::revoke_approval));
+        .routes(routes!(quarantine::revoke_approval))
+        .merge(audit::routes());
     (open, keyed)
 }
 

@@ -9,8 +9,9 @@ use crate::config::database::DatabaseConfig;
 use crate::config::error::ConfigError;
 use crate::config::gateway::GatewayConfig;
 use crate::config::runner::RunnerConfig;
+use crate::config::sequencer::SequencerConfig;
 use crate::config::settings::Settings;
-use crate::config::{api, database, gateway, runner};
+use crate::config::{api, database, gateway, runner, sequencer};
 use crate::db;
 use crate::db::Zone;
 use crate::db::private::Cluster;
@@ -22,19 +23,22 @@ pub struct Configuration {
     pub api: ApiConfig,
     pub runner: RunnerConfig,
     pub gateway: GatewayConfig,
+    pub sequencer: SequencerConfig,
 }
 
 /// # Errors
 /// [`ConfigError`] names the variable.
 pub fn load() -> Result<Configuration, ConfigError> {
     let mut settings = Settings::load()?;
-    let known: Vec<&str> = [&database::NAMES[..], &api::NAMES, &runner::NAMES, &gateway::NAMES].concat();
+    let known: Vec<&str> =
+        [&database::NAMES[..], &api::NAMES, &runner::NAMES, &gateway::NAMES, &sequencer::NAMES].concat();
     settings.refuse_unknown(&known)?;
     Ok(Configuration {
         database: DatabaseConfig::from_settings(&mut settings)?,
         api: ApiConfig::from_settings(&mut settings)?,
         runner: RunnerConfig::from_settings(&mut settings)?,
         gateway: GatewayConfig::from_settings(&mut settings)?,
+        sequencer: SequencerConfig::from_settings(&mut settings)?,
         settings,
     })
 }

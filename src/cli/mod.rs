@@ -1,6 +1,11 @@
 //! The command line: one file per command. Only this room knows every role.
 
 pub mod approve;
+pub mod audit;
+pub mod audit_cosign;
+pub mod audit_export;
+pub mod audit_show;
+pub mod audit_verify;
 mod cancel;
 pub mod config;
 pub mod connect;
@@ -23,6 +28,7 @@ pub mod migrate;
 pub mod output;
 pub mod repo;
 pub mod run;
+pub mod sequencer_key;
 pub mod serve;
 pub mod summary;
 pub mod task;
@@ -57,6 +63,8 @@ enum Command {
     Runner(serve::RunnerArgs),
     Gateway(serve::GatewayArgs),
     Keeper(keeper::Args),
+    Sequencer(serve::SequencerArgs),
+    Audit(audit::Args),
     Doctor(doctor::Args),
     Migrate(migrate::Args),
     Config(config::Args),
@@ -83,6 +91,8 @@ pub async fn execute(cli: Cli) -> Result<Exit, CliError> {
         Command::Runner(args) => serve::runner(args).await,
         Command::Gateway(args) => serve::gateway(args).await,
         Command::Keeper(args) => keeper::run(args).await,
+        Command::Sequencer(args) => serve::sequencer(args).await,
+        Command::Audit(args) => audit::run(args, globals).await,
         Command::Doctor(args) => doctor::run(args, globals).await,
         Command::Migrate(args) => migrate::run(args).await,
         Command::Config(args) => config::run(args, globals).await,

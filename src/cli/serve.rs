@@ -1,4 +1,4 @@
-//! `kage serve`, `kage api`, `kage runner`, `kage gateway`: the roles as processes.
+//! `kage serve`, `kage api`, `kage runner`, `kage gateway`, `kage sequencer`: the roles as processes.
 
 use std::time::Duration;
 
@@ -7,12 +7,14 @@ use anyhow::Context as _;
 use crate::api;
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::host::{self, Configuration};
+use crate::cli::sequencer_key;
 use crate::db;
 use crate::db::Zone;
 use crate::db::private::Cluster;
 use crate::gateway;
 use crate::lifecycle::Lifecycle;
 use crate::runner;
+use crate::sequencer;
 
 /// How long a role waits for a database that is not there yet.
 const DATABASE_WITHIN: Duration = Duration::from_secs(120);
@@ -36,6 +38,10 @@ pub struct RunnerArgs {}
 #[derive(Debug, clap::Args)]
 pub struct GatewayArgs {}
 
+/// Run the role that gives audit entries their place in the tamper-evident log, and signs it
+#[derive(Debug, clap::Args)]
+pub struct SequencerArgs {}
+
 /// Which roles a process has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Roles {
@@ -43,6 +49,7 @@ enum Roles {
     Api,
     Runner,
     Gateway,
+    Sequencer,
 }
 
 impl Roles {
@@ -93,6 +100,13 @@ pub async fn gateway(_: GatewayArgs) -> Result<Exit, CliError> {
     roles(&host::load()?, Roles::Gateway).await
 }
 
+/// # Errors
+/// [`CliError::Host`] says what keeps it from starting.
+pub async fn sequencer(_: SequencerArgs) -> Result<Exit, CliError> {
+    crate::telemetry::init();
+    roles(&host::load()?, Roles::Sequencer).await
+}
+
 async fn roles(configuration: &Configuration, roles: Roles) -> Result<Exit, CliError> {
     keep_memory_private().context("core dumps").map_err(CliError::Host)?;
     let lifecycle = Lifecycle::new();
@@ -120,6 +134,15 @@ pub(super) fn keep_memory_private() -> std::io::Result<()> {
 async fn start(configuration: &Configuration, roles: Roles, lifecycle: &Lifecycle) -> anyhow::Result<()> {
     let database = &configuration.database;
     db::prepare(database, DATABASE_WITHIN).await.context("database")?;
+    // First: what the others record is to have its place from the beginning on.
+    if roles.has(Roles::Sequencer) {
+        let pool = db::connect(database, Zone::Sequencer).await?;
+        let mut config = configuration.sequencer.clone();
+        if config.key.is_none() {
+            config.key = Some(sequencer_key::of(&configuration.runner.data_dir).context("sequencer")?);
+        }
+        sequencer::start(pool, &config, lifecycle).await.context("sequencer")?;
+    }
     if roles.has(Roles::Api) {
         let listener = api::bind(&configuration.api).await;
         let listener = listener.with_context(|| format!("KAGE_API_LISTEN {}", configuration.api.listen))?;

@@ -29,6 +29,8 @@ pub mod runs;
 pub mod sandboxes;
 pub mod task_view;
 pub mod tasks;
+pub mod trail;
+pub mod trail_export;
 
 use std::time::Duration;
 
@@ -48,6 +50,7 @@ pub enum Zone {
     Api,
     Runner,
     Gateway,
+    Sequencer,
 }
 
 impl Zone {
@@ -57,6 +60,7 @@ impl Zone {
             Self::Api => Some("SET ROLE kage_api"),
             Self::Runner => Some("SET ROLE kage_runner"),
             Self::Gateway => Some("SET ROLE kage_gateway"),
+            Self::Sequencer => Some("SET ROLE kage_sequencer"),
         }
     }
 }

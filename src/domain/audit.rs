@@ -13,6 +13,8 @@ pub enum Actor {
     Runner(String),
     /// The model gateway.
     Gateway,
+    /// What gives entries their place, and signs.
+    Sequencer,
     /// A person or program on the host, through the `kage` command.
     Host,
 }
@@ -24,6 +26,7 @@ impl Actor {
             Self::Anonymous => "anonymous",
             Self::Runner(_) => "runner",
             Self::Gateway => "gateway",
+            Self::Sequencer => "sequencer",
             Self::Host => "host",
         }
     }
@@ -31,7 +34,7 @@ impl Actor {
     pub fn id(&self) -> Option<&str> {
         match self {
             Self::Key(id) | Self::Runner(id) => Some(id),
-            Self::Anonymous | Self::Gateway | Self::Host => None,
+            Self::Anonymous | Self::Gateway | Self::Sequencer | Self::Host => None,
         }
     }
 }

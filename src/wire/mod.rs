@@ -1,5 +1,6 @@
 //! The public JSON, shared by the API and the client, so that there is one truth for the wire.
 
+pub mod audit;
 pub mod containment;
 pub mod event;
 pub mod health;

@@ -7,7 +7,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 
 pub struct Database {
-    name: String,
+    pub name: String,
     pub url: String,
     pub pool: PgPool,
 }
@@ -18,7 +18,7 @@ fn cluster() -> String {
         .expect("DATABASE_URL is not set: ./test sets it, or scripts/cluster start FOLDER")
 }
 
-async fn as_superuser(statement: String) -> Result<(), sqlx::Error> {
+pub async fn as_superuser(statement: String) -> Result<(), sqlx::Error> {
     let mut connection = PgConnection::connect(&cluster()).await?;
     sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await?;
     connection.close().await

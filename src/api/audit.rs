@@ -1,0 +1,166 @@
+//! The audit trail. `routes` is the one place that says who may read it.
+
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use futures::Stream;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::api::extract::{Path, Query};
+use crate::api::problem::{ApiError, ApiResult};
+use crate::api::state::ApiState;
+use crate::db;
+use crate::db::error::DbError;
+use crate::db::trail::{Filter, Placed};
+use crate::db::trail_export::{self, Export, ExportError, Form};
+use crate::trail::canonical;
+use crate::trail::checkpoint::Checkpoint;
+use crate::trail::error::TrailError;
+use crate::trail::note::Note;
+use crate::wire::audit::{AuditEntry, AuditExport, AuditFilter, AuditPage, AuditProof};
+use crate::wire::problem::Problem;
+
+/// Sizes are `bigint` in the database.
+const END: u64 = i64::MAX as u64;
+
+/// Every route that reads the trail.
+pub(super) fn routes() -> OpenApiRouter<ApiState> {
+    OpenApiRouter::new()
+        .routes(routes!(list_audit))
+        .routes(routes!(prove_audit))
+        .routes(routes!(audit_checkpoint))
+        .routes(routes!(export_audit))
+}
+
+impl From<ExportError> for ApiError {
+    fn from(error: ExportError) -> Self {
+        match error {
+            ExportError::Database(error) => error.into(),
+            ExportError::Trail(error) => broken(&error),
+        }
+    }
+}
+
+/// A log that is not what it was is a server's failure, which its log tells.
+fn broken(error: &TrailError) -> ApiError {
+    DbError::inconsistent("audit_leaves", "hash", "trail", error).into()
+}
+
+fn to_wire(placed: &Placed) -> ApiResult<AuditEntry> {
+    let entry = trail_export::leaf(placed)
+        .and_then(|leaf| canonical::parse(&leaf))
+        .map_err(|error| broken(&error))?;
+    Ok(AuditEntry { index: placed.index.unsigned_abs(), hash: hex::encode(placed.hash()?), entry })
+}
+
+/// Entries in the order of the log, as soon as they have their place in it (within a second).
+#[utoipa::path(get, path = "/audit", tag = "audit", security(("key" = [])), params(AuditFilter),
+    responses((status = 200, body = AuditPage), (status = 401, body = Problem), (status = 422, body = Problem)))]
+pub(super) async fn list_audit(
+    State(state): State<ApiState>,
+    Query(asked): Query<AuditFilter>,
+) -> ApiResult<Json<AuditPage>> {
+    let limit = asked.limit.unwrap_or(100);
+    if !(1..=500).contains(&limit) {
+        return Err(ApiError::invalid("limit is 1 to 500"));
+    }
+    let first = asked.cursor.unwrap_or(0);
+    if first > END {
+        return Err(ApiError::invalid("cursor is the next of a page before"));
+    }
+    let filter = Filter {
+        action: asked.action,
+        object: asked.object,
+        actor: asked.actor,
+        outcome: asked.outcome,
+        since: asked.since,
+        until: asked.until,
+        task: None,
+    };
+    let mut connection = state.pool.acquire().await?;
+    let placed = db::trail::placed(&mut connection, &filter, (first, END), i64::from(limit)).await?;
+    let full = placed.len() == limit as usize;
+    let next = placed.last().filter(|_| full).map(|last| last.index.unsigned_abs() + 1);
+    let entries = placed.iter().map(to_wire).collect::<ApiResult<_>>()?;
+    Ok(Json(AuditPage { entries, next }))
+}
+
+/// The last checkpoint: its note, and what it says.
+async fn last(connection: &mut sqlx::PgConnection) -> ApiResult<(Checkpoint, String)> {
+    let note = db::trail::note(connection, None).await?;
+    let note = note.ok_or_else(|| ApiError::not_found("checkpoint: nothing has been sequenced yet"))?;
+    let read = Note::parse(&note).and_then(|note| Checkpoint::parse(&note.text));
+    Ok((read.map_err(|error| broken(&error))?, note))
+}
+
+/// One entry with the proof that the last checkpoint has it. Verify with the log's public key, which does not come from here.
+#[utoipa::path(get, path = "/audit/{index}/proof", tag = "audit", security(("key" = [])), params(("index" = u64, Path)),
+    responses((status = 200, body = AuditProof), (status = 401, body = Problem), (status = 404, body = Problem)))]
+pub(super) async fn prove_audit(
+    State(state): State<ApiState>,
+    Path(index): Path<u64>,
+) -> ApiResult<Json<AuditProof>> {
+    let mut connection = state.pool.acquire().await?;
+    let (checkpoint, note) = last(&mut connection).await?;
+    if index >= checkpoint.size {
+        return Err(ApiError::not_found("audit entry"));
+    }
+    let placed = db::trail::placed(&mut connection, &Filter::default(), (index, index + 1), 1).await?;
+    let placed = placed.first().ok_or_else(|| ApiError::not_found("audit entry"))?;
+    let proof = trail_export::proof(&mut connection, index, checkpoint.size).await?;
+    let proof = proof.iter().map(hex::encode).collect();
+    Ok(Json(AuditProof { entry: to_wire(placed)?, proof, checkpoint: note }))
+}
+
+/// The last checkpoint, a signed note (C2SP tlog-checkpoint), with the signatures of its witnesses.
+#[utoipa::path(get, path = "/audit/checkpoint", tag = "audit", security(("key" = [])),
+    responses((status = 200, content_type = "text/plain", body = String), (status = 401, body = Problem),
+              (status = 404, body = Problem)))]
+pub(super) async fn audit_checkpoint(State(state): State<ApiState>) -> ApiResult<Response> {
+    let mut connection = state.pool.acquire().await?;
+    let (checkpoint, note) = last(&mut connection).await?;
+    let lines = db::trail::cosignatures(&mut connection, checkpoint.size).await?;
+    let note = lines.into_iter().fold(note, |note, line| note + &line + "\n");
+    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], note).into_response())
+}
+
+/// The log as of its last checkpoint, a line an entry. `jsonl` is verified by `kage audit verify --export`.
+#[utoipa::path(get, path = "/audit/export", tag = "audit", security(("key" = [])), params(AuditExport),
+    responses((status = 200, content_type = "application/x-ndjson", body = String), (status = 401, body = Problem),
+              (status = 404, body = Problem), (status = 422, body = Problem)))]
+pub(super) async fn export_audit(
+    State(state): State<ApiState>,
+    Query(asked): Query<AuditExport>,
+) -> ApiResult<Response> {
+    let form = match asked.format.as_deref() {
+        Some("ocsf") => Form::Ocsf,
+        Some("jsonl") | None if asked.since.is_some() || asked.until.is_some() => Form::Part,
+        Some("jsonl") | None => Form::Whole,
+        Some(_) => return Err(ApiError::invalid("format is jsonl or ocsf")),
+    };
+    let mut connection = state.pool.acquire().await?;
+    let (checkpoint, note) = last(&mut connection).await?;
+    drop(connection);
+    let filter = Filter { since: asked.since, until: asked.until, ..Filter::default() };
+    let export = Export::new(checkpoint, note, filter, form);
+    let mut response = Body::from_stream(pages(state.pool.clone(), export)).into_response();
+    let ndjson = HeaderValue::from_static("application/x-ndjson");
+    response.headers_mut().insert(header::CONTENT_TYPE, ndjson);
+    Ok(response)
+}
+
+/// A connection for each page, and none while the client reads. An error breaks the answer off, which its verifier sees.
+fn pages(pool: sqlx::PgPool, mut export: Export) -> impl Stream<Item = Result<Bytes, ExportError>> {
+    async_stream::try_stream! {
+        loop {
+            let mut connection = pool.acquire().await.map_err(DbError::from)?;
+            let page = export.page(&mut connection).await?;
+            drop(connection);
+            let Some(lines) = page else { break };
+            yield Bytes::from(lines);
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! Audit entries as clients see them.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+/// An entry in its place in the log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct AuditEntry {
+    pub index: u64,
+    /// Hash of the leaf, in hexadecimal.
+    pub hash: String,
+    /// The canonical entry: every column that is not null.
+    #[schema(value_type = Object)]
+    pub entry: serde_json::Value,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct AuditPage {
+    /// In the order of the log.
+    pub entries: Vec<AuditEntry>,
+    /// For the next page; absent: these were the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<u64>,
+}
+
+/// That an entry is in the log: RFC 6962, section 2.1.1.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct AuditProof {
+    #[serde(flatten)]
+    pub entry: AuditEntry,
+    /// Hashes in hexadecimal, the deepest first.
+    pub proof: Vec<String>,
+    /// The signed note whose root the proof leads to.
+    pub checkpoint: String,
+}
+
+/// Which entries.
+#[derive(Debug, Clone, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct AuditFilter {
+    /// Such as `task.submit`.
+    pub action: Option<String>,
+    /// Such as `task:ID`.
+    pub object: Option<String>,
+    /// An id, or a kind such as `runner`.
+    pub actor: Option<String>,
+    /// `done`, `refused` or `failed`.
+    pub outcome: Option<String>,
+    /// From this time on.
+    pub since: Option<DateTime<Utc>>,
+    /// Before this time.
+    pub until: Option<DateTime<Utc>>,
+    /// `next` of the page before.
+    pub cursor: Option<u64>,
+    /// 1 to 500; 100 if it is not given.
+    pub limit: Option<u32>,
+}
+
+/// Which entries, and how.
+#[derive(Debug, Clone, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct AuditExport {
+    /// `jsonl` (can be verified offline) or `ocsf`.
+    pub format: Option<String>,
+    /// From this time on.
+    pub since: Option<DateTime<Utc>>,
+    /// Before this time.
+    pub until: Option<DateTime<Utc>>,
+}

@@ -1,0 +1,143 @@
+//! Who may do what, as the roles themselves (probe 73).
+
+use sqlx::AssertSqlSafe;
+
+use crate::support::Trail;
+
+/// Runs a statement as a role; the SQLSTATE where it is refused.
+async fn as_role(trail: &Trail, role: Option<&str>, statement: &str) -> Option<String> {
+    let mut transaction = trail.pool().begin().await.expect("a connection");
+    if let Some(role) = role {
+        let set = AssertSqlSafe(format!("SET LOCAL ROLE {role}"));
+        sqlx::query(set).execute(&mut *transaction).await.expect("the role is there");
+    }
+    let done = sqlx::query(AssertSqlSafe(statement.to_owned())).execute(&mut *transaction).await;
+    transaction.rollback().await.expect("rolls back");
+    match done {
+        Ok(_) => None,
+        Err(sqlx::Error::Database(error)) => Some(error.code().expect("a SQLSTATE").into_owned()),
+        Err(error) => panic!("{statement}: {error}"),
+    }
+}
+
+const TABLES: [&str; 5] =
+    ["audit_entries", "audit_leaves", "audit_nodes", "audit_checkpoints", "audit_cosignatures"];
+
+#[tokio::test]
+async fn nobody_changes_what_is_there() {
+    let trail = Trail::grown(300, 100).await;
+    for role in [None, Some("kage_api"), Some("kage_runner"), Some("kage_gateway"), Some("kage_sequencer")] {
+        for table in TABLES {
+            let column = if table == "audit_entries" {
+                "details"
+            } else if table == "audit_cosignatures" {
+                "line"
+            } else {
+                "index"
+            };
+            let column = if table == "audit_checkpoints" { "note" } else { column };
+            for statement in [
+                format!("UPDATE {table} SET {column} = {column}"),
+                format!("DELETE FROM {table}"),
+                format!("TRUNCATE {table} CASCADE"),
+            ] {
+                assert_eq!(
+                    as_role(&trail, role, &statement).await.as_deref(),
+                    Some("42501"),
+                    "{role:?}: {statement}"
+                );
+            }
+        }
+        for statement in ["UPDATE audit_queue SET entry_id = entry_id", "TRUNCATE audit_queue"] {
+            assert_eq!(
+                as_role(&trail, role, statement).await.as_deref(),
+                Some("42501"),
+                "{role:?}: {statement}"
+            );
+        }
+    }
+}
+
+const ENTRY: &str = "INSERT INTO audit_entries (actor_kind, action, object, outcome, details) VALUES";
+
+#[tokio::test]
+async fn each_role_adds_what_is_its_own_and_nothing_else() {
+    let trail = Trail::grown(5, 100).await;
+    for (role, kind) in [
+        ("kage_api", "key"),
+        ("kage_runner", "runner"),
+        ("kage_gateway", "gateway"),
+        ("kage_sequencer", "sequencer"),
+    ] {
+        // An entry in its own name comes into the queue, on which writers have no right.
+        let own = format!("{ENTRY} ('{kind}', 'x', 'x', 'done', '{{}}')");
+        assert_eq!(as_role(&trail, Some(role), &own).await, None, "{role}");
+        for other in ["host", "key", "runner", "gateway", "sequencer"].iter().filter(|other| **other != kind)
+        {
+            let statement = format!("{ENTRY} ('{other}', 'x', 'x', 'done', '{{}}')");
+            assert_eq!(
+                as_role(&trail, Some(role), &statement).await.as_deref(),
+                Some("42501"),
+                "{role} as {other}"
+            );
+        }
+        if role != "kage_sequencer" {
+            for statement in [
+                "INSERT INTO audit_queue (entry_id) VALUES (gen_random_uuid())",
+                "DELETE FROM audit_queue",
+                "SELECT * FROM audit_queue",
+                "INSERT INTO audit_leaves SELECT index + 5, gen_random_uuid(), hash FROM audit_leaves",
+                "INSERT INTO audit_nodes VALUES (1, 1, sha256('x'))",
+                "INSERT INTO audit_checkpoints VALUES (100, sha256('x'), 'x')",
+                "INSERT INTO audit_cosignatures VALUES (5, 'x', 'x', now())",
+                "ALTER TABLE audit_entries DISABLE TRIGGER ALL",
+                "DROP TRIGGER audit_entries_enqueue ON audit_entries",
+            ] {
+                assert_eq!(
+                    as_role(&trail, Some(role), statement).await.as_deref(),
+                    Some("42501"),
+                    "{role}: {statement}"
+                );
+            }
+        }
+        let read = as_role(&trail, Some(role), "SELECT * FROM audit_entries").await;
+        let may = matches!(role, "kage_api" | "kage_sequencer");
+        assert_eq!(read.is_none(), may, "{role}: {read:?}");
+    }
+    for statement in [
+        "SELECT * FROM tasks",
+        "SELECT * FROM api_keys",
+        "SELECT * FROM events",
+        "INSERT INTO audit_queue (entry_id) VALUES (gen_random_uuid())",
+        "INSERT INTO audit_cosignatures VALUES (5, 'x', 'x', now())",
+        "CREATE TABLE loot (x text)",
+        "DROP TABLE audit_queue",
+        "SET session_replication_role = replica",
+    ] {
+        let refused = as_role(&trail, Some("kage_sequencer"), statement).await;
+        assert_eq!(refused.as_deref(), Some("42501"), "{statement}");
+    }
+    // What the queue gives up is all that it may remove.
+    assert_eq!(as_role(&trail, Some("kage_sequencer"), "DELETE FROM audit_queue").await, None);
+}
+
+#[tokio::test]
+async fn a_writer_cannot_leave_its_entry_out() {
+    let trail = Trail::new().await;
+    let mut transaction = trail.pool().begin().await.expect("begins");
+    sqlx::query("SET LOCAL ROLE kage_runner").execute(&mut *transaction).await.expect("set");
+    // A table of its own with the queue's name, before ours on the path.
+    let _ = sqlx::query("SET LOCAL search_path = pg_temp, public").execute(&mut *transaction).await;
+    sqlx::query("CREATE TEMP TABLE audit_queue (entry_id uuid)")
+        .execute(&mut *transaction)
+        .await
+        .expect("its own");
+    let entry = AssertSqlSafe(format!("{ENTRY} ('runner', 'x', 'x', 'done', '{{}}')"));
+    sqlx::query(entry).execute(&mut *transaction).await.expect("writes");
+    transaction.commit().await.expect("commits");
+    let waiting: i64 = sqlx::query_scalar("SELECT count(*) FROM public.audit_queue")
+        .fetch_one(trail.pool())
+        .await
+        .expect("reads");
+    assert_eq!(waiting, 1);
+}

@@ -6,6 +6,7 @@ pub mod config;
 pub mod connect;
 pub mod diff;
 pub mod doctor;
+mod duration;
 pub mod escape;
 pub mod exit;
 pub mod host;

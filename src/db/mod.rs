@@ -19,6 +19,7 @@ pub mod notify;
 pub mod private;
 pub mod quarantine;
 pub mod queue;
+pub mod quotas;
 pub mod refused_calls;
 pub mod repositories;
 pub mod results;
@@ -28,6 +29,7 @@ pub mod runs;
 pub mod sandboxes;
 pub mod task_view;
 pub mod tasks;
+pub mod visible;
 
 use std::time::Duration;
 

@@ -5,6 +5,7 @@ use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use crate::db::error::DbError;
+use crate::db::visible::Visible;
 
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct ResultRow {
@@ -33,22 +34,34 @@ pub async fn store(connection: &mut PgConnection, run: Uuid, result: &ResultRow)
 
 /// # Errors
 /// [`DbError`].
-pub async fn find(pool: &PgPool, run: Uuid) -> Result<Option<ResultRow>, DbError> {
-    Ok(sqlx::query_as("SELECT patch, patch_truncated, files, warnings FROM run_results WHERE run_id = $1")
-        .bind(run)
-        .fetch_optional(pool)
-        .await?)
+pub async fn find(pool: &PgPool, visible: &Visible, run: Uuid) -> Result<Option<ResultRow>, DbError> {
+    Ok(sqlx::query_as(
+        "SELECT x.patch, x.patch_truncated, x.files, x.warnings
+         FROM run_results x JOIN runs r ON r.id = x.run_id JOIN tasks t ON t.id = r.task_id
+         WHERE x.run_id = $3 AND sees_task(t.repository, t.clis, $1, $2)",
+    )
+    .bind(visible.repositories())
+    .bind(visible.clis())
+    .bind(run)
+    .fetch_optional(pool)
+    .await?)
 }
 
 /// Files and warnings without the patch.
 ///
 /// # Errors
 /// [`DbError`].
-pub async fn files(pool: &PgPool, run: Uuid) -> Result<Option<(Value, Value)>, DbError> {
-    Ok(sqlx::query_as("SELECT files, warnings FROM run_results WHERE run_id = $1")
-        .bind(run)
-        .fetch_optional(pool)
-        .await?)
+pub async fn files(pool: &PgPool, visible: &Visible, run: Uuid) -> Result<Option<(Value, Value)>, DbError> {
+    Ok(sqlx::query_as(
+        "SELECT x.files, x.warnings
+         FROM run_results x JOIN runs r ON r.id = x.run_id JOIN tasks t ON t.id = r.task_id
+         WHERE x.run_id = $3 AND sees_task(t.repository, t.clis, $1, $2)",
+    )
+    .bind(visible.repositories())
+    .bind(visible.clis())
+    .bind(run)
+    .fetch_optional(pool)
+    .await?)
 }
 
 /// Paths of the changed files of each run of a task, in one query.

@@ -64,10 +64,11 @@ pub(super) async fn reserve(
     ask: &Ask,
 ) -> Result<Reservation, DbError> {
     let mut transaction = db::budgets::begin_reservation(&environment.pool).await?;
-    let levels = db::budgets::lock(&mut transaction, run.task, run.run).await?;
+    let mut levels = db::budgets::lock(&mut transaction, run.task, run.run).await?;
     if levels.len() != 2 {
         return Err(DbError::inconsistent("model_budgets", "run_id", run.run, "the run has no budget row"));
     }
+    levels.extend(db::quotas::lock(&mut transaction, run.task, run.run).await?);
     let Some(output) = allowed(&levels, ask) else {
         return Ok(match fitting(&levels, ask, ask.input, true) {
             Some(_) => Reservation::Later,
@@ -77,6 +78,7 @@ pub(super) async fn reserve(
     let amount = worst(ask, output);
     let held = Held { call: Uuid::now_v7(), amount, input: ask.most_input, output };
     db::budgets::reserve(&mut transaction, run.task, run.run, amount).await?;
+    db::quotas::reserve(&mut transaction, &levels, amount).await?;
     let call = NewCall {
         id: held.call,
         run: run.run,
@@ -143,7 +145,7 @@ fn exhausted(levels: &[BudgetRow], ask: &Ask) -> String {
     let usd = |micros: i64| micros as f64 / 1e6;
     let mut parts = Vec::new();
     for level in levels {
-        let whose = if level.run_id.is_some() { "run" } else { "task" };
+        let whose = level.whose();
         if let Some(limit) = level.limit_micros {
             let (spent, limit) = (usd(level.spent_micros), usd(limit));
             parts.push(format!("the {whose} has spent {spent:.4} of {limit:.4} USD"));
@@ -212,13 +214,14 @@ async fn charge(
     let tokens = ended.input_tokens.saturating_add(ended.output_tokens);
     let spent = Amount { micros: ended.cost_micros, tokens };
     let levels = db::budgets::settle(&mut transaction, task, run, reserved, spent).await?;
+    db::quotas::settle(&mut transaction, run, call, reserved, spent).await?;
     let mut events = Vec::new();
     for level in &levels {
         let percent = level.percent_spent();
         let due = [95, 80].into_iter().find(|due| percent >= i64::from(*due) && level.warned < *due);
         let Some(due) = due else { continue };
         db::budgets::set_warned(&mut transaction, task, level.run_id, due).await?;
-        let whose = if level.run_id.is_some() { "run" } else { "task" };
+        let whose = level.whose();
         let message = format!("model gateway: {percent} % of the {whose}'s budget is spent");
         events.push(notices::warning(task, run_name, message));
     }
@@ -278,6 +281,7 @@ mod tests {
         BudgetRow {
             task_id: Uuid::nil(),
             run_id: run.then(Uuid::nil),
+            key_id: None,
             limit_micros: micros,
             limit_tokens: tokens,
             reserved_micros: 0,

@@ -2,6 +2,7 @@
 
 pub mod event;
 pub mod health;
+pub mod key;
 pub mod problem;
 pub mod quarantine;
 pub mod repository;

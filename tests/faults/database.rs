@@ -85,6 +85,7 @@ impl TestDatabase {
             repository: "repository",
             base_commit: None,
             submitted_by: "key",
+            charged: &[],
             runs: (0..runs).map(run).collect(),
         };
         let mut transaction = self.api.begin().await.expect("begins");

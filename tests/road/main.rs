@@ -1,6 +1,7 @@
 //! The road from an HTTP request to a branch, as a user sees it: real `kage` processes, a real engine, a real
 //! Postgres, real git. Nothing of ours is replaced by a double.
 
+mod access;
 mod apart;
 mod api;
 mod audit;
@@ -12,6 +13,7 @@ mod containment;
 mod ends;
 mod golden;
 mod host;
+mod keys;
 mod limits;
 mod migrations;
 mod models;

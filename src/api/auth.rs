@@ -103,3 +103,45 @@ async fn authenticate(state: &ApiState, headers: &HeaderMap, origin: &Origin) ->
         origin: origin.clone(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use axum::http::HeaderValue;
+    use secrecy::ExposeSecret;
+    use sqlx::postgres::PgPoolOptions;
+
+    use super::*;
+    use crate::config::api::ApiConfig;
+    use crate::config::settings::Settings;
+    use crate::lifecycle::Lifecycle;
+
+    /// A database that cannot be asked: what is refused all the same was refused without it.
+    #[tokio::test]
+    async fn what_is_no_key_is_refused_without_the_database() {
+        let pool = PgPoolOptions::new().connect_lazy("postgres://nobody@127.0.0.1:1/none").expect("a pool");
+        pool.close().await;
+        let mut settings = Settings::from_parts(BTreeMap::new(), None).expect("settings");
+        let config = ApiConfig::from_settings(&mut settings).expect("settings");
+        let state = ApiState::new(pool, config, &Lifecycle::new());
+        let origin = Origin { address: None, request_id: "r".to_owned() };
+        let status = async |key: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            if let Some(key) = key {
+                headers.insert("x-api-key", HeaderValue::from_str(key).expect("a value"));
+            }
+            let refused = authenticate(&state, &headers, &origin).await.expect_err("no database, no caller");
+            refused.into_response().status().as_u16()
+        };
+        let (_, whole) = api_key::generate();
+        let whole = whole.expose_secret();
+        let last = if whole.ends_with('0') { "1" } else { "0" };
+        let mistyped = format!("{}{last}", &whole[..whole.len() - 1]);
+        for wrong in [None, Some(""), Some("kage_"), Some(mistyped.as_str()), Some(&whole[1..])] {
+            assert_eq!(status(wrong).await, 401, "{wrong:?}");
+        }
+        // A whole one cannot be judged, and does not get in either.
+        assert_eq!(status(Some(whole)).await, 503);
+    }
+}

@@ -68,7 +68,9 @@ pub(super) async fn reserve(
     if levels.len() != 2 {
         return Err(DbError::inconsistent("model_budgets", "run_id", run.run, "the run has no budget row"));
     }
-    levels.extend(db::quotas::lock(&mut transaction, run.task, run.run).await?);
+    if run.is_charged {
+        levels.extend(db::quotas::lock(&mut transaction, run.task, run.run).await?);
+    }
     let Some(output) = allowed(&levels, ask) else {
         return Ok(match fitting(&levels, ask, ask.input, true) {
             Some(_) => Reservation::Later,
@@ -173,8 +175,16 @@ pub(super) async fn settle(
     let (done, written) = tokio::sync::oneshot::channel();
     let (this, run) = (Arc::clone(environment), Arc::clone(run));
     environment.lifecycle.spawn(async move {
+        let open = Open {
+            task: run.task,
+            run: run.run,
+            run_name: Some(&run.name),
+            is_charged: run.is_charged,
+            call: held.call,
+            reserved: held.amount,
+        };
         for attempt in 0..TRIES {
-            match charge(&this, run.task, run.run, Some(&run.name), held.call, held.amount, &ended).await {
+            match charge(&this, &open, &ended).await {
                 Ok(_) => break,
                 Err(error) => {
                     tracing::error!(run = %run.run, call = %held.call, %error, attempt, "gateway.settlement_failed");
@@ -192,16 +202,21 @@ pub(super) async fn settle(
     let _ = tokio::time::timeout(patience, written).await;
 }
 
-/// One transaction: the call's row, both budgets, warnings that are due, the run's cost. True if it was open.
-async fn charge(
-    environment: &Environment,
+/// A call that is not settled.
+#[derive(Clone, Copy)]
+struct Open<'a> {
     task: Uuid,
     run: Uuid,
-    run_name: Option<&str>,
+    run_name: Option<&'a str>,
+    /// Perhaps: then its run is looked at.
+    is_charged: bool,
     call: Uuid,
-    mut reserved: Amount,
-    ended: &EndedCall,
-) -> Result<bool, DbError> {
+    reserved: Amount,
+}
+
+/// One transaction: the call's row, both budgets, warnings that are due, the run's cost. True if it was open.
+async fn charge(environment: &Environment, open: &Open<'_>, ended: &EndedCall) -> Result<bool, DbError> {
+    let Open { task, run, run_name, call, mut reserved, .. } = *open;
     let mut transaction = environment.pool.begin().await?;
     if !db::model_calls::finish(&mut transaction, call, ended).await? {
         if db::model_calls::exists(&mut transaction, call).await? {
@@ -214,7 +229,9 @@ async fn charge(
     let tokens = ended.input_tokens.saturating_add(ended.output_tokens);
     let spent = Amount { micros: ended.cost_micros, tokens };
     let levels = db::budgets::settle(&mut transaction, task, run, reserved, spent).await?;
-    db::quotas::settle(&mut transaction, run, call, reserved, spent).await?;
+    if open.is_charged {
+        db::quotas::settle(&mut transaction, run, call, reserved, spent).await?;
+    }
     let mut events = Vec::new();
     for level in &levels {
         let percent = level.percent_spent();
@@ -260,7 +277,15 @@ pub(super) async fn settle_lost(environment: &Environment, run: Uuid) -> Result<
             first_byte_ms: None,
             duration_ms: age as i32,
         };
-        if charge(environment, open.task_id, run, None, open.id, amount, &ended).await? {
+        let lost = Open {
+            task: open.task_id,
+            run,
+            run_name: None,
+            is_charged: true,
+            call: open.id,
+            reserved: amount,
+        };
+        if charge(environment, &lost, &ended).await? {
             tracing::warn!(%run, call = %open.id, "gateway.lost_call_charged");
             let details = json!({ "call": open.id, "cost_micros": open.reserved_micros });
             let entry = notices::entry("model.charge_lost", run, Outcome::Done, details);

@@ -27,6 +27,7 @@ mod run_events;
 pub mod runners;
 pub mod runs;
 pub mod sandboxes;
+pub mod task_stats;
 pub mod task_view;
 pub mod tasks;
 pub mod visible;

@@ -117,12 +117,8 @@ impl Rights {
         self.repositories.is_some() || self.clis.is_some()
     }
 
-    pub fn sees_repository(&self, name: &str) -> bool {
-        within(self.repositories.as_ref(), name)
-    }
-
     pub fn sees_cli(&self, name: &str) -> bool {
-        within(self.clis.as_ref(), name)
+        self.clis.as_ref().is_none_or(|names| names.iter().any(|known| known.as_str() == name))
     }
 
     /// Whether nothing of `other` goes beyond these rights.
@@ -160,10 +156,6 @@ impl Rights {
         }
         Ok(())
     }
-}
-
-fn within(limit: Option<&BTreeSet<Name>>, name: &str) -> bool {
-    limit.is_none_or(|names| names.iter().any(|known| known.as_str() == name))
 }
 
 /// Without a limit of one's own, everything fits; with one, a limit no higher.
@@ -224,7 +216,7 @@ mod tests {
         less.repositories = Some(BTreeSet::new());
         less.quotas.runs_a_day = Some(0);
         assert_eq!(own.cover(&less), Ok(()));
-        assert!(!own.sees_repository("c") && own.sees_repository("a") && !own.sees_cli("codex"));
+        assert!(own.sees_cli("shell") && !own.sees_cli("codex") && all.sees_cli("codex"));
     }
 
     #[test]

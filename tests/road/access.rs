@@ -84,16 +84,6 @@ fn body(operation: &Operation, repository: &str) -> Option<Value> {
 }
 
 impl TestKage {
-    /// Makes a key through the API; its id and itself.
-    pub async fn key_with(&self, rights: &Value) -> (String, String) {
-        let mut body = json!({ "name": "made by a test" });
-        body.as_object_mut().expect("an object").extend(rights.as_object().expect("an object").clone());
-        let made = self.post("/api/v1/keys", &body).await;
-        assert_eq!(made.status, 201, "{}", made.text());
-        let made = made.json();
-        (string(&made["id"]).to_owned(), string(&made["key"]).to_owned())
-    }
-
     async fn try_operation(&self, operation: &Operation, ids: &Ids, key: Option<&str>) -> Answer {
         let mut request = self.bare_request(operation.method.clone(), &ids.fill(&operation.path));
         request = request.header("X-Request-Id", REQUEST_ID);
@@ -174,6 +164,29 @@ fn seen(answer: &Answer) -> (u16, String, Vec<(String, String)>) {
     (answer.status, answer.text(), headers)
 }
 
+/// What an operation without an object says to a key that sees nothing of it.
+fn shows_nothing(operation: &Operation, there: &Answer) {
+    match (operation.method.as_str(), operation.path.as_str()) {
+        // As for a repository, or a CLI, that nobody has registered.
+        ("POST", "/api/v1/tasks") => drop(there.problem(422)),
+        ("POST", "/api/v1/repositories" | "/api/v1/keys") => drop(there.problem(403)),
+        ("GET", "/api/v1/repositories") => assert!(!there.text().contains("\"demo\"")),
+        ("GET", "/api/v1/tasks") => assert_eq!(there.json()["total"], 0),
+        ("GET", "/api/v1/tasks/stats") => {
+            assert_eq!((&there.json()["total_tasks"], &there.json()["clis"]), (&json!(0), &json!([])));
+        }
+        ("GET", "/api/v1/keys") => {
+            let keys = there.json()["keys"].as_array().expect("a list").len();
+            assert!(keys <= 2, "keys that have no more than it: {}", there.text());
+        }
+        ("GET", "/api/v1/keys/self") => assert_eq!(there.status, 200),
+        _ => panic!(
+            "{} {}: what does it show of others' things? Say so here",
+            operation.method, operation.path
+        ),
+    }
+}
+
 #[tokio::test]
 async fn what_is_outside_a_keys_limits_does_not_exist_for_it() {
     let kage = TestKage::serving(&[]).await;
@@ -206,25 +219,7 @@ async fn what_is_outside_a_keys_limits_does_not_exist_for_it() {
                 there.problem(404);
                 continue;
             }
-            match (operation.method.as_str(), operation.path.as_str(), limit) {
-                // As for a repository, or a CLI, that nobody has registered.
-                ("POST", "/api/v1/tasks", _) => drop(there.problem(422)),
-                ("POST", "/api/v1/repositories" | "/api/v1/keys", _) => drop(there.problem(403)),
-                ("GET", "/api/v1/repositories", _) => assert!(!there.text().contains("\"demo\"")),
-                ("GET", "/api/v1/tasks", _) => assert_eq!(there.json()["total"], 0, "{limit}"),
-                ("GET", "/api/v1/tasks/stats", _) => {
-                    assert_eq!(
-                        (&there.json()["total_tasks"], &there.json()["clis"]),
-                        (&json!(0), &json!([]))
-                    );
-                }
-                ("GET", "/api/v1/keys", _) => {
-                    let keys = there.json()["keys"].as_array().expect("a list").len();
-                    assert!(keys <= 2, "{limit}: keys that have no more than it: {}", there.text());
-                }
-                ("GET", "/api/v1/keys/self", _) => assert_eq!(there.status, 200),
-                _ => panic!("{name}: what does it show of others' things? Say so here"),
-            }
+            shows_nothing(operation, &there);
         }
     }
     assert!(tried > 50, "only {tried}");

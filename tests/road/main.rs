@@ -20,6 +20,7 @@ mod models;
 mod names;
 mod prompts;
 mod quarantine;
+mod quotas;
 mod refusals;
 mod repositories;
 mod road;

@@ -17,5 +17,5 @@ pub(in crate::api) async fn task_stats(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
 ) -> ApiResult<Json<Stats>> {
-    Ok(Json(db::tasks::stats(&state.pool, &caller.visible).await?))
+    Ok(Json(db::task_stats::of(&state.pool, &caller.visible).await?))
 }

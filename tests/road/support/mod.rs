@@ -6,6 +6,7 @@
 pub mod database;
 pub mod git;
 pub mod http;
+pub mod keys;
 pub mod leftovers;
 pub mod process;
 pub mod provider;

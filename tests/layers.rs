@@ -193,3 +193,96 @@ fn the_table_has_no_circle() {
         }
     }
 }
+
+/// Statements that are about no tenant's things, or that are given what another one has found for the caller.
+const NEEDS_NO_VISIBLE: &[&str] = &[
+    // The whole database, the runners, the installed CLIs.
+    "schema_is_current",
+    "runners::alive",
+    "runners::runtimes",
+    "images::find",
+    "notify::send",
+    "audit::append",
+    // Keys: `api/keys` asks what the caller reaches.
+    "keys::find",
+    "keys::find_shown",
+    "keys::insert",
+    "keys::list",
+    "keys::lock",
+    "keys::none_yet",
+    "keys::revoke",
+    "keys::rotate",
+    "keys::still_taken",
+    "keys::touch",
+    // Of the caller's own key.
+    "quotas::count_runs",
+    "quotas::day_ends",
+    "quotas::used",
+    "tasks::find_idempotent",
+    "tasks::remember_idempotent",
+    // Numbers of events of tasks that are watched: they wake, and show nothing.
+    "tasks::heads",
+    // What is new: `submit` has looked for the repository and the CLIs as the caller sees them.
+    "budgets::create",
+    "tasks::insert",
+    "repositories::insert",
+    // Of rows that were found for the caller.
+    "task_view::to_wire",
+];
+
+/// The functions of `db` that the API calls, each with the file that does.
+fn api_calls() -> BTreeSet<(String, String)> {
+    let mut calls = BTreeSet::new();
+    let mut folders = vec![Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src/api")).to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = fs::read_to_string(&path).unwrap();
+            assert!(!text.contains("sqlx::query"), "{}: statements are in src/db", path.display());
+            assert!(!text.contains("EVERYTHING"), "{}: no request sees everything", path.display());
+            for (at, _) in text.match_indices("db::") {
+                let rest: String =
+                    text[at + 4..].chars().take_while(|c| c.is_alphanumeric() || "_:".contains(*c)).collect();
+                let called = text[at + 4 + rest.len()..].starts_with('(');
+                let lower = rest.split("::").last().is_some_and(|last| last.starts_with(char::is_lowercase));
+                if called && lower {
+                    calls.insert((path.display().to_string(), rest));
+                }
+            }
+        }
+    }
+    calls
+}
+
+#[test]
+fn the_api_asks_for_what_its_caller_sees() {
+    let calls = api_calls();
+    assert!(calls.len() > 30, "only {} calls were found: is the pattern still right?", calls.len());
+    let mut wrong = Vec::new();
+    for (file, call) in &calls {
+        if NEEDS_NO_VISIBLE.contains(&call.as_str()) {
+            continue;
+        }
+        let Some((module, function)) = call.split_once("::") else {
+            wrong.push(format!("{file}: {call}"));
+            continue;
+        };
+        let source = format!("{}/src/db/{module}.rs", env!("CARGO_MANIFEST_DIR"));
+        let source = fs::read_to_string(source).unwrap();
+        let start = source.find(&format!("pub async fn {function}("));
+        let start = start.unwrap_or_else(|| panic!("{file}: where is db::{call}?"));
+        let end = start + source[start..].find("\n}\n").unwrap();
+        let text = &source[start..end];
+        let asks = text.contains("visible: &Visible")
+            && text.contains("visible.repositories()")
+            && (text.contains("sees_task(") || text.contains("sees_repository("));
+        if !asks {
+            wrong.push(format!("{file}: db::{call} takes no Visible, or does not ask it"));
+        }
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}

@@ -85,7 +85,7 @@ impl Stack {
 
     fn furnish(&mut self) -> Result<()> {
         self.wait_until("ready", |stack| stack.api.call("GET", "/ready", "").is_ok())?;
-        let key = self.output(&["key", "create", "--name", "bench", "--json"])?;
+        let key = self.output(&["key", "create", "--admin", "--name", "bench", "--json"])?;
         let key: Value = serde_json::from_str(&key)?;
         self.api.key = key["key"].as_str().context("a key")?.to_owned();
         self.environment.insert("KAGE_API_KEY", self.api.key.clone());

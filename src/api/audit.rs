@@ -6,8 +6,6 @@ use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use futures::Stream;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 use crate::api::extract::{Path, Query};
 use crate::api::problem::{ApiError, ApiResult};
@@ -25,15 +23,6 @@ use crate::wire::problem::Problem;
 
 /// Sizes are `bigint` in the database.
 const END: u64 = i64::MAX as u64;
-
-/// Every route that reads the trail.
-pub(super) fn routes() -> OpenApiRouter<ApiState> {
-    OpenApiRouter::new()
-        .routes(routes!(list_audit))
-        .routes(routes!(prove_audit))
-        .routes(routes!(audit_checkpoint))
-        .routes(routes!(export_audit))
-}
 
 impl From<ExportError> for ApiError {
     fn from(error: ExportError) -> Self {
@@ -57,7 +46,7 @@ fn to_wire(placed: &Placed) -> ApiResult<AuditEntry> {
 }
 
 /// Entries in the order of the log, as soon as they have their place in it (within a second).
-#[utoipa::path(get, path = "/audit", tag = "audit", security(("key" = [])), params(AuditFilter),
+#[utoipa::path(get, path = "/audit", tag = "audit", params(AuditFilter),
     responses((status = 200, body = AuditPage), (status = 401, body = Problem), (status = 422, body = Problem)))]
 pub(super) async fn list_audit(
     State(state): State<ApiState>,
@@ -97,7 +86,7 @@ async fn last(connection: &mut sqlx::PgConnection) -> ApiResult<(Checkpoint, Str
 }
 
 /// One entry with the proof that the last checkpoint has it. Verify with the log's public key, which does not come from here.
-#[utoipa::path(get, path = "/audit/{index}/proof", tag = "audit", security(("key" = [])), params(("index" = u64, Path)),
+#[utoipa::path(get, path = "/audit/{index}/proof", tag = "audit", params(("index" = u64, Path)),
     responses((status = 200, body = AuditProof), (status = 401, body = Problem), (status = 404, body = Problem)))]
 pub(super) async fn prove_audit(
     State(state): State<ApiState>,
@@ -116,7 +105,7 @@ pub(super) async fn prove_audit(
 }
 
 /// The last checkpoint, a signed note (C2SP tlog-checkpoint), with the signatures of its witnesses.
-#[utoipa::path(get, path = "/audit/checkpoint", tag = "audit", security(("key" = [])),
+#[utoipa::path(get, path = "/audit/checkpoint", tag = "audit",
     responses((status = 200, content_type = "text/plain", body = String), (status = 401, body = Problem),
               (status = 404, body = Problem)))]
 pub(super) async fn audit_checkpoint(State(state): State<ApiState>) -> ApiResult<Response> {
@@ -128,7 +117,7 @@ pub(super) async fn audit_checkpoint(State(state): State<ApiState>) -> ApiResult
 }
 
 /// The log as of its last checkpoint, a line an entry. `jsonl` is verified by `kage audit verify --export`.
-#[utoipa::path(get, path = "/audit/export", tag = "audit", security(("key" = [])), params(AuditExport),
+#[utoipa::path(get, path = "/audit/export", tag = "audit", params(AuditExport),
     responses((status = 200, content_type = "application/x-ndjson", body = String), (status = 401, body = Problem),
               (status = 404, body = Problem), (status = 422, body = Problem)))]
 pub(super) async fn export_audit(

@@ -1,40 +1,147 @@
-//! Who calls: an API key in `X-API-Key`.
+//! Who calls: an API key in `X-API-Key`. Keys are looked up at every request and never cached, so that a revocation is
+//! felt by the next one; streams that are open hear of it from [`crate::api::bearers`].
 
-use axum::extract::{Request, State};
+use std::sync::Arc;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
+use serde_json::Value;
 use subtle::ConstantTimeEq;
 
-use crate::api::problem::{ApiError, ApiResult};
+use crate::api::origin::Origin;
+use crate::api::problem::{ApiError, ApiResult, Kind};
+use crate::api::refusals::Refusal;
 use crate::api::state::ApiState;
 use crate::db;
+use crate::db::keys::Bearer;
+use crate::db::visible::Visible;
+use crate::domain::access::Rights;
 use crate::domain::api_key;
-use crate::domain::audit::Actor;
+use crate::domain::audit::{Actor, Entry, Outcome};
 
-/// The holder of a valid key.
+/// Whoever may call: who, with what rights, and what shows that it is still so.
 #[derive(Debug, Clone)]
 pub(super) struct Caller {
     pub key_id: String,
+    pub rights: Arc<Rights>,
+    /// Keys with quotas that its runs count against.
+    pub charged: Vec<String>,
+    /// What it sees of the tables.
+    pub visible: Visible,
+    pub bearer: Bearer,
+    pub origin: Origin,
 }
 
 impl Caller {
     pub fn actor(&self) -> Actor {
         Actor::Key(self.key_id.clone())
     }
+
+    /// The audit entry of an act of its own that is done.
+    pub fn did(&self, action: &'static str, object: String, details: Value) -> Entry {
+        let details = self.origin.audited(details);
+        Entry { actor: self.actor(), action, object, outcome: Outcome::Done, details }
+    }
 }
 
-pub(super) async fn require_key(
-    State(state): State<ApiState>,
-    mut request: Request,
-    next: Next,
-) -> ApiResult<Response> {
-    let header = request.headers().get("x-api-key").ok_or_else(ApiError::key_missing)?;
-    let shown = header.to_str().ok().and_then(api_key::parse).ok_or_else(ApiError::key_unknown)?;
-    let stored = db::keys::active_hash(&state.pool, &shown.id).await?.ok_or_else(ApiError::key_unknown)?;
-    if !bool::from(stored.as_slice().ct_eq(&shown.secret_sha256)) {
+pub(super) async fn require_key(State(state): State<ApiState>, mut request: Request, next: Next) -> Response {
+    let origin = Origin::of(&request);
+    let path = request.extensions().get::<MatchedPath>().map_or("?", MatchedPath::as_str);
+    let route = format!("{} {path}", request.method());
+    let (caller, response) = match authenticate(&state, request.headers(), &origin).await {
+        Err(refused) => (None, refused.into_response()),
+        Ok(caller) => {
+            request.extensions_mut().insert(caller.clone());
+            (Some(caller), next.run(request).await)
+        }
+    };
+    if let Some(reason) = refused(caller.as_ref(), &response) {
+        let key_id = caller.map(|caller| caller.key_id);
+        state.refusals.note(Refusal { origin, key_id, reason, route });
+    }
+    response
+}
+
+/// Why the trail must know of an answer. What a limited key does not find may be there for others.
+fn refused(caller: Option<&Caller>, response: &Response) -> Option<&'static str> {
+    let Kind(kind) = *response.extensions().get::<Kind>()?;
+    match response.status() {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS => Some(kind),
+        StatusCode::NOT_FOUND if caller.is_some_and(|caller| caller.rights.is_limited()) => Some(kind),
+        _ => None,
+    }
+}
+
+/// The holder of a valid key. What is no key of ours is refused without a word with the database.
+async fn authenticate(state: &ApiState, headers: &HeaderMap, origin: &Origin) -> ApiResult<Caller> {
+    let mut shown = headers.get_all("x-api-key").iter();
+    let header = shown.next().ok_or_else(ApiError::key_missing)?;
+    if shown.next().is_some() {
         return Err(ApiError::key_unknown());
     }
-    db::keys::touch(&state.pool, &shown.id).await?;
-    request.extensions_mut().insert(Caller { key_id: shown.id });
-    Ok(next.run(request).await)
+    let shown = header.to_str().ok().and_then(api_key::parse).ok_or_else(ApiError::key_unknown)?;
+    let known = db::keys::find_shown(&state.pool, &shown.id).await?.ok_or_else(ApiError::key_unknown)?;
+    let present = known.row.secret_sha256.as_slice().ct_eq(&shown.secret_sha256);
+    // Compared in any case, so that its time tells nothing.
+    let former = known.row.previous_sha256.as_deref().unwrap_or_default().ct_eq(&shown.secret_sha256);
+    let taken = bool::from(present) || (bool::from(former) && known.previous_is_taken);
+    if !taken || !known.is_active {
+        return Err(ApiError::key_unknown());
+    }
+    if known.use_is_due {
+        db::keys::touch(&state.pool, &shown.id).await?;
+    }
+    let rights = known.row.rights()?;
+    Ok(Caller {
+        visible: Visible::to(&rights),
+        rights: Arc::new(rights),
+        charged: known.row.charged,
+        bearer: Bearer { key_id: shown.id.clone(), secret_sha256: shown.secret_sha256 },
+        key_id: shown.id,
+        origin: origin.clone(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use axum::http::HeaderValue;
+    use secrecy::ExposeSecret;
+    use sqlx::postgres::PgPoolOptions;
+
+    use super::*;
+    use crate::config::api::ApiConfig;
+    use crate::config::settings::Settings;
+    use crate::lifecycle::Lifecycle;
+
+    /// A database that cannot be asked: what is refused all the same was refused without it.
+    #[tokio::test]
+    async fn what_is_no_key_is_refused_without_the_database() {
+        let pool = PgPoolOptions::new().connect_lazy("postgres://nobody@127.0.0.1:1/none").expect("a pool");
+        pool.close().await;
+        let mut settings = Settings::from_parts(BTreeMap::new(), None).expect("settings");
+        let config = ApiConfig::from_settings(&mut settings).expect("settings");
+        let state = ApiState::new(pool, config, &Lifecycle::new());
+        let origin = Origin { address: None, request_id: "r".to_owned() };
+        let status = async |key: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            if let Some(key) = key {
+                headers.insert("x-api-key", HeaderValue::from_str(key).expect("a value"));
+            }
+            let refused = authenticate(&state, &headers, &origin).await.expect_err("no database, no caller");
+            refused.into_response().status().as_u16()
+        };
+        let (_, whole) = api_key::generate();
+        let whole = whole.expose_secret();
+        let last = if whole.ends_with('0') { "1" } else { "0" };
+        let mistyped = format!("{}{last}", &whole[..whole.len() - 1]);
+        for wrong in [None, Some(""), Some("kage_"), Some(mistyped.as_str()), Some(&whole[1..])] {
+            assert_eq!(status(wrong).await, 401, "{wrong:?}");
+        }
+        // A whole one cannot be judged, and does not get in either.
+        assert_eq!(status(Some(whole)).await, 503);
+    }
 }

@@ -75,20 +75,25 @@ pub(super) async fn listen(state: ApiState) {
 
 async fn listen_once(state: &ApiState) -> Result<(), DbError> {
     let mut listener = PgListener::connect_with(&state.pool).await?;
-    listener.listen(db::notify::EVENTS).await?;
+    listener.listen_all([db::notify::EVENTS, db::notify::KEYS]).await?;
     // Whatever was said while nobody listened.
     state.hub.wake_all();
+    state.bearers.look();
     let mut poll = tokio::time::interval(SLOW_POLL);
     poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = state.soft.cancelled() => return Ok(()),
             notification = listener.try_recv() => match notification? {
+                Some(notification) if notification.channel() == db::notify::KEYS => state.bearers.look(),
                 Some(notification) => match notification.payload().parse() {
                     Ok(task) => state.hub.wake(task),
                     Err(_) => tracing::warn!("api.hub_bad_payload"),
                 },
-                None => state.hub.wake_all(),
+                None => {
+                    state.hub.wake_all();
+                    state.bearers.look();
+                }
             },
             _ = poll.tick() => {
                 let watched = state.hub.watched();

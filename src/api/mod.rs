@@ -5,16 +5,22 @@
 
 mod audit;
 mod auth;
+mod bearers;
 mod edge;
 mod extract;
+mod first_key;
 mod health;
 mod hub;
+mod keys;
 mod listener;
+mod origin;
 mod problem;
 mod quarantine;
+mod refusals;
 mod repositories;
 mod runs;
 mod state;
+mod table;
 mod tasks;
 
 use axum::Router;
@@ -29,7 +35,9 @@ use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
 
 use crate::api::state::ApiState;
+use crate::api::table::{Keyed, Needs};
 use crate::config::api::ApiConfig;
+use crate::domain::access::Scope;
 use crate::lifecycle::Lifecycle;
 
 #[derive(OpenApi)]
@@ -64,28 +72,47 @@ impl utoipa::Modify for KeyScheme {
     }
 }
 
-/// Every route that there is.
+/// Every route that there is, with what it needs.
 fn table() -> (OpenApiRouter<ApiState>, OpenApiRouter<ApiState>) {
     let open = OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(health::index))
         .routes(routes!(health::live))
         .routes(routes!(health::live_v1))
         .routes(routes!(health::ready));
-    let keyed = OpenApiRouter::new()
-        .routes(routes!(tasks::submit::submit_task, tasks::list::list_tasks))
-        .routes(routes!(tasks::stats::task_stats))
-        .routes(routes!(tasks::get::get_task, tasks::cancel::cancel_task))
-        .routes(routes!(tasks::progress::task_progress))
-        .routes(routes!(runs::diff::run_diff))
-        .routes(routes!(runs::log::run_log))
-        .routes(routes!(runs::files::run_files))
-        .routes(routes!(repositories::register_repository, repositories::list_repositories))
-        .routes(routes!(repositories::get_repository, repositories::remove_repository))
-        .routes(routes!(repositories::fetch_repository))
-        .routes(routes!(quarantine::list_configuration))
-        .routes(routes!(quarantine::list_approvals, quarantine::approve_configuration))
-        .routes(routes!(quarantine::revoke_approval))
-        .merge(audit::routes());
+    let scope = Needs::Scope;
+    let (read, write) = (scope(Scope::TasksRead), scope(Scope::TasksWrite));
+    let (repos, keys) = (scope(Scope::ReposWrite), scope(Scope::KeysAdmin));
+    let audit = Needs::Everything(Scope::AuditRead);
+    let keyed = Keyed::new()
+        .needs(write, routes!(tasks::submit::submit_task))
+        .needs(read, routes!(tasks::list::list_tasks))
+        .needs(read, routes!(tasks::stats::task_stats))
+        .needs(read, routes!(tasks::get::get_task))
+        .needs(write, routes!(tasks::cancel::cancel_task))
+        .needs(read, routes!(tasks::progress::task_progress))
+        .needs(read, routes!(runs::diff::run_diff))
+        .needs(read, routes!(runs::log::run_log))
+        .needs(read, routes!(runs::files::run_files))
+        .needs(repos, routes!(repositories::register_repository))
+        .needs(read, routes!(repositories::list_repositories))
+        .needs(read, routes!(repositories::get_repository))
+        .needs(repos, routes!(repositories::remove_repository))
+        .needs(repos, routes!(repositories::fetch_repository))
+        .needs(read, routes!(quarantine::list_configuration))
+        .needs(read, routes!(quarantine::list_approvals))
+        .needs(repos, routes!(quarantine::approve_configuration))
+        .needs(repos, routes!(quarantine::revoke_approval))
+        .needs(Needs::Key, routes!(keys::own::own_key))
+        .needs(keys, routes!(keys::create::create_key))
+        .needs(keys, routes!(keys::list::list_keys))
+        .needs(keys, routes!(keys::list::get_key))
+        .needs(keys, routes!(keys::rotate::rotate_key))
+        .needs(keys, routes!(keys::revoke::revoke_key))
+        .needs(audit, routes!(audit::list_audit))
+        .needs(audit, routes!(audit::prove_audit))
+        .needs(audit, routes!(audit::audit_checkpoint))
+        .needs(audit, routes!(audit::export_audit))
+        .into_router();
     (open, keyed)
 }
 
@@ -106,6 +133,7 @@ fn router(state: &ApiState) -> Router {
         .layer(axum::extract::DefaultBodyLimit::max(state.config.body_bytes))
         .layer(CatchPanicLayer::custom(problem::panicked))
         .layer(middleware::from_fn(edge::guard))
+        .layer(middleware::from_fn(origin::mark))
         .with_state(state.clone())
 }
 
@@ -129,10 +157,12 @@ pub async fn serve(
 ) -> std::io::Result<()> {
     let address = listener.local_addr()?;
     let state = ApiState::new(pool, config, lifecycle);
+    first_key::make_known(&state).await.map_err(std::io::Error::other)?;
     lifecycle.spawn_essential("hub", hub::listen(state.clone()));
+    lifecycle.spawn_essential("bearers", bearers::follow(state.clone()));
+    lifecycle.spawn_essential("refusals", refusals::write(state.clone()));
     tracing::info!(%address, "api.listening");
     let listener = listener::Guarded::new(listener, &state.config);
-    axum::serve(listener, router(&state))
-        .with_graceful_shutdown(lifecycle.soft().clone().cancelled_owned())
-        .await
+    let service = router(&state).into_make_service_with_connect_info::<origin::Peer>();
+    axum::serve(listener, service).with_graceful_shutdown(lifecycle.soft().clone().cancelled_owned()).await
 }

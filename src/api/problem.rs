@@ -1,11 +1,14 @@
 //! Every refusal of the API. A 4xx says what to change; the text of a 5xx goes to the log alone.
 
 use std::any::Any;
+use std::collections::BTreeSet;
 
 use axum::http::{HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 
+use crate::api::origin;
 use crate::db::error::DbError;
+use crate::domain::access::Scope;
 use crate::wire::problem::{CONTENT_TYPE, Problem};
 
 #[derive(Debug)]
@@ -16,6 +19,10 @@ pub(super) struct ApiError {
     detail: String,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
+
+/// The kind of problem that an answer is, for those around the handler.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Kind(pub &'static str);
 
 pub(super) type ApiResult<T> = Result<T, ApiError>;
 
@@ -44,9 +51,29 @@ impl ApiError {
     }
 
     pub fn key_unknown() -> Self {
-        let detail = "this API key is unknown, mistyped or revoked";
+        let detail = "this API key is unknown, mistyped, revoked or expired";
         Self::new(StatusCode::UNAUTHORIZED, "key-unknown", "API key refused", detail)
             .with_header(header::WWW_AUTHENTICATE, "ApiKey realm=\"kage\", header=\"X-API-Key\"")
+    }
+
+    /// A valid key without the scope of the route.
+    pub fn scope_missing(needed: Scope, has: &BTreeSet<Scope>) -> Self {
+        let has: Vec<&str> = has.iter().map(|scope| scope.as_str()).collect();
+        let detail = format!("this needs the scope {needed}; this API key has {}", has.join(", "));
+        Self::new(StatusCode::FORBIDDEN, "scope-missing", "Not allowed", detail)
+    }
+
+    /// Something that this caller may not do, with the right scope.
+    pub fn forbidden(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", "Not allowed", detail)
+    }
+
+    /// A quota of the key's day is used up.
+    pub fn quota(detail: impl Into<String>, retry_after_secs: u64) -> Self {
+        let mut error =
+            Self::new(StatusCode::TOO_MANY_REQUESTS, "quota-exhausted", "Quota exhausted", detail);
+        error.headers.push((header::RETRY_AFTER, HeaderValue::from(retry_after_secs)));
+        error
     }
 
     pub fn not_found(what: &str) -> Self {
@@ -154,10 +181,12 @@ impl IntoResponse for ApiError {
             detail: self.detail,
             error: self.title.to_owned(),
             instance: None,
+            request_id: origin::request_id(),
         };
         let mut response = (self.status, axum::Json(problem)).into_response();
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
         response.headers_mut().extend(self.headers);
+        response.extensions_mut().insert(Kind(self.kind));
         response
     }
 }

@@ -6,7 +6,9 @@ use sqlx::PgPool;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::api::bearers::Bearers;
 use crate::api::hub::Hub;
+use crate::api::refusals::Refusals;
 use crate::config::api::ApiConfig;
 use crate::lifecycle::Lifecycle;
 
@@ -15,6 +17,8 @@ pub(super) struct ApiState {
     pub pool: PgPool,
     pub config: Arc<ApiConfig>,
     pub hub: Arc<Hub>,
+    pub bearers: Arc<Bearers>,
+    pub refusals: Arc<Refusals>,
     /// One permit an open event stream.
     pub streams: Arc<Semaphore>,
     /// Streams end when it is cancelled.
@@ -26,6 +30,8 @@ impl ApiState {
         Self {
             pool,
             hub: Arc::new(Hub::default()),
+            bearers: Arc::new(Bearers::default()),
+            refusals: Arc::new(Refusals::default()),
             streams: Arc::new(Semaphore::new(config.streams)),
             config: Arc::new(config),
             soft: lifecycle.soft().clone(),

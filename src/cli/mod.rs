@@ -11,6 +11,7 @@ pub mod config;
 pub mod connect;
 pub mod diff;
 pub mod doctor;
+mod duration;
 pub mod escape;
 pub mod exit;
 pub mod findings;

@@ -2,11 +2,13 @@
 
 use std::net::SocketAddr;
 
+use secrecy::SecretString;
+
 use crate::config::error::ConfigError;
 use crate::config::settings::Settings;
 use crate::domain::repository::AllowedSources;
 
-pub const NAMES: [&str; 9] = [
+pub const NAMES: [&str; 11] = [
     "KAGE_API_LISTEN",
     "KAGE_API_ALLOW_PLAIN_HTTP",
     "KAGE_API_BODY_BYTES",
@@ -14,6 +16,8 @@ pub const NAMES: [&str; 9] = [
     "KAGE_API_STALL_SECS",
     "KAGE_API_IDLE_SECS",
     "KAGE_API_CONNECTIONS",
+    "KAGE_API_FIRST_KEY",
+    "KAGE_API_FIRST_KEY_FILE",
     "KAGE_REPOSITORIES_ALLOW",
     "KAGE_REPOSITORIES_ALLOW_PRIVATE",
 ];
@@ -31,13 +35,15 @@ pub struct ApiConfig {
     pub idle_secs: u64,
     /// Most connections at once.
     pub connections: usize,
+    /// Made known with all rights if there is no key at all.
+    pub first_key: Option<SecretString>,
     pub sources: AllowedSources,
 }
 
 impl ApiConfig {
     /// `KAGE_API_LISTEN` (127.0.0.1:8787), `KAGE_API_ALLOW_PLAIN_HTTP` (false; plain HTTP is for loopback
     /// only, unless this says that something in front does TLS), `KAGE_API_BODY_BYTES` (4 MiB),
-    /// `KAGE_API_STREAMS` (10000), `KAGE_API_STALL_SECS` (30), `KAGE_API_IDLE_SECS` (60), `KAGE_API_CONNECTIONS` (20000),
+    /// `KAGE_API_STREAMS` (10000), `KAGE_API_STALL_SECS` (30), `KAGE_API_IDLE_SECS` (60), `KAGE_API_CONNECTIONS` (20000), `KAGE_API_FIRST_KEY` or `KAGE_API_FIRST_KEY_FILE` (none),
     /// `KAGE_REPOSITORIES_ALLOW` (none), `KAGE_REPOSITORIES_ALLOW_PRIVATE` (none).
     ///
     /// # Errors
@@ -60,6 +66,7 @@ impl ApiConfig {
             // More than the time between two heartbeats of an event stream.
             idle_secs: settings.within("KAGE_API_IDLE_SECS", 60, 20, 86_400)?,
             connections: settings.within("KAGE_API_CONNECTIONS", 20_000, 1, 1_000_000)? as usize,
+            first_key: settings.secret("KAGE_API_FIRST_KEY", "KAGE_API_FIRST_KEY_FILE")?,
             sources: AllowedSources::new(settings.list("KAGE_REPOSITORIES_ALLOW"))
                 .with_private_hosts(settings.list("KAGE_REPOSITORIES_ALLOW_PRIVATE")),
         })

@@ -30,6 +30,9 @@ pub struct BudgetRow {
     pub task_id: Uuid,
     /// `None`: of the whole task.
     pub run_id: Option<Uuid>,
+    /// Of a key's day, of [`crate::db::quotas`].
+    #[sqlx(default)]
+    pub key_id: Option<String>,
     pub limit_micros: Option<i64>,
     pub limit_tokens: Option<i64>,
     pub reserved_micros: i64,
@@ -41,6 +44,15 @@ pub struct BudgetRow {
 }
 
 impl BudgetRow {
+    /// Whose it is, in words.
+    pub fn whose(&self) -> String {
+        match (&self.key_id, self.run_id) {
+            (Some(key), _) => format!("API key {key}, today (UTC),"),
+            (None, Some(_)) => "run".to_owned(),
+            (None, None) => "task".to_owned(),
+        }
+    }
+
     /// Micro-USD that are neither spent nor reserved; `None`: no limit.
     pub fn micros_left(&self) -> Option<i64> {
         let used = self.spent_micros.saturating_add(self.reserved_micros);

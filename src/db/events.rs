@@ -10,6 +10,8 @@ use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use crate::db::error::DbError;
+use crate::db::keys::Bearer;
+use crate::db::visible::Visible;
 use crate::domain::event::EventKind;
 
 /// An event to append.
@@ -132,12 +134,15 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// The next events after a cursor, oldest first. With `run`, that run's events and the task's own.
+/// The next events after a cursor, oldest first. With `run`, that run's events and the task's own. None for a bearer
+/// whose secret is no longer taken.
 ///
 /// # Errors
 /// [`DbError`].
 pub async fn after(
     pool: &PgPool,
+    visible: &Visible,
+    bearer: &Bearer,
     task: Uuid,
     cursor: i64,
     run: Option<Uuid>,
@@ -146,9 +151,15 @@ pub async fn after(
     Ok(sqlx::query_as(
         "SELECT e.seq, e.kind, e.at, r.name AS run_name, e.payload, e.attempt, e.stream, e.log_offset, e.log
          FROM events e LEFT JOIN runs r ON r.id = e.run_id
-         WHERE e.task_id = $1 AND e.seq > $2 AND ($3::uuid IS NULL OR e.run_id IS NULL OR e.run_id = $3)
-         ORDER BY e.seq LIMIT $4",
+         WHERE e.task_id = $5 AND e.seq > $6 AND ($7::uuid IS NULL OR e.run_id IS NULL OR e.run_id = $7)
+           AND (SELECT sees_task(repository, clis, $1, $2) FROM tasks WHERE id = $5)
+           AND (SELECT bearer_is_taken($3, $4))
+         ORDER BY e.seq LIMIT $8",
     )
+    .bind(visible.repositories())
+    .bind(visible.clis())
+    .bind(&bearer.key_id)
+    .bind(&bearer.secret_sha256[..])
     .bind(task)
     .bind(cursor)
     .bind(run)
@@ -157,23 +168,33 @@ pub async fn after(
     .await?)
 }
 
-/// The blocks of a run's output that overlap positions from `from` on, oldest first.
+/// The blocks of a run's output that overlap positions from `from` on, oldest first. None for a bearer whose secret is
+/// no longer taken.
 ///
 /// # Errors
 /// [`DbError`].
 pub async fn log_blocks(
     pool: &PgPool,
+    visible: &Visible,
+    bearer: &Bearer,
     run: Uuid,
     from: i64,
     limit: i64,
 ) -> Result<Vec<(i64, Vec<u8>)>, DbError> {
     Ok(sqlx::query_as(
         "SELECT log_position, log FROM events
-         WHERE run_id = $1 AND kind = 'log' AND log_position >= (
+         WHERE run_id = $5 AND kind = 'log' AND log_position >= (
              SELECT coalesce(max(log_position), 0) FROM events
-             WHERE run_id = $1 AND kind = 'log' AND log_position <= $2)
-         ORDER BY log_position LIMIT $3",
+             WHERE run_id = $5 AND kind = 'log' AND log_position <= $6)
+           AND (SELECT sees_task(t.repository, t.clis, $1, $2) FROM runs r JOIN tasks t ON t.id = r.task_id
+                WHERE r.id = $5)
+           AND (SELECT bearer_is_taken($3, $4))
+         ORDER BY log_position LIMIT $7",
     )
+    .bind(visible.repositories())
+    .bind(visible.clis())
+    .bind(&bearer.key_id)
+    .bind(&bearer.secret_sha256[..])
     .bind(run)
     .bind(from)
     .bind(limit)

@@ -140,6 +140,8 @@ pub struct ActiveGrant {
     pub run_name: String,
     /// The run has ended, is in another attempt, or nobody has held its lease for long.
     pub run_is_over: bool,
+    /// It counts against keys' quotas.
+    pub is_charged: bool,
 }
 
 /// Gateway: all grants that are not closed. `orphan_secs`: how long a run works on without a runner.
@@ -150,7 +152,8 @@ pub async fn active(pool: &PgPool, orphan_secs: u64) -> Result<Vec<ActiveGrant>,
     Ok(sqlx::query_as(
         "SELECT g.*, r.name AS run_name,
                 r.finished_at IS NOT NULL OR r.attempt <> g.attempt OR r.state = 'queued'
-                OR coalesce(r.lease_expires_at < now() - make_interval(secs => $1), true) AS run_is_over
+                OR coalesce(r.lease_expires_at < now() - make_interval(secs => $1), true) AS run_is_over,
+                r.charged <> '{}' AS is_charged
          FROM model_grants g JOIN runs r ON r.id = g.run_id
          WHERE g.state <> 'closed' ORDER BY g.requested_at",
     )

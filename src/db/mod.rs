@@ -19,6 +19,7 @@ pub mod notify;
 pub mod private;
 pub mod quarantine;
 pub mod queue;
+pub mod quotas;
 pub mod refused_calls;
 pub mod repositories;
 pub mod results;
@@ -27,10 +28,12 @@ mod run_parts;
 pub mod runners;
 pub mod runs;
 pub mod sandboxes;
+pub mod task_stats;
 pub mod task_view;
 pub mod tasks;
 pub mod trail;
 pub mod trail_export;
+pub mod visible;
 
 use std::time::Duration;
 

@@ -12,6 +12,8 @@ pub const EVENTS: &str = "kage_events";
 /// A client asked to cancel, or the gateway ends a run; the payload is the task's id.
 pub const CANCEL: &str = "kage_cancel";
 
+/// A key was rotated or revoked; the payload is its id.
+pub const KEYS: &str = "kage_keys";
 /// A model grant is wanted, answered or to be closed; the payload is the run's id.
 pub const GRANTS: &str = "kage_grants";
 

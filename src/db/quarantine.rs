@@ -7,6 +7,7 @@ use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use crate::db::error::DbError;
+use crate::db::visible::Visible;
 use crate::wire;
 
 /// Days after which what no run and no fetch has met any more is forgotten.
@@ -118,12 +119,17 @@ pub async fn record(
 ///
 /// # Errors
 /// [`DbError`].
-pub async fn list(pool: &PgPool, repository: &str) -> Result<Vec<ConfigurationRow>, DbError> {
+pub async fn list(
+    pool: &PgPool,
+    visible: &Visible,
+    repository: &str,
+) -> Result<Vec<ConfigurationRow>, DbError> {
     Ok(sqlx::query_as(
         "SELECT c.path, c.digest, c.kind, c.files, c.bytes, c.obstacle, c.commit_hash, c.seen_at, a.id AS approval
          FROM repository_configuration c LEFT JOIN repository_approvals a USING (repository, path, digest)
-         WHERE c.repository = $1 ORDER BY c.seen_at DESC, c.path LIMIT $2",
+         WHERE c.repository = $2 AND sees_repository(c.repository, $1) ORDER BY c.seen_at DESC, c.path LIMIT $3",
     )
+    .bind(visible.repositories())
     .bind(repository)
     .bind(LISTED)
     .fetch_all(pool)
@@ -145,11 +151,16 @@ pub async fn approved(pool: &PgPool, repository: &str) -> Result<HashSet<(String
 
 /// # Errors
 /// [`DbError`].
-pub async fn approvals(pool: &PgPool, repository: &str) -> Result<Vec<ApprovalRow>, DbError> {
+pub async fn approvals(
+    pool: &PgPool,
+    visible: &Visible,
+    repository: &str,
+) -> Result<Vec<ApprovalRow>, DbError> {
     Ok(sqlx::query_as(
         "SELECT id, path, digest, approved_by, approved_at FROM repository_approvals
-         WHERE repository = $1 ORDER BY path, approved_at LIMIT $2",
+         WHERE repository = $2 AND sees_repository(repository, $1) ORDER BY path, approved_at LIMIT $3",
     )
+    .bind(visible.repositories())
     .bind(repository)
     .bind(LISTED)
     .fetch_all(pool)
@@ -163,6 +174,7 @@ pub async fn approvals(pool: &PgPool, repository: &str) -> Result<Vec<ApprovalRo
 /// [`DbError`].
 pub async fn approve(
     connection: &mut PgConnection,
+    visible: &Visible,
     repository: &str,
     path: &str,
     digest: &str,
@@ -170,11 +182,12 @@ pub async fn approve(
 ) -> Result<Option<(ApprovalRow, bool)>, DbError> {
     let added: Option<ApprovalRow> = sqlx::query_as(
         "INSERT INTO repository_approvals (repository, path, digest, approved_by)
-         SELECT repository, path, digest, $4 FROM repository_configuration
-         WHERE repository = $1 AND path = $2 AND digest = $3 AND obstacle IS NULL
+         SELECT repository, path, digest, $5 FROM repository_configuration
+         WHERE repository = $2 AND sees_repository(repository, $1) AND path = $3 AND digest = $4 AND obstacle IS NULL
          ON CONFLICT (repository, path, digest) DO NOTHING
          RETURNING id, path, digest, approved_by, approved_at",
     )
+    .bind(visible.repositories())
     .bind(repository)
     .bind(path)
     .bind(digest)
@@ -186,8 +199,9 @@ pub async fn approve(
     }
     let there: Option<ApprovalRow> = sqlx::query_as(
         "SELECT id, path, digest, approved_by, approved_at FROM repository_approvals
-         WHERE repository = $1 AND path = $2 AND digest = $3",
+         WHERE repository = $2 AND sees_repository(repository, $1) AND path = $3 AND digest = $4",
     )
+    .bind(visible.repositories())
     .bind(repository)
     .bind(path)
     .bind(digest)
@@ -202,13 +216,15 @@ pub async fn approve(
 /// [`DbError`].
 pub async fn revoke(
     connection: &mut PgConnection,
+    visible: &Visible,
     repository: &str,
     id: Uuid,
 ) -> Result<Option<ApprovalRow>, DbError> {
     Ok(sqlx::query_as(
-        "DELETE FROM repository_approvals WHERE repository = $1 AND id = $2
+        "DELETE FROM repository_approvals WHERE repository = $2 AND sees_repository(repository, $1) AND id = $3
          RETURNING id, path, digest, approved_by, approved_at",
     )
+    .bind(visible.repositories())
     .bind(repository)
     .bind(id)
     .fetch_optional(connection)

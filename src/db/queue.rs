@@ -1,5 +1,7 @@
 //! The queue and the lease. A claim takes the lease and nothing else.
 
+use std::collections::BTreeMap;
+
 use sqlx::PgPool;
 use uuid::Uuid;
 
@@ -15,7 +17,13 @@ pub struct Lease {
     pub runner: Uuid,
 }
 
-/// Takes up to `limit` queued runs, oldest first, but for those that this runner is not done with (`held`).
+/// Serialises claims of runs that count against keys, so that two runners never exceed a key's runs at once.
+const CHARGED_LOCK: i64 = 0x6b61_6765_0002;
+/// Most runs that are looked at in one round of such claims.
+const CHARGED_WINDOW: i64 = 1000;
+
+/// Takes up to `limit` queued runs, oldest first, but for those that this runner is not done with (`held`). Runs whose
+/// keys have as many at work as they may stay in the queue.
 ///
 /// # Errors
 /// [`DbError`].
@@ -26,10 +34,17 @@ pub async fn claim_queued(
     limit: i64,
     held: &[Uuid],
 ) -> Result<Vec<RunRow>, DbError> {
+    let charged: bool =
+        sqlx::query_scalar("SELECT EXISTS (SELECT FROM runs WHERE state = 'queued' AND charged <> '{}')")
+            .fetch_one(pool)
+            .await?;
+    if charged {
+        return claim_charged(pool, runner, ttl_secs, limit, held).await;
+    }
     Ok(sqlx::query_as(
         "WITH next AS (
              SELECT id FROM runs
-             WHERE state = 'queued' AND not_before <= now()
+             WHERE state = 'queued' AND charged = '{}' AND not_before <= now()
                AND (lease_expires_at IS NULL OR lease_expires_at < now()) AND id <> ALL($4)
              ORDER BY not_before, created_at, position
              LIMIT $3 FOR UPDATE SKIP LOCKED)
@@ -43,6 +58,84 @@ pub async fn claim_queued(
     .bind(held)
     .fetch_all(pool)
     .await?)
+}
+
+/// As [`claim_queued`], where runs that count against keys are among those that wait. One runner at a time: what is at
+/// work is counted and added to in one transaction.
+async fn claim_charged(
+    pool: &PgPool,
+    runner: Uuid,
+    ttl_secs: i32,
+    limit: i64,
+    held: &[Uuid],
+) -> Result<Vec<RunRow>, DbError> {
+    let mut transaction = pool.begin().await?;
+    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(CHARGED_LOCK).execute(&mut *transaction).await?;
+    let mut room: BTreeMap<String, i64> = sqlx::query_as::<_, (String, i64)>(
+        "SELECT k.id, k.runs_at_once - (
+             SELECT count(*) FROM runs r WHERE r.charged @> ARRAY[k.id] AND r.charged <> '{}' AND r.finished_at IS NULL
+                AND (r.state <> 'queued' OR r.lease_expires_at >= now()))
+         FROM api_keys k
+         WHERE k.runs_at_once IS NOT NULL
+           AND k.id IN (SELECT unnest(charged) FROM runs WHERE state = 'queued' AND charged <> '{}')",
+    )
+    .fetch_all(&mut *transaction)
+    .await?
+    .into_iter()
+    .collect();
+    let full: Vec<&str> = room.iter().filter(|(_, room)| **room <= 0).map(|(key, _)| key.as_str()).collect();
+    let waiting: Vec<(Uuid, Vec<String>)> = sqlx::query_as(
+        "SELECT id, charged FROM runs
+         WHERE state = 'queued' AND not_before <= now() AND NOT charged && $2
+           AND (lease_expires_at IS NULL OR lease_expires_at < now()) AND id <> ALL($1)
+         ORDER BY not_before, created_at, position LIMIT $3",
+    )
+    .bind(held)
+    .bind(full)
+    .bind(CHARGED_WINDOW)
+    .fetch_all(&mut *transaction)
+    .await?;
+    let chosen = within_room(waiting, &mut room, usize::try_from(limit).unwrap_or(0));
+    let claimed = sqlx::query_as(
+        "WITH next AS (
+             SELECT id FROM runs
+             WHERE id = ANY($3) AND state = 'queued' AND (lease_expires_at IS NULL OR lease_expires_at < now())
+             FOR UPDATE SKIP LOCKED)
+         UPDATE runs SET lease_id = gen_random_uuid(), runner_id = $1,
+                         lease_expires_at = now() + make_interval(secs => $2)
+         FROM next WHERE runs.id = next.id RETURNING runs.*",
+    )
+    .bind(runner)
+    .bind(f64::from(ttl_secs))
+    .bind(chosen)
+    .fetch_all(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    Ok(claimed)
+}
+
+/// The first runs for which each of their keys has room.
+fn within_room(
+    waiting: Vec<(Uuid, Vec<String>)>,
+    room: &mut BTreeMap<String, i64>,
+    limit: usize,
+) -> Vec<Uuid> {
+    let mut chosen = Vec::new();
+    for (run, keys) in waiting {
+        if chosen.len() == limit {
+            break;
+        }
+        if keys.iter().any(|key| room.get(key).is_some_and(|left| *left <= 0)) {
+            continue;
+        }
+        for key in &keys {
+            if let Some(left) = room.get_mut(key) {
+                *left -= 1;
+            }
+        }
+        chosen.push(run);
+    }
+    chosen
 }
 
 /// Takes runs whose runner let the lease expire. With `own_too`, also all that this very runner held
@@ -119,4 +212,35 @@ pub async fn renew(pool: &PgPool, leases: &[Lease], ttl_secs: i32) -> Result<Vec
     .bind(f64::from(ttl_secs))
     .fetch_all(pool)
     .await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_key_holds_back_its_own_runs_alone() {
+        let of = |number: u128, keys: &[&str]| {
+            (Uuid::from_u128(number), keys.iter().map(|key| (*key).to_owned()).collect::<Vec<_>>())
+        };
+        let mut room = BTreeMap::from([("parent".to_owned(), 2), ("child".to_owned(), 1)]);
+        let waiting = vec![
+            of(1, &["child", "parent"]),
+            of(2, &["child", "parent"]),
+            of(3, &[]),
+            of(4, &["parent"]),
+            of(5, &["parent"]),
+            of(6, &["unlimited"]),
+        ];
+        let chosen = |limit| {
+            let mut room = room.clone();
+            within_room(waiting.clone(), &mut room, limit).iter().map(|id| id.as_u128()).collect::<Vec<_>>()
+        };
+        assert_eq!(chosen(10), [1, 3, 4, 6]);
+        assert_eq!(chosen(2), [1, 3]);
+        room.insert("parent".to_owned(), 0);
+        let mut none = room.clone();
+        let ids: Vec<u128> = within_room(waiting, &mut none, 10).iter().map(|id| id.as_u128()).collect();
+        assert_eq!(ids, [3, 6]);
+    }
 }

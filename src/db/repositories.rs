@@ -8,6 +8,7 @@ use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use crate::db::error::DbError;
+use crate::db::visible::Visible;
 use crate::domain::repository::RepositoryState;
 use crate::wire;
 
@@ -74,14 +75,22 @@ pub async fn insert(
 
 /// # Errors
 /// [`DbError`].
-pub async fn list(pool: &PgPool) -> Result<Vec<RepositoryRow>, DbError> {
-    Ok(sqlx::query_as("SELECT * FROM repositories ORDER BY name").fetch_all(pool).await?)
+pub async fn list(pool: &PgPool, visible: &Visible) -> Result<Vec<RepositoryRow>, DbError> {
+    Ok(sqlx::query_as("SELECT * FROM repositories WHERE sees_repository(name, $1) ORDER BY name")
+        .bind(visible.repositories())
+        .fetch_all(pool)
+        .await?)
 }
 
 /// # Errors
 /// [`DbError`].
-pub async fn find(connection: &mut PgConnection, name: &str) -> Result<Option<RepositoryRow>, DbError> {
-    Ok(sqlx::query_as("SELECT * FROM repositories WHERE name = $1 FOR SHARE")
+pub async fn find(
+    connection: &mut PgConnection,
+    visible: &Visible,
+    name: &str,
+) -> Result<Option<RepositoryRow>, DbError> {
+    Ok(sqlx::query_as("SELECT * FROM repositories WHERE name = $2 AND sees_repository(name, $1) FOR SHARE")
+        .bind(visible.repositories())
         .bind(name)
         .fetch_optional(connection)
         .await?)
@@ -93,22 +102,35 @@ pub async fn find(connection: &mut PgConnection, name: &str) -> Result<Option<Re
 /// [`DbError`].
 pub async fn wish(
     connection: &mut PgConnection,
+    visible: &Visible,
     name: &str,
     state: RepositoryState,
 ) -> Result<Option<RepositoryRow>, DbError> {
-    Ok(sqlx::query_as("UPDATE repositories SET state = $2, error = NULL WHERE name = $1 AND state <> 'removing' RETURNING *")
-        .bind(name)
-        .bind(state.as_str())
-        .fetch_optional(connection)
-        .await?)
+    Ok(sqlx::query_as(
+        "UPDATE repositories SET state = $3, error = NULL
+         WHERE name = $2 AND sees_repository(name, $1) AND state <> 'removing' RETURNING *",
+    )
+    .bind(visible.repositories())
+    .bind(name)
+    .bind(state.as_str())
+    .fetch_optional(connection)
+    .await?)
 }
 
 /// Unfinished tasks on a repository.
 ///
 /// # Errors
 /// [`DbError`].
-pub async fn unfinished_tasks(connection: &mut PgConnection, name: &str) -> Result<i64, DbError> {
-    Ok(sqlx::query_scalar("SELECT count(*) FROM tasks WHERE repository = $1 AND completed_at IS NULL")
+pub async fn unfinished_tasks(
+    connection: &mut PgConnection,
+    visible: &Visible,
+    name: &str,
+) -> Result<i64, DbError> {
+    // Of the repository, also those with CLIs that the caller does not see: they keep it in use.
+    Ok(sqlx::query_scalar(
+        "SELECT count(*) FROM tasks WHERE repository = $2 AND sees_repository(repository, $1) AND completed_at IS NULL",
+    )
+        .bind(visible.repositories())
         .bind(name)
         .fetch_one(connection)
         .await?)

@@ -5,6 +5,7 @@ use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use crate::db::error::DbError;
+use crate::db::visible::Visible;
 use crate::wire::run::HarvestFindings;
 
 #[derive(Debug, Clone, sqlx::FromRow)]
@@ -35,23 +36,38 @@ pub async fn store(connection: &mut PgConnection, run: Uuid, result: &ResultRow)
 
 /// # Errors
 /// [`DbError`].
-pub async fn find(pool: &PgPool, run: Uuid) -> Result<Option<ResultRow>, DbError> {
-    Ok(sqlx::query_as("SELECT patch, patch_truncated, files, warnings FROM run_results WHERE run_id = $1")
-        .bind(run)
-        .fetch_optional(pool)
-        .await?)
+pub async fn find(pool: &PgPool, visible: &Visible, run: Uuid) -> Result<Option<ResultRow>, DbError> {
+    Ok(sqlx::query_as(
+        "SELECT x.patch, x.patch_truncated, x.files, x.warnings
+         FROM run_results x JOIN runs r ON r.id = x.run_id JOIN tasks t ON t.id = r.task_id
+         WHERE x.run_id = $3 AND sees_task(t.repository, t.clis, $1, $2)",
+    )
+    .bind(visible.repositories())
+    .bind(visible.clis())
+    .bind(run)
+    .fetch_optional(pool)
+    .await?)
 }
 
 /// Files without the patch, and what the harvest said.
 ///
 /// # Errors
 /// [`DbError`].
-pub async fn files(pool: &PgPool, run: Uuid) -> Result<Option<(Value, HarvestFindings)>, DbError> {
-    let row: Option<(Value, Value)> =
-        sqlx::query_as("SELECT files, warnings FROM run_results WHERE run_id = $1")
-            .bind(run)
-            .fetch_optional(pool)
-            .await?;
+pub async fn files(
+    pool: &PgPool,
+    visible: &Visible,
+    run: Uuid,
+) -> Result<Option<(Value, HarvestFindings)>, DbError> {
+    let row: Option<(Value, Value)> = sqlx::query_as(
+        "SELECT x.files, x.warnings
+         FROM run_results x JOIN runs r ON r.id = x.run_id JOIN tasks t ON t.id = r.task_id
+         WHERE x.run_id = $3 AND sees_task(t.repository, t.clis, $1, $2)",
+    )
+    .bind(visible.repositories())
+    .bind(visible.clis())
+    .bind(run)
+    .fetch_optional(pool)
+    .await?;
     let Some((files, stored)) = row else { return Ok(None) };
     let broken = |problem| DbError::inconsistent("run_results", "warnings", run, problem);
     let findings = match stored {

@@ -6,6 +6,7 @@ use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use crate::db::error::DbError;
+use crate::db::visible::Visible;
 use crate::domain::run::RunState;
 use crate::wire;
 
@@ -137,12 +138,22 @@ pub async fn find(connection: &mut PgConnection, run: Uuid) -> Result<Option<Run
 
 /// # Errors
 /// [`DbError`].
-pub async fn find_by_name(pool: &PgPool, task: Uuid, name: &str) -> Result<Option<RunRow>, DbError> {
-    Ok(sqlx::query_as("SELECT * FROM runs WHERE task_id = $1 AND name = $2")
-        .bind(task)
-        .bind(name)
-        .fetch_optional(pool)
-        .await?)
+pub async fn find_by_name(
+    pool: &PgPool,
+    visible: &Visible,
+    task: Uuid,
+    name: &str,
+) -> Result<Option<RunRow>, DbError> {
+    Ok(sqlx::query_as(
+        "SELECT r.* FROM runs r JOIN tasks t ON t.id = r.task_id
+         WHERE r.task_id = $3 AND r.name = $4 AND sees_task(t.repository, t.clis, $1, $2)",
+    )
+    .bind(visible.repositories())
+    .bind(visible.clis())
+    .bind(task)
+    .bind(name)
+    .fetch_optional(pool)
+    .await?)
 }
 
 /// Those of the given runs that have ended. One that this database does not know may be another installation's:

@@ -1,6 +1,6 @@
 //! Tasks: submitted whole, settled when their last run has ended.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
@@ -10,6 +10,7 @@ use uuid::Uuid;
 use crate::db::error::DbError;
 use crate::db::events::{self, NewEvent};
 use crate::db::runs::{self, RunRow};
+use crate::db::visible::Visible;
 use crate::db::{audit, run_events};
 use crate::domain::audit::{Actor, Entry, Outcome};
 use crate::domain::event::EventKind;
@@ -65,6 +66,8 @@ pub struct NewTask<'a> {
     /// The commit that `base_revision` names today, where the API can tell.
     pub base_commit: Option<&'a str>,
     pub submitted_by: &'a str,
+    /// Keys whose quotas the runs count against.
+    pub charged: &'a [String],
     pub runs: Vec<NewRun<'a>>,
 }
 
@@ -74,10 +77,12 @@ pub struct NewTask<'a> {
 /// [`DbError`].
 pub async fn insert(connection: &mut PgConnection, task: &NewTask<'_>) -> Result<(), DbError> {
     let request = task.request;
+    let clis: BTreeSet<&str> = task.runs.iter().map(|run| run.assignment.cli_name.as_str()).collect();
+    let clis: Vec<&str> = clis.into_iter().collect();
     sqlx::query(
         "INSERT INTO tasks (id, description, repository, base_revision, assignments, max_retries, retry_delay,
-                            merge_strategy, created_by, submitted_by)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+                            merge_strategy, created_by, submitted_by, clis)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
     )
     .bind(task.id)
     .bind(&request.description)
@@ -89,14 +94,15 @@ pub async fn insert(connection: &mut PgConnection, task: &NewTask<'_>) -> Result
     .bind(request.merge_strategy.as_str())
     .bind(&request.created_by)
     .bind(task.submitted_by)
+    .bind(&clis)
     .execute(&mut *connection)
     .await?;
     for (position, run) in (0i32..).zip(&task.runs) {
         let (id, assignment) = (run.id, run.assignment);
         sqlx::query(
             "INSERT INTO runs (id, task_id, name, position, cli_name, image_digest, manifest, context, timeout_secs,
-                               idle_secs, allow_no_changes, base_commit, model, runtime)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+                               idle_secs, allow_no_changes, base_commit, model, runtime, charged)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
         )
         .bind(id)
         .bind(task.id)
@@ -112,6 +118,7 @@ pub async fn insert(connection: &mut PgConnection, task: &NewTask<'_>) -> Result
         .bind(task.base_commit)
         .bind(&assignment.model)
         .bind(assignment.runtime.as_ref().map(Name::as_str))
+        .bind(task.charged)
         .execute(&mut *connection)
         .await?;
         let state = wire::event::State {
@@ -130,8 +137,13 @@ pub async fn insert(connection: &mut PgConnection, task: &NewTask<'_>) -> Result
 
 /// # Errors
 /// [`DbError`].
-pub async fn find(pool: &PgPool, id: Uuid) -> Result<Option<TaskRow>, DbError> {
-    Ok(sqlx::query_as("SELECT * FROM tasks WHERE id = $1").bind(id).fetch_optional(pool).await?)
+pub async fn find(pool: &PgPool, visible: &Visible, id: Uuid) -> Result<Option<TaskRow>, DbError> {
+    Ok(sqlx::query_as("SELECT * FROM tasks WHERE id = $3 AND sees_task(repository, clis, $1, $2)")
+        .bind(visible.repositories())
+        .bind(visible.clis())
+        .bind(id)
+        .fetch_optional(pool)
+        .await?)
 }
 
 /// Characters of a description in a list: a page of whole prompts could be 100 MiB.
@@ -143,27 +155,35 @@ const LISTED_DESCRIPTION: i32 = 4096;
 /// [`DbError`].
 pub async fn page(
     pool: &PgPool,
+    visible: &Visible,
     status: Option<TaskStatus>,
     offset: i64,
     limit: i64,
 ) -> Result<(Vec<TaskRow>, i64), DbError> {
     let status = status.map(TaskStatus::as_str);
     let rows = sqlx::query_as(
-        "SELECT id, left(description, $4) AS description, repository, base_revision, assignments, max_retries, retry_delay,
+        "SELECT id, left(description, $6) AS description, repository, base_revision, assignments, max_retries, retry_delay,
                 merge_strategy, created_by, submitted_by, status, error, event_seq, cancel_requested_at, created_at,
                 updated_at, started_at, completed_at
-         FROM tasks WHERE $1::text IS NULL OR status = $1 ORDER BY created_at DESC, id LIMIT $3 OFFSET $2",
+         FROM tasks WHERE ($3::text IS NULL OR status = $3) AND sees_task(repository, clis, $1, $2)
+         ORDER BY created_at DESC, id LIMIT $5 OFFSET $4",
     )
+    .bind(visible.repositories())
+    .bind(visible.clis())
     .bind(status)
     .bind(offset)
     .bind(limit)
     .bind(LISTED_DESCRIPTION)
     .fetch_all(pool)
     .await?;
-    let total = sqlx::query_scalar("SELECT count(*) FROM tasks WHERE $1::text IS NULL OR status = $1")
-        .bind(status)
-        .fetch_one(pool)
-        .await?;
+    let total = sqlx::query_scalar(
+        "SELECT count(*) FROM tasks WHERE ($3::text IS NULL OR status = $3) AND sees_task(repository, clis, $1, $2)",
+    )
+    .bind(visible.repositories())
+    .bind(visible.clis())
+    .bind(status)
+    .fetch_one(pool)
+    .await?;
     Ok((rows, total))
 }
 
@@ -199,16 +219,26 @@ pub enum Cancel {
     Done,
 }
 
-/// Asks to cancel: runs that wait end at once, those that work are ended by their runner.
+/// Asks to cancel (`details`: of the audit entry): runs that wait end at once, those that work are ended by their runner.
 ///
 /// # Errors
 /// [`DbError`].
-pub async fn cancel(pool: &PgPool, task: Uuid, actor: &Actor) -> Result<Cancel, DbError> {
+pub async fn cancel(
+    pool: &PgPool,
+    visible: &Visible,
+    task: Uuid,
+    actor: &Actor,
+    details: Value,
+) -> Result<Cancel, DbError> {
     let mut transaction = pool.begin().await?;
-    let row: Option<TaskRow> = sqlx::query_as("SELECT * FROM tasks WHERE id = $1 FOR UPDATE")
-        .bind(task)
-        .fetch_optional(&mut *transaction)
-        .await?;
+    let row: Option<TaskRow> = sqlx::query_as(
+        "SELECT * FROM tasks WHERE id = $3 AND sees_task(repository, clis, $1, $2) FOR UPDATE",
+    )
+    .bind(visible.repositories())
+    .bind(visible.clis())
+    .bind(task)
+    .fetch_optional(&mut *transaction)
+    .await?;
     let Some(row) = row else { return Ok(Cancel::NotFound) };
     let status = row.status()?;
     if status.has_ended() {
@@ -228,7 +258,7 @@ pub async fn cancel(pool: &PgPool, task: Uuid, actor: &Actor) -> Result<Cancel, 
             action: "task.cancel",
             object: format!("task:{task}"),
             outcome: Outcome::Done,
-            details: json!({}),
+            details,
         },
     )
     .await?;
@@ -341,42 +371,6 @@ pub async fn remember_idempotent(
         .execute(connection)
         .await?;
     Ok(())
-}
-
-/// # Errors
-/// [`DbError`].
-pub async fn stats(pool: &PgPool) -> Result<wire::task::Stats, DbError> {
-    let by_status: Vec<(String, i64)> =
-        sqlx::query_as("SELECT status, count(*) FROM tasks GROUP BY status").fetch_all(pool).await?;
-    let clis: Vec<(String, i64, i64, i64, f64, Option<f64>)> = sqlx::query_as(
-        "SELECT cli_name, count(*),
-                count(*) FILTER (WHERE state = 'succeeded'),
-                count(*) FILTER (WHERE state IN ('queued', 'preparing', 'running', 'harvesting')),
-                sum(cost_usd),
-                avg(extract(epoch FROM finished_at - started_at))::double precision
-         FROM runs GROUP BY cli_name ORDER BY cli_name",
-    )
-    .fetch_all(pool)
-    .await?;
-    let mut tasks_by_status: BTreeMap<String, u64> =
-        TaskStatus::ALL.into_iter().map(|status| (status.as_str().to_owned(), 0)).collect();
-    tasks_by_status.extend(by_status.into_iter().map(|(status, count)| (status, count.unsigned_abs())));
-    Ok(wire::task::Stats {
-        total_tasks: tasks_by_status.values().sum(),
-        tasks_by_status,
-        clis: clis
-            .into_iter()
-            .map(|(cli_name, total, success, active, total_cost, average_duration)| wire::task::CliStats {
-                cli_name,
-                total_runs: total.unsigned_abs(),
-                success_count: success.unsigned_abs(),
-                failure_count: (total - success - active).unsigned_abs(),
-                active_count: active.unsigned_abs(),
-                total_cost,
-                average_duration,
-            })
-            .collect(),
-    })
 }
 
 /// The number of the last event of each task.

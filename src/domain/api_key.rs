@@ -23,12 +23,21 @@ pub struct ApiKey {
 
 /// Makes a key from the system's randomness: what to store, and what to show once.
 pub fn generate() -> (ApiKey, SecretString) {
-    let random =
-        |length| rand::rng().sample_iter(Alphanumeric).take(length).map(char::from).collect::<String>();
-    let (id, secret) = (random(ID), random(SECRET));
+    let id = random(ID);
+    let (secret_sha256, shown) = renew(&id);
+    (ApiKey { id, secret_sha256 }, shown)
+}
+
+/// Another secret for a key: its hash to store, and the whole key to show once.
+pub fn renew(id: &str) -> ([u8; 32], SecretString) {
+    let secret = random(SECRET);
     let text = format!("kage_{id}_{secret}");
     let shown = format!("{text}{}", checksum(&text));
-    (ApiKey { id, secret_sha256: Sha256::digest(secret.as_bytes()).into() }, SecretString::from(shown))
+    (Sha256::digest(secret.as_bytes()).into(), SecretString::from(shown))
+}
+
+fn random(length: usize) -> String {
+    rand::rng().sample_iter(Alphanumeric).take(length).map(char::from).collect()
 }
 
 /// Takes a key apart. `None` if it is no key of ours: wrong form or checksum.

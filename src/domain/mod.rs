@@ -1,5 +1,6 @@
 //! The nouns of Kage Bunshin. Nothing here knows a database, an engine or HTTP.
 
+pub mod access;
 pub mod address;
 pub mod api_key;
 pub mod audit;

@@ -64,9 +64,12 @@ pub(super) async fn reserve(
     ask: &Ask,
 ) -> Result<Reservation, DbError> {
     let mut transaction = db::budgets::begin_reservation(&environment.pool).await?;
-    let levels = db::budgets::lock(&mut transaction, run.task, run.run).await?;
+    let mut levels = db::budgets::lock(&mut transaction, run.task, run.run).await?;
     if levels.len() != 2 {
         return Err(DbError::inconsistent("model_budgets", "run_id", run.run, "the run has no budget row"));
+    }
+    if run.is_charged {
+        levels.extend(db::quotas::lock(&mut transaction, run.task, run.run).await?);
     }
     let Some(output) = allowed(&levels, ask) else {
         return Ok(match fitting(&levels, ask, ask.input, true) {
@@ -77,6 +80,7 @@ pub(super) async fn reserve(
     let amount = worst(ask, output);
     let held = Held { call: Uuid::now_v7(), amount, input: ask.most_input, output };
     db::budgets::reserve(&mut transaction, run.task, run.run, amount).await?;
+    db::quotas::reserve(&mut transaction, &levels, amount).await?;
     let call = NewCall {
         id: held.call,
         run: run.run,
@@ -143,7 +147,7 @@ fn exhausted(levels: &[BudgetRow], ask: &Ask) -> String {
     let usd = |micros: i64| micros as f64 / 1e6;
     let mut parts = Vec::new();
     for level in levels {
-        let whose = if level.run_id.is_some() { "run" } else { "task" };
+        let whose = level.whose();
         if let Some(limit) = level.limit_micros {
             let (spent, limit) = (usd(level.spent_micros), usd(limit));
             parts.push(format!("the {whose} has spent {spent:.4} of {limit:.4} USD"));
@@ -171,8 +175,16 @@ pub(super) async fn settle(
     let (done, written) = tokio::sync::oneshot::channel();
     let (this, run) = (Arc::clone(environment), Arc::clone(run));
     environment.lifecycle.spawn(async move {
+        let open = Open {
+            task: run.task,
+            run: run.run,
+            run_name: Some(&run.name),
+            is_charged: run.is_charged,
+            call: held.call,
+            reserved: held.amount,
+        };
         for attempt in 0..TRIES {
-            match charge(&this, run.task, run.run, Some(&run.name), held.call, held.amount, &ended).await {
+            match charge(&this, &open, &ended).await {
                 Ok(_) => break,
                 Err(error) => {
                     tracing::error!(run = %run.run, call = %held.call, %error, attempt, "gateway.settlement_failed");
@@ -190,16 +202,21 @@ pub(super) async fn settle(
     let _ = tokio::time::timeout(patience, written).await;
 }
 
-/// One transaction: the call's row, both budgets, warnings that are due, the run's cost. True if it was open.
-async fn charge(
-    environment: &Environment,
+/// A call that is not settled.
+#[derive(Clone, Copy)]
+struct Open<'a> {
     task: Uuid,
     run: Uuid,
-    run_name: Option<&str>,
+    run_name: Option<&'a str>,
+    /// Perhaps: then its run is looked at.
+    is_charged: bool,
     call: Uuid,
-    mut reserved: Amount,
-    ended: &EndedCall,
-) -> Result<bool, DbError> {
+    reserved: Amount,
+}
+
+/// One transaction: the call's row, both budgets, warnings that are due, the run's cost. True if it was open.
+async fn charge(environment: &Environment, open: &Open<'_>, ended: &EndedCall) -> Result<bool, DbError> {
+    let Open { task, run, run_name, call, mut reserved, .. } = *open;
     let mut transaction = environment.pool.begin().await?;
     if !db::model_calls::finish(&mut transaction, call, ended).await? {
         if db::model_calls::exists(&mut transaction, call).await? {
@@ -212,13 +229,16 @@ async fn charge(
     let tokens = ended.input_tokens.saturating_add(ended.output_tokens);
     let spent = Amount { micros: ended.cost_micros, tokens };
     let levels = db::budgets::settle(&mut transaction, task, run, reserved, spent).await?;
+    if open.is_charged {
+        db::quotas::settle(&mut transaction, run, call, reserved, spent).await?;
+    }
     let mut events = Vec::new();
     for level in &levels {
         let percent = level.percent_spent();
         let due = [95, 80].into_iter().find(|due| percent >= i64::from(*due) && level.warned < *due);
         let Some(due) = due else { continue };
         db::budgets::set_warned(&mut transaction, task, level.run_id, due).await?;
-        let whose = if level.run_id.is_some() { "run" } else { "task" };
+        let whose = level.whose();
         let message = format!("model gateway: {percent} % of the {whose}'s budget is spent");
         events.push(notices::warning(task, run_name, message));
     }
@@ -257,7 +277,15 @@ pub(super) async fn settle_lost(environment: &Environment, run: Uuid) -> Result<
             first_byte_ms: None,
             duration_ms: age as i32,
         };
-        if charge(environment, open.task_id, run, None, open.id, amount, &ended).await? {
+        let lost = Open {
+            task: open.task_id,
+            run,
+            run_name: None,
+            is_charged: true,
+            call: open.id,
+            reserved: amount,
+        };
+        if charge(environment, &lost, &ended).await? {
             tracing::warn!(%run, call = %open.id, "gateway.lost_call_charged");
             let details = json!({ "call": open.id, "cost_micros": open.reserved_micros });
             let entry = notices::entry("model.charge_lost", run, Outcome::Done, details);
@@ -278,6 +306,7 @@ mod tests {
         BudgetRow {
             task_id: Uuid::nil(),
             run_id: run.then(Uuid::nil),
+            key_id: None,
             limit_micros: micros,
             limit_tokens: tokens,
             reserved_micros: 0,

@@ -37,6 +37,8 @@ pub(super) struct ServedRun {
     pub provider: Arc<Provider>,
     pub policy: CliPolicy,
     pub rules: Rules,
+    /// Its calls count against keys' quotas.
+    pub is_charged: bool,
     /// The name that the CLI was told to use.
     pub model: String,
     /// Ends the socket and every call on it.
@@ -73,6 +75,7 @@ impl ServedRun {
             attempt: grant.attempt,
             name: active.run_name.clone(),
             cli: grant.cli_name.clone(),
+            is_charged: active.is_charged,
             dialect,
             rules: Rules {
                 server_tools: policy.server_tools.clone(),

@@ -19,6 +19,7 @@ use crate::db::error::DbError;
 use crate::db::queue::Lease;
 use crate::db::runs::RunRow;
 use crate::db::tasks::TaskRow;
+use crate::db::visible::Visible;
 use crate::domain::event::EventKind;
 use crate::domain::run::RunState;
 use crate::domain::verdict::Verdict;
@@ -141,7 +142,7 @@ impl Drive<'_> {
     }
 
     async fn task(&self) -> Result<TaskRow, RunFailure> {
-        let find = || db::tasks::find(&self.environment.pool, self.lease.task);
+        let find = || db::tasks::find(&self.environment.pool, &Visible::EVERYTHING, self.lease.task);
         let row = self.environment.patiently(find).await?;
         row.ok_or_else(|| RunFailure::Database(DbError::LeaseLost(self.lease.run)))
     }

@@ -19,6 +19,7 @@ use crate::db::error::DbError;
 use crate::db::repositories::RepositoryRow;
 use crate::db::runs::RunRow;
 use crate::db::tasks::TaskRow;
+use crate::db::visible::Visible;
 use crate::domain::limits::{Enforcement, Limits};
 use crate::domain::model_name::ModelName;
 use crate::domain::name::Name;
@@ -191,7 +192,7 @@ async fn create(
 async fn repository(environment: &Environment, name: &str) -> Result<RepositoryRow, RunFailure> {
     let find = || async {
         let mut connection = environment.pool.acquire().await?;
-        db::repositories::find(&mut connection, name).await
+        db::repositories::find(&mut connection, &Visible::EVERYTHING, name).await
     };
     let row = environment.patiently(find).await?;
     row.ok_or_else(|| RunFailure::Refused(format!("repository {name:?} was removed")))

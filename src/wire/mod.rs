@@ -4,6 +4,7 @@ pub mod audit;
 pub mod containment;
 pub mod event;
 pub mod health;
+pub mod key;
 pub mod problem;
 pub mod quarantine;
 pub mod repository;

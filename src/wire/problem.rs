@@ -20,4 +20,7 @@ pub struct Problem {
     /// The request's path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance: Option<String>,
+    /// As in the header `X-Request-Id`, in the server's log and in its audit trail.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
 }

@@ -160,6 +160,7 @@ pub fn problem(status: u16, detail: &str) -> Response {
         detail: detail.to_owned(),
         error: "No".to_owned(),
         instance: None,
+        request_id: None,
     };
     let mut response = json(status, &body);
     response.headers_mut().insert(header::CONTENT_TYPE, "application/problem+json".parse().unwrap());

@@ -3,9 +3,12 @@
 use kage::config::database::DatabaseConfig;
 use kage::db;
 use kage::db::Zone;
+use kage::db::events::EventRow;
+use kage::db::keys::Bearer;
 use kage::db::queue::Lease;
 use kage::db::runs::RunRow;
 use kage::db::tasks::{NewRun, NewTask};
+use kage::db::visible::Visible;
 use kage::domain::task::MergeStrategy;
 use kage::wire::task::Assignment;
 use serde_json::json;
@@ -46,7 +49,26 @@ impl TestDatabase {
             owner: pool(Zone::Owner).await,
         };
         db::migrate(&this.owner).await.expect("migrates");
+        sqlx::query("INSERT INTO api_keys (id, name, secret_sha256) VALUES ($1, 'test', $2)")
+            .bind(this.bearer().key_id)
+            .bind(&this.bearer().secret_sha256[..])
+            .execute(&this.owner)
+            .await
+            .expect("a key");
         this
+    }
+
+    /// Who reads events.
+    pub fn bearer(&self) -> Bearer {
+        Bearer { key_id: "key".to_owned(), secret_sha256: [7; 32] }
+    }
+
+    /// The next events after a cursor, as a client that sees everything reads them.
+    pub async fn events_after(&self, task: Uuid, cursor: i64, limit: i64) -> Vec<EventRow> {
+        let rows =
+            db::events::after(&self.api, &Visible::EVERYTHING, &self.bearer(), task, cursor, None, limit)
+                .await;
+        rows.expect("reads")
     }
 
     /// A task with so many runs, all queued.
@@ -85,6 +107,7 @@ impl TestDatabase {
             repository: "repository",
             base_commit: None,
             submitted_by: "key",
+            charged: &[],
             runs: (0..runs).map(run).collect(),
         };
         let mut transaction = self.api.begin().await.expect("begins");

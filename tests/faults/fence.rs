@@ -7,6 +7,7 @@ use kage::db::queue::{self, Lease};
 use kage::db::results::ResultRow;
 use kage::db::runs::RunRow;
 use kage::db::tasks;
+use kage::db::visible::Visible;
 use kage::domain::audit::Actor;
 use kage::domain::event::EventKind;
 use kage::domain::run::RunState;
@@ -171,7 +172,9 @@ async fn a_late_claimer_cannot_end_a_run_that_a_cancel_has_ended() {
     let task = db.task(1).await;
     let run = queue::claim_queued(&db.runner, runner, 60, 1, &[]).await.expect("claims").remove(0);
     db.expire().await;
-    let cancelled = tasks::cancel(&db.api, task, &Actor::Key("k".to_owned())).await.expect("cancels");
+    let actor = Actor::Key("k".to_owned());
+    let cancelled =
+        tasks::cancel(&db.api, &Visible::EVERYTHING, task, &actor, json!({})).await.expect("cancels");
     assert_eq!(cancelled, tasks::Cancel::Done);
     every_write_is_refused(&db, lease_of(&run, runner), &run).await;
     db.remove().await;

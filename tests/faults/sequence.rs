@@ -4,6 +4,8 @@
 use std::time::Duration;
 
 use kage::db::events::{self, NewEvent};
+use kage::db::keys::Bearer;
+use kage::db::visible::Visible;
 use kage::domain::event::EventKind;
 use serde_json::json;
 use uuid::Uuid;
@@ -19,8 +21,7 @@ async fn an_event_is_not_seen_before_one_that_comes_first() {
     let db = TestDatabase::new().await;
     let task = db.task(1).await;
     let seen = async |cursor| -> Vec<i64> {
-        let rows = events::after(&db.api, task, cursor, None, 100).await.expect("reads");
-        rows.iter().map(|row| row.seq).collect()
+        db.events_after(task, cursor, 100).await.iter().map(|row| row.seq).collect()
     };
     let head = *seen(0).await.last().expect("a task begins with an event");
 
@@ -40,6 +41,10 @@ async fn an_event_is_not_seen_before_one_that_comes_first() {
     let second = quick.await.expect("ends");
     assert_eq!((first, second), (head + 1, head + 2));
     assert_eq!(seen(head).await, [head + 1, head + 2]);
+    // A secret that is not taken reads nothing, and that at once.
+    let other = Bearer { secret_sha256: [8; 32], ..db.bearer() };
+    let rows = events::after(&db.api, &Visible::EVERYTHING, &other, task, 0, None, 100).await.expect("reads");
+    assert!(rows.is_empty(), "{rows:?}");
 
     // What is rolled back leaves no gap.
     let mut undone = db.runner.begin().await.expect("begins");
@@ -58,7 +63,7 @@ async fn a_reader_beside_many_writers_sees_every_event_once_and_in_order() {
     const EACH: usize = 60;
     let db = TestDatabase::new().await;
     let task = db.task(WRITERS).await;
-    let head = events::after(&db.api, task, 0, None, 100).await.expect("reads").len() as i64;
+    let head = db.events_after(task, 0, 100).await.len() as i64;
     let mut writers = tokio::task::JoinSet::new();
     for writer in 0..WRITERS {
         let pool = db.runner.clone();
@@ -81,14 +86,15 @@ async fn a_reader_beside_many_writers_sees_every_event_once_and_in_order() {
             total
         });
     }
-    let (pool, stop) = (db.api.clone(), tokio_util::sync::CancellationToken::new());
+    let (pool, bearer, stop) = (db.api.clone(), db.bearer(), tokio_util::sync::CancellationToken::new());
     let stopped = stop.clone();
     let reader = tokio::spawn(async move {
         let (mut cursor, mut seen): (i64, Vec<(i64, u64, u64)>) = (head, Vec::new());
         loop {
             // Asked before the query: what is committed by then is in its answer.
             let last = stopped.is_cancelled();
-            let rows = events::after(&pool, task, cursor, None, 7).await.expect("reads");
+            let all = Visible::EVERYTHING;
+            let rows = events::after(&pool, &all, &bearer, task, cursor, None, 7).await.expect("reads");
             for row in &rows {
                 let payload = row.payload.as_ref().expect("a payload");
                 let field = |name: &str| payload[name].as_u64().expect("a number");

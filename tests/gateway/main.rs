@@ -7,6 +7,7 @@ mod budgets;
 mod credentials;
 mod faults;
 mod grants;
+mod keys;
 mod limits;
 mod network;
 mod policy;

@@ -35,7 +35,8 @@ async fn nothing_is_told_or_done_without_a_valid_key() {
     let mut kage = TestKage::new().await;
     kage.start("api").await;
     let made: Value =
-        serde_json::from_str(&kage.host(&["key", "create", "--json", "--name", "gone"])).expect("JSON");
+        serde_json::from_str(&kage.host(&["key", "create", "--admin", "--json", "--name", "gone"]))
+            .expect("JSON");
     let revoked = string(&made["key"]).to_owned();
     assert_eq!(
         send(kage.bare_request(Method::GET, "/api/v1/tasks").header("X-API-Key", &revoked)).await.status,
@@ -157,10 +158,15 @@ fn describes_itself(document: &Value) {
         for (method, operation) in operations.as_object().expect("operations") {
             let statuses: Vec<&str> =
                 operation["responses"].as_object().expect("responses").keys().map(String::as_str).collect();
-            let keyed = operation["security"] == json!([{ "key": [] }]);
+            let scopes = &operation["security"][0]["key"];
+            let keyed = scopes.is_array();
             assert_eq!(keyed, statuses.contains(&"401"), "{method} {path}");
             assert!(!string(&operation["operationId"]).is_empty());
-            let key = if keyed { "key" } else { "-" };
+            let key = match scopes[0].as_str() {
+                Some(scope) => scope,
+                None if keyed => "key",
+                None => "-",
+            };
             table.push(format!("{} {path} {key} {}", method.to_uppercase(), statuses.join(",")));
         }
     }

@@ -33,7 +33,8 @@ async fn every_act_and_every_state_has_its_entry() {
     kage.delete(&format!("/api/v1/tasks/{gone_id}")).await;
     let gone = kage.ended(gone_id).await;
     let made: Value =
-        serde_json::from_str(&kage.host(&["key", "create", "--json", "--name", "gone"])).expect("JSON");
+        serde_json::from_str(&kage.host(&["key", "create", "--admin", "--json", "--name", "gone"]))
+            .expect("JSON");
     kage.host(&["key", "revoke", string(&made["id"])]);
     assert!(kage.client(&["repo", "rm", "demo"]).await.status.success());
 
@@ -146,11 +147,14 @@ async fn entries_are_never_changed_by_anybody() {
     assert_eq!(entries(kage.pool()).await, before);
 }
 
-const NOT_OF_THE_API: [&str; 20] = [
-    "UPDATE api_keys SET secret_sha256 = '\\x00'",
+const NOT_OF_THE_API: [&str; 23] = [
+    "UPDATE api_keys SET scopes = '{admin}'",
+    "UPDATE api_keys SET repositories = NULL, clis = NULL",
+    "UPDATE api_keys SET expires_at = NULL",
+    "UPDATE api_keys SET runs_at_once = NULL, runs_a_day = NULL, micros_a_day = NULL, charged = '{}'",
     "UPDATE api_keys SET revoked_at = NULL",
-    "INSERT INTO api_keys (id, name, secret_sha256) VALUES ('x', 'x', decode(repeat('00', 32), 'hex'))",
     "DELETE FROM api_keys",
+    "DELETE FROM key_days",
     "INSERT INTO cli_images (name, digest, manifest) VALUES ('x', 'sha256:' || repeat('0', 64), '{}')",
     "UPDATE cli_images SET digest = 'sha256:' || repeat('0', 64)",
     "UPDATE runs SET image_digest = 'sha256:' || repeat('0', 64)",

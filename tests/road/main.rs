@@ -1,6 +1,7 @@
 //! The road from an HTTP request to a branch, as a user sees it: real `kage` processes, a real engine, a real
 //! Postgres, real git. Nothing of ours is replaced by a double.
 
+mod access;
 mod apart;
 mod api;
 mod audit;
@@ -15,6 +16,7 @@ mod host;
 mod hostile_output;
 mod hostile_results;
 mod hostile_sources;
+mod keys;
 mod limits;
 mod migrations;
 mod models;
@@ -23,6 +25,7 @@ mod names;
 mod own_engine;
 mod prompts;
 mod quarantine;
+mod quotas;
 mod refusals;
 mod remapped;
 mod repositories;

@@ -234,7 +234,8 @@ async fn a_request_that_arrives_twice_is_one_task() {
 async fn keys_of_two_clients_do_not_meet() {
     let kage = accepting(&[]).await;
     let made: Value =
-        serde_json::from_str(&kage.host(&["key", "create", "--json", "--name", "second"])).expect("JSON");
+        serde_json::from_str(&kage.host(&["key", "create", "--admin", "--json", "--name", "second"]))
+            .expect("JSON");
     let task = shell("echo a task");
     let first = submit_with_key(&kage, &task, "the same").await;
     let request = kage.bare_request(Method::POST, "/api/v1/tasks").header("X-API-Key", string(&made["key"]));

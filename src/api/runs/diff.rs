@@ -1,10 +1,12 @@
 //! `GET /tasks/{id}/runs/{cli}/diff`.
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use uuid::Uuid;
 
+use crate::api::auth::Caller;
 use crate::api::extract::Path;
 use crate::api::problem::{ApiError, ApiResult};
 use crate::api::runs::find_ended;
@@ -15,19 +17,20 @@ use crate::wire::problem::Problem;
 use crate::wire::run::Diff;
 
 /// What a run changed: a patch that `git apply` takes, or JSON, as `Accept` says.
-#[utoipa::path(get, path = "/tasks/{id}/runs/{cli}/diff", tag = "runs", security(("key" = [])),
+#[utoipa::path(get, path = "/tasks/{id}/runs/{cli}/diff", tag = "runs",
     params(("id" = Uuid, Path), ("cli" = String, Path, description = "The run's name")),
     responses((status = 200, content((String = "text/x-diff"), (Diff = "application/json"))),
               (status = 401, body = Problem), (status = 404, body = Problem), (status = 406, body = Problem),
               (status = 409, body = Problem, description = "It has not ended")))]
 pub(in crate::api) async fn run_diff(
     State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
     Path((task, name)): Path<(Uuid, String)>,
     headers: HeaderMap,
 ) -> ApiResult<Response> {
     let json = wants_json(&headers)?;
-    let run = find_ended(&state, task, &name).await?;
-    let result = db::results::find(&state.pool, run.id).await?;
+    let run = find_ended(&state, &caller, task, &name).await?;
+    let result = db::results::find(&state.pool, &caller.visible, run.id).await?;
     let (patch, truncated, files) = match result {
         Some(result) => (result.patch, result.patch_truncated, result.files),
         None => (Vec::new(), false, serde_json::json!([])),

@@ -1,5 +1,6 @@
 //! `GET /tasks/{id}/runs/{cli}/log`.
 
+use axum::Extension;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -8,6 +9,7 @@ use futures::Stream;
 use sqlx::PgPool;
 use uuid::Uuid;
 
+use crate::api::auth::Caller;
 use crate::api::extract::Path;
 use crate::api::problem::{ApiError, ApiResult};
 use crate::api::runs::find;
@@ -20,7 +22,7 @@ use crate::wire::problem::Problem;
 const PAGE: i64 = 16;
 
 /// All output of a run so far (both streams, every attempt, in order) as it was written; `Range` in bytes.
-#[utoipa::path(get, path = "/tasks/{id}/runs/{cli}/log", tag = "runs", security(("key" = [])),
+#[utoipa::path(get, path = "/tasks/{id}/runs/{cli}/log", tag = "runs",
     params(("id" = Uuid, Path), ("cli" = String, Path, description = "The run's name"),
            ("Range" = Option<String>, Header, description = "bytes=FIRST-LAST, bytes=FIRST- or bytes=-COUNT")),
     responses((status = 200, content_type = "text/plain", body = String),
@@ -28,10 +30,11 @@ const PAGE: i64 = 16;
               (status = 401, body = Problem), (status = 404, body = Problem), (status = 416, body = Problem)))]
 pub(in crate::api) async fn run_log(
     State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
     Path((task, name)): Path<(Uuid, String)>,
     headers: HeaderMap,
 ) -> ApiResult<Response> {
-    let run = find(&state, task, &name).await?;
+    let run = find(&state, &caller, task, &name).await?;
     let total = run.output_bytes.unsigned_abs();
     let range = match headers.get(header::RANGE) {
         None => None,
@@ -43,7 +46,8 @@ pub(in crate::api) async fn run_log(
         }
     };
     let (first, end) = range.unwrap_or((0, total));
-    let mut response = Body::from_stream(blocks(state.pool.clone(), run.id, first, end)).into_response();
+    let mut response =
+        Body::from_stream(blocks(state.pool.clone(), caller, run.id, first, end)).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     headers.insert(header::CONTENT_DISPOSITION, HeaderValue::from_static("attachment; filename=\"run.log\""));
@@ -69,11 +73,17 @@ fn parse_range(text: &str, total: u64) -> Option<(u64, u64)> {
 }
 
 /// Bytes `first..end` of a run's output, a page of blocks at a time.
-fn blocks(pool: PgPool, run: Uuid, first: u64, end: u64) -> impl Stream<Item = Result<Bytes, DbError>> {
+fn blocks(
+    pool: PgPool,
+    caller: Caller,
+    run: Uuid,
+    first: u64,
+    end: u64,
+) -> impl Stream<Item = Result<Bytes, DbError>> {
     async_stream::try_stream! {
         let mut next = first;
         while next < end {
-            let page = db::events::log_blocks(&pool, run, next as i64, PAGE).await?;
+            let page = db::events::log_blocks(&pool, &caller.visible, &caller.bearer, run, next as i64, PAGE).await?;
             let before = next;
             for (position, bytes) in page {
                 let position = position.unsigned_abs();

@@ -6,6 +6,7 @@ pub(super) mod log;
 
 use uuid::Uuid;
 
+use crate::api::auth::Caller;
 use crate::api::problem::{ApiError, ApiResult};
 use crate::api::state::ApiState;
 use crate::db;
@@ -13,14 +14,15 @@ use crate::db::runs::RunRow;
 
 /// # Errors
 /// 404 if there is no such task or run.
-async fn find(state: &ApiState, task: Uuid, name: &str) -> ApiResult<RunRow> {
-    db::runs::find_by_name(&state.pool, task, name).await?.ok_or_else(|| ApiError::not_found("run"))
+async fn find(state: &ApiState, caller: &Caller, task: Uuid, name: &str) -> ApiResult<RunRow> {
+    let row = db::runs::find_by_name(&state.pool, &caller.visible, task, name).await?;
+    row.ok_or_else(|| ApiError::not_found("run"))
 }
 
 /// # Errors
 /// 409 while the run goes on.
-async fn find_ended(state: &ApiState, task: Uuid, name: &str) -> ApiResult<RunRow> {
-    let run = find(state, task, name).await?;
+async fn find_ended(state: &ApiState, caller: &Caller, task: Uuid, name: &str) -> ApiResult<RunRow> {
+    let run = find(state, caller, task, name).await?;
     if run.state().has_ended() {
         Ok(run)
     } else {

@@ -2,6 +2,7 @@
 
 use axum::extract::State;
 use axum::{Extension, Json};
+use serde_json::json;
 use uuid::Uuid;
 
 use crate::api::auth::Caller;
@@ -16,7 +17,7 @@ use crate::wire::task::Cancelled;
 
 /// Cancels: runs that wait end at once; those that work are ended by their runner, and what they
 /// had changed is kept on their branches.
-#[utoipa::path(delete, path = "/tasks/{id}", tag = "tasks", security(("key" = [])),
+#[utoipa::path(delete, path = "/tasks/{id}", tag = "tasks",
     params(("id" = Uuid, Path)),
     responses((status = 200, body = Cancelled), (status = 401, body = Problem), (status = 404, body = Problem),
               (status = 409, body = Problem, description = "It has ended")))]
@@ -25,7 +26,15 @@ pub(in crate::api) async fn cancel_task(
     Extension(caller): Extension<Caller>,
     Path(id): Path<Uuid>,
 ) -> ApiResult<Json<Cancelled>> {
-    match db::tasks::cancel(&state.pool, id, &caller.actor()).await? {
+    match db::tasks::cancel(
+        &state.pool,
+        &caller.visible,
+        id,
+        &caller.actor(),
+        caller.origin.audited(json!({})),
+    )
+    .await?
+    {
         Cancel::NotFound => Err(ApiError::not_found("task")),
         Cancel::Ended(status) => Err(ApiError::conflict(format!("the task has ended: {status}"))),
         Cancel::Done => {

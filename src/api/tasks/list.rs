@@ -1,8 +1,9 @@
 //! `GET /tasks`.
 
-use axum::Json;
 use axum::extract::State;
+use axum::{Extension, Json};
 
+use crate::api::auth::Caller;
 use crate::api::extract::Query;
 use crate::api::problem::{ApiError, ApiResult};
 use crate::api::state::ApiState;
@@ -11,10 +12,11 @@ use crate::wire::problem::Problem;
 use crate::wire::task::{TaskFilter, TaskPage};
 
 /// Tasks, newest first. A description is cut to its first 4096 characters here.
-#[utoipa::path(get, path = "/tasks", tag = "tasks", security(("key" = [])), params(TaskFilter),
+#[utoipa::path(get, path = "/tasks", tag = "tasks", params(TaskFilter),
     responses((status = 200, body = TaskPage), (status = 401, body = Problem), (status = 422, body = Problem)))]
 pub(in crate::api) async fn list_tasks(
     State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
     Query(filter): Query<TaskFilter>,
 ) -> ApiResult<Json<TaskPage>> {
     let (page, page_size) = (filter.page.unwrap_or(1), filter.page_size.unwrap_or(50));
@@ -25,7 +27,8 @@ pub(in crate::api) async fn list_tasks(
         return Err(ApiError::invalid("page_size is 1 to 100"));
     }
     let offset = i64::from(page - 1) * i64::from(page_size);
-    let (rows, total) = db::tasks::page(&state.pool, filter.status, offset, i64::from(page_size)).await?;
+    let (rows, total) =
+        db::tasks::page(&state.pool, &caller.visible, filter.status, offset, i64::from(page_size)).await?;
     let tasks = db::task_view::to_wire(&state.pool, rows).await?;
     Ok(Json(TaskPage { tasks, total: total.unsigned_abs(), page, page_size }))
 }

@@ -5,5 +5,6 @@ mod check;
 pub(super) mod get;
 pub(super) mod list;
 pub(super) mod progress;
+mod quota;
 pub(super) mod stats;
 pub(super) mod submit;

@@ -7,6 +7,7 @@ use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
@@ -21,10 +22,12 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use utoipa::IntoParams;
 use uuid::Uuid;
 
+use crate::api::auth::Caller;
 use crate::api::extract::{Path, Query};
 use crate::api::problem::{ApiError, ApiResult};
 use crate::api::state::ApiState;
 use crate::db;
+use crate::db::error::DbError;
 use crate::db::events::EventRow;
 use crate::domain::event::EventKind;
 use crate::wire::event::{Connected, Log};
@@ -47,18 +50,20 @@ pub(in crate::api) struct Cursor {
 /// A task's events as Server-Sent Events: `connected`, `state`, `progress`, `log`, `result`, `warning`,
 /// `error`, `heartbeat`, and `task_complete`, after which the stream ends. Ids rise by one; resume with
 /// `Last-Event-ID` (or `after`) without gap or duplicate, also long after the task has ended.
-#[utoipa::path(get, path = "/tasks/{id}/progress", tag = "tasks", security(("key" = [])),
+#[utoipa::path(get, path = "/tasks/{id}/progress", tag = "tasks",
     params(("id" = Uuid, Path), Cursor, ("Last-Event-ID" = Option<i64>, Header)),
     responses((status = 200, content_type = "text/event-stream", body = String),
               (status = 401, body = Problem), (status = 404, body = Problem), (status = 422, body = Problem),
               (status = 503, body = Problem, description = "Too many streams")))]
 pub(in crate::api) async fn task_progress(
     State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
     Path(id): Path<Uuid>,
     Query(cursor): Query<Cursor>,
     headers: HeaderMap,
 ) -> ApiResult<Response> {
-    let row = db::tasks::find(&state.pool, id).await?.ok_or_else(|| ApiError::not_found("task"))?;
+    let row = db::tasks::find(&state.pool, &caller.visible, id).await?;
+    let row = row.ok_or_else(|| ApiError::not_found("task"))?;
     let last = match headers.get("last-event-id").map(|value| value.to_str().unwrap_or("?").trim()) {
         Some("") | None => cursor.after.unwrap_or(0),
         Some(text) => {
@@ -74,7 +79,7 @@ pub(in crate::api) async fn task_progress(
     let run = match &cursor.run {
         None => None,
         Some(name) => {
-            let run = db::runs::find_by_name(&state.pool, id, name).await?;
+            let run = db::runs::find_by_name(&state.pool, &caller.visible, id, name).await?;
             Some(run.ok_or_else(|| ApiError::not_found(&format!("run as {name:?} in this task")))?.id)
         }
     };
@@ -83,7 +88,8 @@ pub(in crate::api) async fn task_progress(
     let connected = Connected { task_id: id, status: row.status()?, timestamp: Utc::now() };
     let mut hello = String::new();
     frame(&mut hello, None, "connected", &connected);
-    let follower = Follower { wake: state.hub.subscribe(id), state, task: id, run, last, _permit: permit };
+    let (wake, ended) = (state.hub.subscribe(id), state.bearers.watch(&caller.bearer));
+    let follower = Follower { wake, ended, state, caller, task: id, run, last, _permit: permit };
     let mut response = Body::from_stream(follow(follower, hello)).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
@@ -95,10 +101,13 @@ pub(in crate::api) async fn task_progress(
 
 struct Follower {
     state: ApiState,
+    caller: Caller,
     task: Uuid,
     run: Option<Uuid>,
     last: i64,
     wake: watch::Receiver<i64>,
+    /// True when the caller's key is no longer taken.
+    ended: watch::Receiver<bool>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -124,17 +133,16 @@ fn follow(mut follower: Follower, hello: String) -> impl Stream<Item = Result<By
                 Ok(Step::Wait) => loop {
                     tokio::select! {
                         () = follower.state.soft.cancelled() => return,
+                        () = ended(&mut follower.ended) => {
+                            yield Ok(Bytes::from(broken(follower.task, "the API key is no longer valid")));
+                            return;
+                        }
                         _ = follower.wake.changed() => break,
                         () = tokio::time::sleep(HEARTBEAT) => yield Ok(Bytes::from(heartbeat())),
                     }
                 },
                 Err(_) => {
-                    // No id: the client's cursor stays, and it comes back with it.
-                    let mut text = String::new();
-                    let problem = json!({ "task_id": follower.task, "message": "the stream broke; connect again",
-                                          "timestamp": Utc::now() });
-                    frame(&mut text, None, EventKind::Error.as_str(), &problem);
-                    yield Ok(Bytes::from(text));
+                    yield Ok(Bytes::from(broken(follower.task, "the stream broke; connect again")));
                     return;
                 }
             }
@@ -142,18 +150,36 @@ fn follow(mut follower: Follower, hello: String) -> impl Stream<Item = Result<By
     }
 }
 
+async fn ended(key: &mut watch::Receiver<bool>) {
+    // An error: nobody looks after this key any more.
+    drop(key.wait_for(|ended| *ended).await);
+}
+
+/// Why a stream ends before its task. No id: the client's cursor stays, and it comes back with it.
+fn broken(task: Uuid, message: &str) -> String {
+    let mut text = String::new();
+    let problem = json!({ "task_id": task, "message": message, "timestamp": Utc::now() });
+    frame(&mut text, None, EventKind::Error.as_str(), &problem);
+    text
+}
+
 impl Follower {
+    async fn after(&self, limit: i64) -> Result<Vec<EventRow>, DbError> {
+        let Caller { visible, bearer, .. } = &self.caller;
+        db::events::after(&self.state.pool, visible, bearer, self.task, self.last, self.run, limit).await
+    }
+
     async fn step(&mut self) -> Result<Step, ApiError> {
-        let rows = db::events::after(&self.state.pool, self.task, self.last, self.run, PAGE).await?;
+        let rows = self.after(PAGE).await?;
         let Some(newest) = rows.last() else {
             // The task's end and its last event are one transaction: read the end first, then look again.
-            let ended = db::tasks::find(&self.state.pool, self.task)
+            let ended = db::tasks::find(&self.state.pool, &self.caller.visible, self.task)
                 .await?
                 .is_none_or(|row| row.completed_at.is_some());
             if !ended {
                 return Ok(Step::Wait);
             }
-            let rows = db::events::after(&self.state.pool, self.task, self.last, self.run, 1).await?;
+            let rows = self.after(1).await?;
             return Ok(if rows.is_empty() { Step::End } else { Step::Send(String::new()) });
         };
         self.last = newest.seq;

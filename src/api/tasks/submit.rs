@@ -14,14 +14,13 @@ use crate::api::auth::Caller;
 use crate::api::extract::Json;
 use crate::api::problem::{ApiError, ApiResult};
 use crate::api::state::ApiState;
-use crate::api::tasks::check;
 use crate::api::tasks::get::load;
+use crate::api::tasks::{check, quota};
 use crate::db;
 use crate::db::budgets::Limits;
 use crate::db::error::DbError;
 use crate::db::repositories::RepositoryRow;
 use crate::db::tasks::{NewRun, NewTask};
-use crate::domain::audit::{Entry, Outcome};
 use crate::domain::repository::RepositoryState;
 use crate::wire;
 use crate::wire::problem::Problem;
@@ -30,11 +29,12 @@ use crate::wire::task::Task;
 type Created = (StatusCode, HeaderMap, axum::Json<Task>);
 
 /// Submits a task; its runs start as soon as a runner has room.
-#[utoipa::path(post, path = "/tasks", tag = "tasks", security(("key" = [])),
+#[utoipa::path(post, path = "/tasks", tag = "tasks",
     params(("Idempotency-Key" = Option<String>, Header, description = "The same key with the same body gives the same task")),
     request_body = wire::task::NewTask,
     responses((status = 201, body = Task), (status = 400, body = Problem), (status = 401, body = Problem),
-              (status = 413, body = Problem), (status = 415, body = Problem), (status = 422, body = Problem)))]
+              (status = 413, body = Problem), (status = 415, body = Problem), (status = 422, body = Problem),
+              (status = 429, body = Problem, description = "A quota of the key's day is used up; Retry-After says when it ends")))]
 pub(in crate::api) async fn submit_task(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
@@ -49,7 +49,7 @@ pub(in crate::api) async fn submit_task(
     // A second round only if another request with the same key came in between.
     for last_round in [false, true] {
         match write(&state, &caller, &request, idempotency.as_ref()).await {
-            Ok((id, replayed)) => return created(&state, id, replayed).await,
+            Ok((id, replayed)) => return created(&state, &caller, id, replayed).await,
             Err(Refusal::Database(error)) if error.is_conflict() && idempotency.is_some() && !last_round => {}
             Err(Refusal::Database(error)) => return Err(error.into()),
             Err(Refusal::Request(error)) => return Err(error),
@@ -58,7 +58,7 @@ pub(in crate::api) async fn submit_task(
     Err(ApiError::busy("another request with this Idempotency-Key is under way"))
 }
 
-async fn created(state: &ApiState, id: Uuid, replayed: bool) -> ApiResult<Created> {
+async fn created(state: &ApiState, caller: &Caller, id: Uuid, replayed: bool) -> ApiResult<Created> {
     if !replayed {
         // Should this fail, the runners' slow poll finds the task.
         if let Err(error) = db::notify::send(&state.pool, db::notify::QUEUE, "").await {
@@ -72,10 +72,10 @@ async fn created(state: &ApiState, id: Uuid, replayed: bool) -> ApiResult<Create
     if replayed {
         headers.insert(HeaderName::from_static("idempotent-replayed"), HeaderValue::from_static("true"));
     }
-    Ok((StatusCode::CREATED, headers, axum::Json(load(state, id).await?)))
+    Ok((StatusCode::CREATED, headers, axum::Json(load(state, caller, id).await?)))
 }
 
-enum Refusal {
+pub(super) enum Refusal {
     Request(ApiError),
     Database(DbError),
 }
@@ -115,9 +115,9 @@ async fn write(
         }
         return Err(ApiError::invalid("this Idempotency-Key was used for another request").into());
     }
-    let repository = repository(state, &mut transaction, request.repository.as_deref()).await?;
+    let repository = repository(state, caller, &mut transaction, request.repository.as_deref()).await?;
     let base_commit = base_commit(&repository, request.base_revision.as_deref())?;
-    let runs = runs(&mut transaction, request).await?;
+    let runs = runs(&mut transaction, caller, request).await?;
     let id = Uuid::now_v7();
     let details = json!({
         "repository": repository.name,
@@ -134,20 +134,16 @@ async fn write(
         repository: &repository.name,
         base_commit: base_commit.as_deref(),
         submitted_by: &caller.key_id,
+        charged: &caller.charged,
         runs,
     };
+    quota::count(&mut transaction, caller, task.runs.len()).await?;
     db::tasks::insert(&mut transaction, &task).await?;
     budgets(&mut transaction, &task).await?;
     if let Some((key, sha256)) = idempotency {
         db::tasks::remember_idempotent(&mut transaction, &caller.key_id, key, sha256, id).await?;
     }
-    let entry = Entry {
-        actor: caller.actor(),
-        action: "task.submit",
-        object: format!("task:{id}"),
-        outcome: Outcome::Done,
-        details,
-    };
+    let entry = caller.did("task.submit", format!("task:{id}"), details);
     db::audit::append(&mut transaction, &entry).await?;
     transaction.commit().await?;
     Ok((id, false))
@@ -168,13 +164,14 @@ fn audited(run: &NewRun<'_>) -> Value {
 /// The repository that is named, or the only one that there is.
 async fn repository(
     state: &ApiState,
+    caller: &Caller,
     connection: &mut PgConnection,
     name: Option<&str>,
 ) -> Result<RepositoryRow, Refusal> {
     let name = match name {
         Some(name) => name.to_owned(),
         None => {
-            let all = db::repositories::list(&state.pool).await?;
+            let all = db::repositories::list(&state.pool, &caller.visible).await?;
             match all.as_slice() {
                 [only] => only.name.clone(),
                 [] => return Err(ApiError::invalid("no repository is registered; register one first").into()),
@@ -186,7 +183,7 @@ async fn repository(
             }
         }
     };
-    let row = db::repositories::find(connection, &name).await?;
+    let row = db::repositories::find(connection, &caller.visible, &name).await?;
     let row = row.filter(|row| row.state != RepositoryState::Removing.as_str());
     let row = row.ok_or_else(|| ApiError::invalid(format!("repository: there is none named {name:?}")))?;
     if row.fetched_at.is_none() {
@@ -222,6 +219,7 @@ fn base_commit(repository: &RepositoryRow, revision: Option<&str>) -> Result<Opt
 /// One run an assignment. The second of the same CLI is named `-2`, and so on.
 async fn runs<'a>(
     connection: &mut PgConnection,
+    caller: &Caller,
     request: &'a wire::task::NewTask,
 ) -> Result<Vec<NewRun<'a>>, Refusal> {
     let mut count: BTreeMap<&str, usize> = BTreeMap::new();
@@ -229,7 +227,8 @@ async fn runs<'a>(
     let mut runs = Vec::with_capacity(request.cli_assignments.len());
     for (index, assignment) in request.cli_assignments.iter().enumerate() {
         let cli = assignment.cli_name.as_str();
-        let image = db::images::find(connection, cli).await?.ok_or_else(|| {
+        let image = db::images::find(connection, cli).await?.filter(|_| caller.rights.sees_cli(cli));
+        let image = image.ok_or_else(|| {
             ApiError::invalid(format!(
                 "cli_assignments[{index}].cli_name: no CLI image {cli:?} is registered"
             ))

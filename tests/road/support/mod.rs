@@ -6,6 +6,7 @@
 pub mod database;
 pub mod git;
 pub mod http;
+pub mod keys;
 pub mod leftovers;
 pub mod process;
 pub mod provider;
@@ -127,7 +128,7 @@ impl TestKage {
 
     /// Makes a key and registers the CLI image `shell` in whatever database the settings lead to.
     pub fn equip(&mut self) {
-        let made = self.host(&["key", "create", "--json", "--name", "test"]);
+        let made = self.host(&["key", "create", "--admin", "--json", "--name", "test"]);
         let made: serde_json::Value = serde_json::from_str(&made).expect("kage key create --json");
         self.key = made["key"].as_str().expect("a key").to_owned();
         let shell = Path::new(env!("CARGO_MANIFEST_DIR")).join("images/shell");

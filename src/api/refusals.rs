@@ -1,0 +1,216 @@
+//! Refusals in the audit trail: of a kind (address, key, reason) the first at once, the others of that minute as a
+//! count. Whoever is refused often makes the trail no longer than whoever is refused twice a minute.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tokio::sync::Notify;
+
+use crate::api::origin::Origin;
+use crate::api::state::ApiState;
+use crate::db;
+use crate::db::error::DbError;
+use crate::domain::audit::{Actor, Entry, Outcome};
+
+/// Kinds that are told apart at once; more of them share one.
+const KINDS: usize = 2048;
+const MINUTE: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_secs(5);
+
+/// A request that was refused.
+#[derive(Debug, Clone)]
+pub(super) struct Refusal {
+    pub origin: Origin,
+    /// Of a valid key; what an unknown one says of itself is no name.
+    pub key_id: Option<String>,
+    pub reason: &'static str,
+    pub route: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Sort {
+    address: Option<IpAddr>,
+    key_id: Option<String>,
+    reason: &'static str,
+}
+
+impl Sort {
+    /// Everything for which there is no room.
+    const REST: Self = Self { address: None, key_id: None, reason: "others" };
+
+    fn of(refusal: &Refusal) -> Self {
+        Self {
+            address: refusal.origin.address.map(network),
+            key_id: refusal.key_id.clone(),
+            reason: refusal.reason,
+        }
+    }
+}
+
+/// Whoever has one IPv6 address has the 2^64 beside it.
+fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(v6) => {
+            let [a, b, c, d, ..] = v6.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Tally {
+    /// Since the last entry.
+    count: u64,
+    latest: Refusal,
+    /// When the last entry was written; `None`: there is none yet.
+    written: Option<Instant>,
+}
+
+#[derive(Default)]
+pub(super) struct Refusals {
+    tallies: Mutex<HashMap<Sort, Tally>>,
+    wake: Notify,
+}
+
+impl Refusals {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Sort, Tally>> {
+        self.tallies.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn note(&self, refusal: Refusal) {
+        tracing::info!(
+            reason = refusal.reason,
+            route = refusal.route,
+            key = refusal.key_id,
+            address = refusal.origin.address.map(tracing::field::display),
+            "api.refused"
+        );
+        let mut tallies = self.lock();
+        let mut sort = Sort::of(&refusal);
+        if !tallies.contains_key(&sort) && tallies.len() >= KINDS {
+            sort = Sort::REST;
+        }
+        let tally =
+            tallies.entry(sort).or_insert_with(|| Tally { count: 0, latest: refusal.clone(), written: None });
+        if tally.count == 0 {
+            tally.latest = refusal;
+        }
+        tally.count += 1;
+        if tally.written.is_none() {
+            self.wake.notify_one();
+        }
+    }
+
+    /// What is to be written now; what has been quiet for a minute is forgotten.
+    fn due(&self, all: bool) -> Vec<(Sort, Tally)> {
+        let mut tallies = self.lock();
+        let over = |tally: &Tally| tally.written.is_none_or(|at| at.elapsed() >= MINUTE);
+        tallies.retain(|_, tally| tally.count > 0 || !over(tally));
+        let due = tallies.iter().filter(|(_, tally)| tally.count > 0 && (all || over(tally)));
+        due.map(|(sort, tally)| (sort.clone(), tally.clone())).collect()
+    }
+
+    /// These were written.
+    fn settle(&self, written: &[(Sort, Tally)]) {
+        let mut tallies = self.lock();
+        for (sort, tally) in written {
+            if let Some(known) = tallies.get_mut(sort) {
+                known.count = known.count.saturating_sub(tally.count);
+                known.written = Some(Instant::now());
+            }
+        }
+    }
+}
+
+/// Runs until the soft token, and writes what is left then.
+pub(super) async fn write(state: ApiState) {
+    loop {
+        let last = state.soft.is_cancelled();
+        let due = state.refusals.due(last);
+        if !due.is_empty() {
+            match append(&state, &due).await {
+                Ok(()) => state.refusals.settle(&due),
+                Err(error) => {
+                    tracing::error!(%error, "api.refusals_not_audited");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
+        if last {
+            return;
+        }
+        tokio::select! {
+            () = state.soft.cancelled() => {}
+            () = state.refusals.wake.notified() => {}
+            () = tokio::time::sleep(LOOK) => {}
+        }
+    }
+}
+
+async fn append(state: &ApiState, due: &[(Sort, Tally)]) -> Result<(), DbError> {
+    let mut transaction = state.pool.begin().await?;
+    for (sort, tally) in due {
+        let details = json!({ "reason": sort.reason, "count": tally.count });
+        let entry = Entry {
+            actor: sort.key_id.clone().map_or(Actor::Anonymous, Actor::Key),
+            action: "access.refuse",
+            object: format!("route:{}", tally.latest.route),
+            outcome: Outcome::Refused,
+            details: tally.latest.origin.audited(details),
+        };
+        db::audit::append(&mut transaction, &entry).await?;
+    }
+    Ok(transaction.commit().await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(address: &str, key_id: Option<&str>) -> Refusal {
+        Refusal {
+            origin: Origin { address: address.parse().ok(), request_id: "r".to_owned() },
+            key_id: key_id.map(str::to_owned),
+            reason: "key-unknown",
+            route: "GET /".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_flood_is_an_entry_and_a_count() {
+        let refusals = Refusals::default();
+        refusals.note(refusal("10.0.0.1", None));
+        let first = refusals.due(false);
+        assert_eq!((first.len(), first[0].1.count), (1, 1), "the first at once");
+        // Some came while it was written.
+        refusals.note(refusal("10.0.0.1", None));
+        refusals.settle(&first);
+        for _ in 0..10_000 {
+            refusals.note(refusal("10.0.0.1", None));
+        }
+        assert!(refusals.due(false).is_empty(), "the others wait for the minute's end");
+        let at_the_end = refusals.due(true);
+        assert_eq!((at_the_end.len(), at_the_end[0].1.count), (1, 10_001));
+        refusals.note(refusal("10.0.0.1", Some("key")));
+        assert_eq!(refusals.due(false).len(), 1, "another key is another kind");
+    }
+
+    #[test]
+    fn its_memory_is_bounded() {
+        let refusals = Refusals::default();
+        for host in 0..5000u32 {
+            refusals.note(refusal(&format!("fd00::{:x}:{:x}", host / 65536, host % 65536), None));
+        }
+        assert_eq!(refusals.lock().len(), 1, "one network");
+        for host in 0..10_000u32 {
+            refusals.note(refusal(&Ipv6Addr::from(u128::from(host) << 64).to_string(), None));
+        }
+        assert_eq!(refusals.lock().len(), KINDS + 1);
+        let total: u64 = refusals.due(true).iter().map(|(_, tally)| tally.count).sum();
+        assert_eq!(total, 15_000, "all are counted");
+    }
+}

@@ -1,0 +1,103 @@
+//! Routes behind a key, each with the scope that it needs: there is no way to add one without.
+
+use axum::extract::Request;
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use utoipa::openapi::path::{Operation, PathItem};
+use utoipa::openapi::security::SecurityRequirement;
+use utoipa::openapi::{ContentBuilder, Ref, ResponseBuilder};
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
+
+use crate::api::auth::Caller;
+use crate::api::problem::ApiError;
+use crate::api::state::ApiState;
+use crate::db::visible::Visible;
+use crate::domain::access::Scope;
+use crate::wire::problem::CONTENT_TYPE;
+
+/// What a route asks of its caller.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Needs {
+    /// Any valid key.
+    Key,
+    Scope(Scope),
+    /// A scope, and no limits to repositories or CLIs: what is answered is of all of them.
+    Everything(Scope),
+}
+
+impl Needs {
+    const fn scope(self) -> Option<Scope> {
+        match self {
+            Self::Key => None,
+            Self::Scope(scope) | Self::Everything(scope) => Some(scope),
+        }
+    }
+}
+
+/// Routes that ask something of their caller.
+pub(super) struct Keyed(OpenApiRouter<ApiState>);
+
+impl Keyed {
+    pub fn new() -> Self {
+        Self(OpenApiRouter::new())
+    }
+
+    /// Adds routes that ask `needs`; the API's description says so of each.
+    pub fn needs(self, needs: Needs, routes: UtoipaMethodRouter<ApiState>) -> Self {
+        let (schemas, mut paths, methods) = routes;
+        for item in paths.paths.values_mut() {
+            operations(item).into_iter().for_each(|operation| describe(operation, needs));
+        }
+        let methods =
+            methods.route_layer(middleware::from_fn(move |request, next| check(needs, request, next)));
+        Self(self.0.routes((schemas, paths, methods)))
+    }
+
+    pub fn into_router(self) -> OpenApiRouter<ApiState> {
+        self.0
+    }
+}
+
+fn operations(item: &mut PathItem) -> Vec<&mut Operation> {
+    let all = [
+        &mut item.get,
+        &mut item.put,
+        &mut item.post,
+        &mut item.delete,
+        &mut item.options,
+        &mut item.head,
+        &mut item.patch,
+        &mut item.trace,
+    ];
+    all.into_iter().filter_map(Option::as_mut).collect()
+}
+
+fn describe(operation: &mut Operation, needs: Needs) {
+    let scopes = needs.scope().map(Scope::as_str);
+    operation.security = Some(vec![SecurityRequirement::new("key", scopes)]);
+    if let Some(scope) = needs.scope() {
+        let problem = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
+        let refused = ResponseBuilder::new()
+            .description(format!("The key has not the scope {scope}"))
+            .content(CONTENT_TYPE, problem)
+            .build();
+        operation.responses.responses.entry("403".to_owned()).or_insert_with(|| refused.into());
+    }
+}
+
+async fn check(needs: Needs, request: Request, next: Next) -> Response {
+    // Without a caller nothing is allowed: the layer that finds it is around this one.
+    let Some(caller) = request.extensions().get::<Caller>() else {
+        return ApiError::key_missing().into_response();
+    };
+    if let Some(scope) = needs.scope()
+        && !caller.rights.has(scope)
+    {
+        return ApiError::scope_missing(scope, &caller.rights.scopes).into_response();
+    }
+    if matches!(needs, Needs::Everything(_)) && caller.visible != Visible::EVERYTHING {
+        let detail = "this answers of all repositories and CLIs; this API key is limited to some";
+        return ApiError::forbidden(detail).into_response();
+    }
+    next.run(request).await
+}

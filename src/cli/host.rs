@@ -10,7 +10,7 @@ use crate::config::error::ConfigError;
 use crate::config::gateway::GatewayConfig;
 use crate::config::runner::RunnerConfig;
 use crate::config::settings::Settings;
-use crate::config::{api, database, gateway, runner};
+use crate::config::{api, database, gateway, runner, secrets};
 use crate::db;
 use crate::db::Zone;
 use crate::db::private::Cluster;
@@ -28,15 +28,20 @@ pub struct Configuration {
 /// [`ConfigError`] names the variable.
 pub fn load() -> Result<Configuration, ConfigError> {
     let mut settings = Settings::load()?;
-    let known: Vec<&str> = [&database::NAMES[..], &api::NAMES, &runner::NAMES, &gateway::NAMES].concat();
+    let known: Vec<&str> =
+        [&secrets::NAMES[..], &database::NAMES, &api::NAMES, &runner::NAMES, &gateway::NAMES].concat();
     settings.refuse_unknown(&known)?;
-    Ok(Configuration {
+    settings.resolver()?;
+    let mut configuration = Configuration {
         database: DatabaseConfig::from_settings(&mut settings)?,
         api: ApiConfig::from_settings(&mut settings)?,
         runner: RunnerConfig::from_settings(&mut settings)?,
         gateway: GatewayConfig::from_settings(&mut settings)?,
         settings,
-    })
+    };
+    // Those of later sections too.
+    configuration.runner.secrets = configuration.settings.secrets().to_vec();
+    Ok(configuration)
 }
 
 impl Configuration {

@@ -22,6 +22,7 @@ pub mod migrate;
 pub mod output;
 pub mod repo;
 pub mod run;
+pub mod secrets;
 pub mod serve;
 pub mod summary;
 pub mod task;

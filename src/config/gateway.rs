@@ -1,6 +1,7 @@
 //! What `kage gateway` needs. Its providers are in a file of their own: `config/providers.rs`.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use url::Url;
@@ -8,6 +9,7 @@ use url::Url;
 use crate::config::error::ConfigError;
 use crate::config::providers::Providers;
 use crate::config::settings::Settings;
+use crate::secret::resolver::Resolver;
 
 pub const NAMES: [&str; 19] = [
     "KAGE_DATA_DIR",
@@ -36,6 +38,8 @@ pub struct GatewayConfig {
     /// Where each run has a folder for its socket.
     pub sockets: PathBuf,
     pub providers: Providers,
+    /// Reads the providers' credentials.
+    pub resolver: Arc<Resolver>,
     /// PEM file of certificates that are trusted beside the system's.
     pub ca_file: Option<PathBuf>,
     /// Proxy for all providers that name none. The environment's own `HTTPS_PROXY` and the like count for nothing.
@@ -76,6 +80,7 @@ impl GatewayConfig {
     /// # Errors
     /// [`ConfigError`] names the variable, or the place in the providers' file.
     pub fn from_settings(settings: &mut Settings) -> Result<Self, ConfigError> {
+        let resolver = settings.resolver()?;
         let data_dir: PathBuf = settings.or("KAGE_DATA_DIR", "/var/lib/kage".to_owned())?.into();
         let file: Option<PathBuf> = settings.optional("KAGE_GATEWAY_PROVIDERS")?;
         let sockets = settings.optional("KAGE_GATEWAY_SOCKETS")?;
@@ -123,6 +128,7 @@ impl GatewayConfig {
                 Some(path) => Providers::read(&path)?,
                 None => Providers::built_in(),
             },
+            resolver,
             ca_file,
             proxy,
         })

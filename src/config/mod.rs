@@ -8,4 +8,5 @@ pub mod gateway;
 pub mod policy;
 pub mod providers;
 pub mod runner;
+pub mod secrets;
 pub mod settings;

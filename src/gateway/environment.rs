@@ -46,7 +46,7 @@ impl Environment {
         Ok(Arc::new(Self {
             upstream: Upstream::new(&config)?,
             catalog,
-            credentials: Credentials::default(),
+            credentials: Credentials::new(&config.providers, &config.resolver),
             parsing: Semaphore::new(PARSED_AT_ONCE),
             memory: Arc::new(Semaphore::new(config.memory_bytes / 1024)),
             wake: Notify::new(),

@@ -41,7 +41,7 @@ impl Blocks {
         Self { attempt, next: committed, position, tails, open: None, ready: Vec::new(), bytes: 0 }
     }
 
-    /// Bytes that wait to be taken.
+    /// Bytes that came since the last time that all were taken.
     pub fn len(&self) -> usize {
         self.bytes
     }
@@ -73,7 +73,8 @@ impl Blocks {
                 self.emit(stream, tail);
             }
         }
-        self.bytes = self.tails.iter().map(|tail| tail.bytes.len()).sum();
+        // What still waits for the rest of its character cannot be taken: nobody is to wake up for it.
+        self.bytes = 0;
         (mem::take(&mut self.ready), self.next, self.position)
     }
 

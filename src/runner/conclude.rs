@@ -32,6 +32,7 @@ use crate::runner::past_call;
 use crate::runner::prepare;
 use crate::runner::retry;
 use crate::runner::review;
+use crate::runner::secrets;
 use crate::sandbox::container::Sandbox;
 use crate::sandbox::host_kill;
 use crate::wire::run::FileChange;
@@ -50,6 +51,8 @@ struct Taken {
     /// None where nothing changed.
     branch: Option<Harvested>,
     warnings: Vec<String>,
+    /// Files in which something looks like a secret.
+    secrets: Vec<String>,
 }
 
 impl Drive<'_> {
@@ -89,9 +92,13 @@ impl Drive<'_> {
                 self.notice(run, EventKind::Error, &format!("its changes could not be collected: {failure}"))
                     .await?;
                 verdict = not_collected(verdict, &failure);
-                Taken { branch: None, warnings: Vec::new() }
+                Taken { branch: None, warnings: Vec::new(), secrets: Vec::new() }
             }
         };
+        if !taken.secrets.is_empty() {
+            let pool = &self.environment.pool;
+            self.commit(|| db::redactions::in_branch(pool, self.lease, run, &taken.secrets)).await?;
+        }
         for warning in &taken.warnings {
             self.notice(run, EventKind::Warning, warning).await?;
         }
@@ -223,7 +230,7 @@ fn take(
     manifest: Option<&Manifest>,
 ) -> Result<Taken, RunFailure> {
     let Some(worktree) = Drive::worktree(environment, run.id)? else {
-        return Ok(Taken { branch: None, warnings: Vec::new() });
+        return Ok(Taken { branch: None, warnings: Vec::new(), secrets: Vec::new() });
     };
     worktree.unmount()?;
     let mirror = Mirror::open(&environment.folders.mirror(&task.repository)?)?;
@@ -237,7 +244,7 @@ fn take(
     let mut found = harvest(&mirror, &worktree, &limits)?;
     let warnings = warnings(&found);
     if !found.changed {
-        return Ok(Taken { branch: None, warnings });
+        return Ok(Taken { branch: None, warnings, secrets: Vec::new() });
     }
     let branch = format!("task-{}-{}", task.id, run.name);
     let message = message(run, task);
@@ -248,12 +255,17 @@ fn take(
         time: chrono::Utc::now().timestamp(),
     };
     let base = worktree.commit();
+    let patterns = environment.known.patterns();
     let (id, (files, patch)) = commit_while(&mirror, base, &mut found, &branch, &text, |id| {
-        (diff::files(&mirror, base, id), diff::patch(&mirror, base, id, PATCH_BYTES))
+        let files = diff::files(&mirror, base, id).and_then(|files| {
+            let secrets = secrets::in_files(&mirror, id, &files, &patterns)?;
+            Ok((files, secrets))
+        });
+        (files, diff::patch(&mirror, base, id, PATCH_BYTES))
     })?;
-    let files = files?;
+    let (files, secrets) = files?;
     let flagged = review::flagged(&files, manifest);
-    let warnings = [review::warnings(&flagged), warnings].concat();
+    let warnings = [secrets.warnings, review::warnings(&flagged), warnings].concat();
     let files: Vec<FileChange> = files.into_iter().map(file_change).collect();
     let patch = patch?;
     let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
@@ -273,7 +285,7 @@ fn take(
         flagged: flagged.into_iter().take(100).map(|it| it.path).collect(),
         result,
     };
-    Ok(Taken { branch: Some(harvested), warnings })
+    Ok(Taken { branch: Some(harvested), warnings, secrets: secrets.paths })
 }
 
 fn message(run: &RunRow, task: &TaskRow) -> String {

@@ -4,6 +4,7 @@
 //! or after a restart, goes on exactly there. While a commit is under way nothing is read, so a slow
 //! database slows the CLI and no buffer grows.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -27,6 +28,7 @@ use crate::runner::drive::Drive;
 use crate::runner::failure::RunFailure;
 use crate::runner::lines::{Lines, MAX_LINE};
 use crate::runner::prepare::idle_secs;
+use crate::runner::redactor::Redactor;
 use crate::runner::retry::{self, TAIL_BYTES};
 use crate::runner::told::Teller;
 use crate::sandbox::container::Sandbox;
@@ -55,6 +57,7 @@ pub(super) struct Pump<'a> {
     sandbox: &'a Sandbox,
     session: String,
     mapping: Option<Mapping>,
+    redactor: Redactor,
     blocks: Blocks,
     lines: Lines,
     /// Read from lines, to be committed with them.
@@ -116,6 +119,7 @@ impl<'a> Pump<'a> {
             )),
             done_at: None,
             mapping: manifest.and_then(|manifest| manifest.mapping()),
+            redactor: Redactor::new(Arc::clone(&drive.environment.known)),
             blocks: Blocks::new(run.attempt, Offsets::default(), 0),
             lines: Lines::default(),
             mapped: Vec::new(),
@@ -140,6 +144,7 @@ impl<'a> Pump<'a> {
     async fn rewind(&mut self) -> Result<(), RunFailure> {
         self.blocks = Blocks::new(self.run.attempt, self.committed, self.position);
         self.mapped.clear();
+        self.redactor.rewind();
         self.teller.rewind();
         let partial = if self.mapping.is_some() && self.committed.stdout > 0 {
             let pool = &self.drive.environment.pool;
@@ -235,12 +240,10 @@ impl<'a> Pump<'a> {
         let before = self.taken(link, bytes.len());
         let room = usize::try_from(limit.saturating_sub(before)).unwrap_or(usize::MAX);
         let kept = &bytes[..bytes.len().min(room)];
-        self.blocks.push(stream, kept);
+        let out = self.redactor.take(stream, kept);
+        self.keep(stream, &out);
         self.tail.extend_from_slice(&kept[kept.len().saturating_sub(TAIL_BYTES)..]);
         self.tail.drain(..self.tail.len().saturating_sub(TAIL_BYTES));
-        if stream == Stream::Stdout && self.mapping.is_some() {
-            self.map(kept);
-        }
         if kept.len() < bytes.len() {
             let over = !matches!(&self.cause, Some((verdict, _)) if verdict.state == RunState::OutputLimit);
             if over {
@@ -256,6 +259,22 @@ impl<'a> Pump<'a> {
         Ok(())
     }
 
+    /// What may be stored.
+    fn keep(&mut self, stream: Stream, bytes: &[u8]) {
+        self.blocks.push(stream, bytes);
+        if stream == Stream::Stdout && self.mapping.is_some() {
+            self.map(bytes);
+        }
+    }
+
+    /// What waited for more, when nothing follows.
+    fn keep_last(&mut self) {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let rest = self.redactor.last(stream);
+            self.keep(stream, &rest);
+        }
+    }
+
     /// Bytes of this attempt before the frame that was just received.
     fn taken(&self, link: &ShimLink, frame: usize) -> u64 {
         let received = link.received();
@@ -267,7 +286,9 @@ impl<'a> Pump<'a> {
         let mut found = Vec::new();
         self.lines.push(bytes, |line| found.push(mapping.map_line(line)));
         for Mapped { events, .. } in found {
-            for event in events {
+            for mut event in events {
+                // What a filter makes of a line may show what the line hid.
+                event.texts_mut().into_iter().for_each(|text| self.redactor.redact(text));
                 let (event, meaning) = self.teller.take(event);
                 self.mapped.extend(event);
                 self.heed(meaning);
@@ -287,6 +308,13 @@ impl<'a> Pump<'a> {
     /// Commits what there is, then acknowledges it. `last`: also the beginnings of unfinished characters, and
     /// all that the output limit cut off.
     async fn commit(&mut self, link: &mut ShimLink, last: bool) -> Result<(), RunFailure> {
+        if last {
+            self.keep_last();
+        }
+        if self.redactor.take_news() {
+            let (pool, lease) = (&self.drive.environment.pool, self.drive.lease);
+            self.drive.commit(|| db::redactions::of_output(pool, lease, &self.run)).await?;
+        }
         let (mut events, ends, position) = self.blocks.take(last);
         events.append(&mut self.mapped);
         if !events.is_empty() {
@@ -319,6 +347,7 @@ impl<'a> Pump<'a> {
     }
 
     async fn exited(mut self, mut link: ShimLink, exited: &Exited) -> Result<Ending, RunFailure> {
+        self.keep_last();
         if let Some(line) = self.lines.last() {
             self.map(&[line.as_slice(), b"\n"].concat());
         }

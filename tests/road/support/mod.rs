@@ -7,6 +7,7 @@ pub mod database;
 pub mod git;
 pub mod http;
 pub mod leftovers;
+pub mod planted;
 pub mod process;
 pub mod provider;
 pub mod sse;

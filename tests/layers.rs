@@ -32,7 +32,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ),
     ("api", &["config", "db", "domain", "lifecycle", "wire"]),
     ("runner", &["config", "db", "disk", "domain", "git", "image", "lifecycle", "redact", "sandbox", "wire"]),
-    ("gateway", &["config", "db", "dialect", "domain", "lifecycle", "secret", "wire"]),
+    ("gateway", &["config", "db", "dialect", "domain", "lifecycle", "redact", "secret", "wire"]),
     ("keeper", &["lifecycle", "sandbox"]),
     ("client", &["config", "domain", "wire"]),
     ("dialect", &["domain"]),

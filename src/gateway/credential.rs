@@ -30,6 +30,10 @@ impl Credentials {
         Self(providers.providers.iter().filter_map(one).collect())
     }
 
+    pub fn all(&self) -> Vec<Secret> {
+        self.0.values().cloned().collect()
+    }
+
     /// `None`: the provider wants none.
     ///
     /// # Errors
@@ -54,7 +58,7 @@ pub(super) fn appears_in(secret: &SecretString, text: &[u8]) -> bool {
 
 /// Reads the credentials again, for as long as the gateway lives, and says what became of it.
 pub(super) async fn keep_current(environment: Arc<Environment>) {
-    let secrets: Vec<Secret> = environment.credentials.0.values().cloned().collect();
+    let secrets = environment.credentials.all();
     let mut reloader = Reloader::new(Arc::clone(&environment.config.resolver), secrets);
     let mut now = environment.lifecycle.reloads();
     loop {

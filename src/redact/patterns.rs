@@ -23,8 +23,9 @@ pub struct Patterns {
     texts: Vec<Vec<u8>>,
     /// Indices of `texts` in their order.
     sorted: Vec<usize>,
-    /// Which bytes any of them begins with.
+    /// Which bytes any of them begins with, and which two.
     first: [bool; 256],
+    pairs: Vec<bool>,
     longest: usize,
 }
 
@@ -81,9 +82,13 @@ impl Patterns {
         let mut sorted: Vec<usize> = (0..texts.len()).collect();
         sorted.sort_by(|a, b| texts[*a].cmp(&texts[*b]));
         let mut first = [false; 256];
-        texts.iter().for_each(|text| first[usize::from(text[0])] = true);
+        let mut pairs = vec![false; 1 << 16];
+        for text in &texts {
+            first[usize::from(text[0])] = true;
+            pairs[pair(text)] = true;
+        }
         let longest = texts.iter().map(Vec::len).max().unwrap_or(0);
-        Self { automaton, texts, sorted, first, longest }
+        Self { automaton, texts, sorted, first, pairs, longest }
     }
 
     /// Whether there is nothing in a whole text.
@@ -184,7 +189,8 @@ impl Patterns {
         let from = bytes.len().saturating_sub(self.longest.saturating_sub(1));
         (from..bytes.len()).find(|start| {
             let tail = &bytes[*start..];
-            self.first[usize::from(tail[0])] && self.is_cut(before, bytes, *start)
+            let may = if tail.len() == 1 { self.first[usize::from(tail[0])] } else { self.pairs[pair(tail)] };
+            may && self.is_cut(before, bytes, *start)
         })
     }
 
@@ -197,6 +203,11 @@ impl Patterns {
             .take_while(|(_, text)| text.starts_with(tail))
             .any(|(index, _)| index >= FORMS.len() || begins_a_word(before, bytes, start))
     }
+}
+
+/// The first two bytes of at least as many.
+fn pair(bytes: &[u8]) -> usize {
+    usize::from(bytes[0]) << 8 | usize::from(bytes[1])
 }
 
 /// Our own keys have a checksum: what only looks like one stays.

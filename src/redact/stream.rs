@@ -55,8 +55,8 @@ impl Stream {
         let out =
             crossed.filter(|start| bytes.len() - start <= MOST_HELD).map_or(cut, |start| start.min(cut));
         self.held.extend_from_slice(&bytes[out..]);
-        let before = [&self.before, &bytes[out.saturating_sub(BACK)..out]].concat();
-        self.before = before[before.len().saturating_sub(BACK)..].to_vec();
+        self.before.extend_from_slice(&bytes[out.saturating_sub(BACK)..out]);
+        self.before.drain(..self.before.len().saturating_sub(BACK));
         for place in found.secrets.iter().filter(|place| place.start < out) {
             self.found += 1;
             bytes.to_mut()[place.start..place.end.min(out)].fill(b'*');

@@ -40,6 +40,7 @@ mod prepare;
 mod presence;
 mod pump;
 mod quarantine;
+mod reconnect;
 mod redactor;
 mod refusals;
 mod repositories;

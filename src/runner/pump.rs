@@ -28,11 +28,11 @@ use crate::runner::drive::Drive;
 use crate::runner::failure::RunFailure;
 use crate::runner::lines::{Lines, MAX_LINE};
 use crate::runner::prepare::idle_secs;
+use crate::runner::reconnect;
 use crate::runner::redactor::Redactor;
 use crate::runner::retry::{self, TAIL_BYTES};
 use crate::runner::told::Teller;
 use crate::sandbox::container::Sandbox;
-use crate::sandbox::error::SandboxError;
 use crate::sandbox::shim_link::{LinkError, ShimLink};
 
 /// Output of one commit at most.
@@ -41,8 +41,6 @@ const BATCH: usize = 1 << 20;
 const COMMIT_EVERY: Duration = Duration::from_millis(15);
 /// Beyond the grace time, for a shim that was told to end its CLI.
 const KILL_MARGIN: Duration = Duration::from_secs(10);
-/// How long a shim that broke off may take to come back.
-const RECONNECT_WITHIN: Duration = Duration::from_secs(30);
 
 /// What the pump ends with.
 pub(super) struct Ending {
@@ -390,41 +388,8 @@ impl<'a> Pump<'a> {
 
     /// Waits for the shim to come back; else says how the sandbox ended.
     async fn reconnect(&mut self) -> Result<Result<ShimLink, Verdict>, RunFailure> {
-        let listener = self.drive.listen(self.run.id)?;
-        let accept = listener.accept_resumed(&self.session, self.committed, RECONNECT_WITHIN);
-        let verdict = tokio::select! {
-            link = accept => match link {
-                Ok(link) => return Ok(Ok(link)),
-                Err(error) => {
-                    let limit = self.drive.environment.config.limits.output_bytes;
-                    let verdict = if self.committed.stdout + self.committed.stderr >= limit {
-                        // Cut by a runner that died since: the shim was told to forget what nobody kept.
-                        Verdict::new(RunState::OutputLimit, format!("wrote more than {limit} bytes; the rest is cut"))
-                    } else {
-                        Verdict::new(RunState::Lost, format!("its shim did not come back: {error}"))
-                    };
-                    // Whatever still runs there must not go on unseen.
-                    if let Err(error) = self.sandbox.kill().await {
-                        tracing::warn!(run = %self.run.id, %error, "runner.kill_failed");
-                    }
-                    verdict
-                }
-            },
-            ended = self.sandbox.wait() => match ended {
-                Ok(ended) if ended.oom_killed => {
-                    Verdict::new(RunState::OutOfMemory, "over its memory limit; the kernel ended the sandbox")
-                }
-                Ok(ended) => {
-                    let error = format!("the sandbox ended without a word (status {}) {}", ended.exit_code, ended.error);
-                    Verdict::new(RunState::SandboxError, error.trim().to_owned())
-                }
-                Err(SandboxError::Gone { .. }) => {
-                    Verdict::new(RunState::SandboxError, "its container was removed from outside")
-                }
-                Err(error) => return Err(error.into()),
-            },
-        };
-        let verdict = self.cause.take().map_or(verdict, |(cause, _)| cause);
-        Ok(Err(verdict))
+        let found =
+            reconnect::wait(self.drive, self.run.id, self.sandbox, &self.session, self.committed).await?;
+        Ok(found.map_err(|verdict| self.cause.take().map_or(verdict, |(cause, _)| cause)))
     }
 }

@@ -1,5 +1,7 @@
 //! Secrets that a run writes are kept out of what is stored; those of the configuration are read again when they change.
 
+use kage::config::database::DatabaseConfig;
+use kage::config::settings::Settings;
 use rustix::process::Signal;
 
 use crate::support::database::stored;
@@ -62,7 +64,7 @@ async fn what_a_run_writes_of_secrets_is_stars_and_the_rest_is_exact() {
     assert!(warnings.contains("Secret ") && warnings.contains("notes.txt"), "{warnings}");
     assert!(!warnings.contains("other.txt"), "{warnings}");
     // The patch is the branch's: the user's own data.
-    sqlx::query("UPDATE results SET patch = ''").execute(kage.pool()).await.expect("the owner may");
+    sqlx::query("UPDATE run_results SET patch = ''").execute(kage.pool()).await.expect("the owner may");
     assert_absent("database", &stored(kage.pool()).await, &[PASSWORD, VENDOR, &kage.key]);
 }
 
@@ -134,4 +136,58 @@ async fn a_role_does_not_start_without_its_secret_and_says_where_it_looked() {
         assert!(output.status.success() && text.lines().any(|line| line == shown), "{text}");
         assert!(!text.contains("planted-hush"), "{text}");
     }
+}
+
+/// A server that asks for the password in plain and refuses it; what it was shown.
+async fn shown(listener: &tokio::net::TcpListener) -> String {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    loop {
+        let (mut stream, _) = listener.accept().await.expect("a connection");
+        // A message without a tag is one of the first: a wish for TLS, which is declined, or the start.
+        let length = stream.read_u32().await.expect("a length") as usize;
+        let mut body = vec![0; length - 4];
+        stream.read_exact(&mut body).await.expect("a message");
+        if body.starts_with(&80_877_103u32.to_be_bytes()) {
+            stream.write_all(b"N").await.expect("is read");
+            let length = stream.read_u32().await.expect("a length") as usize;
+            body = vec![0; length - 4];
+            stream.read_exact(&mut body).await.expect("a message");
+        }
+        stream.write_all(&[b'R', 0, 0, 0, 8, 0, 0, 0, 3]).await.expect("is read");
+        if stream.read_u8().await.ok() == Some(b'p') {
+            let length = stream.read_u32().await.expect("a length") as usize;
+            let mut password = vec![0; length - 4];
+            stream.read_exact(&mut password).await.expect("a password");
+            return String::from_utf8(password).expect("UTF-8").trim_end_matches('\0').to_owned();
+        }
+    }
+}
+
+#[tokio::test]
+async fn new_connections_log_in_with_the_new_password() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("password");
+    std::fs::write(&file, "planted-first\n").expect("write");
+    let given = [
+        ("KAGE_DATABASE_URL", format!("postgres://kage@127.0.0.1:{port}/kage")),
+        ("KAGE_DATABASE_PASSWORD_FILE", file.display().to_string()),
+        ("KAGE_DATABASE_ACQUIRE_SECS", "1".to_owned()),
+    ];
+    let given = given.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    let mut settings = Settings::from_parts(given, None).expect("settings");
+    let config = DatabaseConfig::from_settings(&mut settings).expect("settings");
+    let pool = kage::db::connect(&config, kage::db::Zone::Api).await.expect("a pool");
+    let login = async || {
+        let (_, password) = tokio::join!(pool.acquire(), shown(&listener));
+        password
+    };
+    assert_eq!(login().await, "planted-first");
+    std::fs::write(&file, "planted-second\n").expect("write");
+    let password = config.password.as_ref().expect("one is given");
+    assert!(password.read().await.expect("it is there"));
+    kage::db::renew(&pool, &config).expect("it is good");
+    assert_eq!(login().await, "planted-second");
+    assert!(!format!("{config:?} {settings:?} {pool:?}").contains("planted-"));
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use secrecy::ExposeSecret;
 use url::Url;
 
 use crate::config::error::ConfigError;
@@ -85,16 +86,7 @@ impl GatewayConfig {
         let file: Option<PathBuf> = settings.optional("KAGE_GATEWAY_PROVIDERS")?;
         let sockets = settings.optional("KAGE_GATEWAY_SOCKETS")?;
         let ca_file = settings.optional("KAGE_GATEWAY_CA_FILE")?;
-        let proxy: Option<Url> = settings.optional("KAGE_GATEWAY_PROXY")?;
-        if let Some(proxy) = &proxy {
-            if !matches!(proxy.scheme(), "http" | "https") {
-                let problem = "it is an http:// or https:// URL".to_owned();
-                return Err(ConfigError::Invalid { name: "KAGE_GATEWAY_PROXY".to_owned(), problem });
-            }
-            if proxy.password().is_some() {
-                settings.mask_last("********".to_owned());
-            }
-        }
+        let proxy = proxy(settings)?;
         const MIB: u64 = 1 << 20;
         let body_bytes = settings.within("KAGE_GATEWAY_BODY_BYTES", 32 * MIB, 1024, 32 * MIB)? as usize;
         let memory_bytes =
@@ -133,4 +125,19 @@ impl GatewayConfig {
             proxy,
         })
     }
+}
+
+/// A URL that may hold a password.
+fn proxy(settings: &mut Settings) -> Result<Option<Url>, ConfigError> {
+    let Some(text) = settings.text_or_secret("KAGE_GATEWAY_PROXY")? else { return Ok(None) };
+    let proxy = Url::parse(text.expose_secret()).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+    let proxy = proxy.ok_or_else(|| ConfigError::Invalid {
+        name: "KAGE_GATEWAY_PROXY".to_owned(),
+        problem: "it is an http:// or https:// URL".to_owned(),
+    })?;
+    if let Some(password) = proxy.password() {
+        settings.mask_last("********".to_owned());
+        settings.remember_secret("KAGE_GATEWAY_PROXY", password);
+    }
+    Ok(Some(proxy))
 }

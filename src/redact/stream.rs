@@ -146,6 +146,22 @@ mod tests {
             patterns.redact(&mut whole);
             let out = pieces(patterns, &text, &cuts);
             prop_assert_eq!(&out, &whole);
+            // Whoever begins anew where it stopped, without knowing what was before, keeps no less out.
+            let (mut anew, mut at) = (Vec::new(), 0);
+            for cut in &cuts {
+                let end = (at + cut).min(text.len());
+                let more = Stream::default().push(patterns, &text[anew.len()..end]).into_owned();
+                anew.extend(more);
+                at = end.max(anew.len());
+            }
+            let mut stream = Stream::default();
+            let rest = stream.push(patterns, &text[anew.len()..]).into_owned();
+            anew.extend(rest);
+            anew.extend(stream.last(patterns));
+            for ((came, went), again) in text.iter().zip(&out).zip(&anew) {
+                prop_assert!(again == came || *again == b'*');
+                prop_assert!(went == came || *again == b'*');
+            }
             for (came, went) in text.iter().zip(&out) {
                 prop_assert!(came == went || *went == b'*');
             }

@@ -170,6 +170,14 @@ mod tests {
     }
 
     #[test]
+    fn nobody_is_woken_for_a_character_that_never_ends() {
+        let mut blocks = Blocks::new(1, Offsets::default(), 0);
+        blocks.push(Stream::Stdout, b"x\xe2\x82");
+        assert_eq!((blocks.take(false).0.len(), blocks.len()), (1, 0));
+        assert_eq!(blocks.take(true).2, 3, "it comes at the end");
+    }
+
+    #[test]
     fn characters_stay_whole_across_blocks_and_takes() {
         let text = "ä€😀".repeat(40_000);
         let mut blocks = Blocks::new(1, Offsets::default(), 0);

@@ -130,10 +130,13 @@ async fn a_role_does_not_start_without_its_secret_and_says_where_it_looked() {
         ("exec:/bin/echo planted-hush", "KAGE_DATABASE_PASSWORD=********  # exec:/bin/echo (environment)"),
         ("literal:env:planted-hush", "KAGE_DATABASE_PASSWORD=********  # environment"),
     ] {
-        let output =
-            kage.server_command(&["config"]).env("KAGE_DATABASE_PASSWORD", value).output().expect("starts");
+        let mut command = kage.server_command(&["config"]);
+        command.env("KAGE_DATABASE_URL", "exec:/bin/echo postgres://u:planted-hush@h/d");
+        let output = command.env("KAGE_DATABASE_PASSWORD", value).output().expect("starts");
+        let url = "KAGE_DATABASE_URL=postgres://u:********@h/d  # exec:/bin/echo (environment)";
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success() && text.lines().any(|line| line == shown), "{text}");
+        assert!(text.lines().any(|line| line == url), "{text}");
         assert!(!text.contains("planted-hush"), "{text}");
     }
 }

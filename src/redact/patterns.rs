@@ -230,15 +230,18 @@ fn begins_a_word(before: &[u8], bytes: &[u8], start: usize) -> bool {
         Some(index) => bytes.get(index).copied(),
         None => before.len().checked_sub(count - start).and_then(|index| before.get(index).copied()),
     };
-    match (back(2), back(1)) {
-        (_, None) => true,
-        (Some(b'\\'), Some(b'n' | b'r' | b't')) | (Some(b'0'..=b'9' | b'['), Some(b'm')) => true,
-        (_, Some(byte)) if byte.is_ascii_hexdigit() && back(3) == Some(b'%') => true,
-        (_, Some(byte)) if byte.is_ascii_hexdigit() && (back(6), back(5)) == (Some(b'\\'), Some(b'u')) => {
-            true
-        }
-        (_, Some(byte)) => !byte.is_ascii_alphanumeric() && byte != b'_',
+    let Some(last) = back(1) else { return true };
+    if !last.is_ascii_alphanumeric() && last != b'_' {
+        return true;
     }
+    // What is not known may have been anything.
+    let is = |count: usize, good: fn(u8) -> bool| back(count).is_none_or(good);
+    let hex = |count: usize| (1..=count).all(|count| is(count, |byte| byte.is_ascii_hexdigit()));
+    let json = matches!(last, b'n' | b'r' | b't') && is(2, |byte| byte == b'\\');
+    let colour = last == b'm' && is(2, |byte| byte.is_ascii_digit() || byte == b'[');
+    let url = hex(2) && is(3, |byte| byte == b'%');
+    let unicode = hex(4) && is(5, |byte| byte == b'u') && is(6, |byte| byte == b'\\');
+    json || colour || url || unicode
 }
 
 /// A secret as it may be spelled.

@@ -16,6 +16,7 @@ use crate::db::runs::RunRow;
 use crate::db::tasks::TaskRow;
 use crate::domain::event::EventKind;
 use crate::domain::judgement::{self, CallWord, Evidence, Work};
+use crate::domain::limits::Limits;
 use crate::domain::run::RunState;
 use crate::domain::verdict::Verdict;
 use crate::git::commit::{CommitText, commit_while};
@@ -234,14 +235,7 @@ fn take(
     };
     worktree.unmount()?;
     let mirror = Mirror::open(&environment.folders.mirror(&task.repository)?)?;
-    let limits = &environment.config.limits;
-    let limits = HarvestLimits {
-        files: limits.result_files,
-        bytes: limits.result_bytes,
-        file_bytes: limits.result_file_bytes,
-        ..HarvestLimits::default()
-    };
-    let mut found = harvest(&mirror, &worktree, &limits)?;
+    let mut found = harvest(&mirror, &worktree, &harvest_limits(&environment.config.limits))?;
     let warnings = warnings(&found);
     if !found.changed {
         return Ok(Taken { branch: None, warnings, secrets: Vec::new() });
@@ -286,6 +280,15 @@ fn take(
         result,
     };
     Ok(Taken { branch: Some(harvested), warnings, secrets: secrets.paths })
+}
+
+fn harvest_limits(limits: &Limits) -> HarvestLimits {
+    HarvestLimits {
+        files: limits.result_files,
+        bytes: limits.result_bytes,
+        file_bytes: limits.result_file_bytes,
+        ..HarvestLimits::default()
+    }
 }
 
 fn message(run: &RunRow, task: &TaskRow) -> String {

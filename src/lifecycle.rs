@@ -1,6 +1,6 @@
 //! How a process ends: a soft token (take no new work), a hard token (stop), a tracker that waits.
 //!
-//! The first SIGTERM or SIGINT is soft; the second is hard. A task that ends although nobody asked
+//! SIGHUP has secrets read again. The first SIGTERM or SIGINT is soft; the second is hard. A task that ends although nobody asked
 //! it to is a fault: everything stops and the exit status says so.
 
 use std::future::Future;
@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -17,6 +18,8 @@ pub struct Lifecycle {
     hard: CancellationToken,
     tracker: TaskTracker,
     faulted: Arc<AtomicBool>,
+    /// How often SIGHUP has come.
+    reloads: Arc<watch::Sender<u64>>,
 }
 
 impl Lifecycle {
@@ -41,6 +44,11 @@ impl Lifecycle {
 
     pub fn hard(&self) -> &CancellationToken {
         &self.hard
+    }
+
+    /// Changes when what can be read again is to be read again: on SIGHUP.
+    pub fn reloads(&self) -> watch::Receiver<u64> {
+        self.reloads.subscribe()
     }
 
     /// Starts a task that the process waits for at its end.
@@ -78,7 +86,14 @@ impl Lifecycle {
         let this = self.clone();
         let (mut terminate, mut interrupt) =
             (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        // Not tracked: it ends with the process.
+        let (mut hangup, reloads) = (signal(SignalKind::hangup())?, Arc::clone(&self.reloads));
+        // Not tracked: they end with the process.
+        tokio::spawn(async move {
+            while hangup.recv().await.is_some() {
+                tracing::info!("lifecycle.reload");
+                reloads.send_modify(|count| *count += 1);
+            }
+        });
         tokio::spawn(async move {
             for step in 0.. {
                 tokio::select! {

@@ -11,7 +11,7 @@ use crate::config::gateway::GatewayConfig;
 use crate::config::runner::RunnerConfig;
 use crate::config::sequencer::SequencerConfig;
 use crate::config::settings::Settings;
-use crate::config::{api, database, gateway, runner, sequencer};
+use crate::config::{api, database, gateway, runner, secrets, sequencer};
 use crate::db;
 use crate::db::Zone;
 use crate::db::private::Cluster;
@@ -30,17 +30,28 @@ pub struct Configuration {
 /// [`ConfigError`] names the variable.
 pub fn load() -> Result<Configuration, ConfigError> {
     let mut settings = Settings::load()?;
-    let known: Vec<&str> =
-        [&database::NAMES[..], &api::NAMES, &runner::NAMES, &gateway::NAMES, &sequencer::NAMES].concat();
+    let known: Vec<&str> = [
+        &secrets::NAMES[..],
+        &database::NAMES,
+        &api::NAMES,
+        &runner::NAMES,
+        &gateway::NAMES,
+        &sequencer::NAMES,
+    ]
+    .concat();
     settings.refuse_unknown(&known)?;
-    Ok(Configuration {
+    settings.resolver()?;
+    let mut configuration = Configuration {
         database: DatabaseConfig::from_settings(&mut settings)?,
         api: ApiConfig::from_settings(&mut settings)?,
         runner: RunnerConfig::from_settings(&mut settings)?,
         gateway: GatewayConfig::from_settings(&mut settings)?,
         sequencer: SequencerConfig::from_settings(&mut settings)?,
         settings,
-    })
+    };
+    // Those of later sections too.
+    configuration.runner.secrets = configuration.settings.secrets().to_vec();
+    Ok(configuration)
 }
 
 impl Configuration {

@@ -29,6 +29,7 @@ pub mod migrate;
 pub mod output;
 pub mod repo;
 pub mod run;
+pub mod secrets;
 pub mod sequencer_key;
 pub mod serve;
 pub mod summary;

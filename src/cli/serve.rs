@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use crate::api;
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::host::{self, Configuration};
+use crate::cli::secrets;
 use crate::cli::sequencer_key;
 use crate::db;
 use crate::db::Zone;
@@ -53,6 +54,16 @@ enum Roles {
 }
 
 impl Roles {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::All => "serve",
+            Self::Api => "api",
+            Self::Runner => "runner",
+            Self::Gateway => "gateway",
+            Self::Sequencer => "sequencer",
+        }
+    }
+
     fn has(self, role: Self) -> bool {
         self == Self::All || self == role
     }
@@ -72,7 +83,7 @@ pub async fn serve(_: ServeArgs) -> Result<Exit, CliError> {
             Some(cluster)
         }
     };
-    let ended = roles(&configuration, Roles::All).await;
+    let ended = roles(&mut configuration, Roles::All).await;
     if let Some(cluster) = cluster {
         cluster.stop().await.context("private database").map_err(CliError::Host)?;
     }
@@ -83,31 +94,31 @@ pub async fn serve(_: ServeArgs) -> Result<Exit, CliError> {
 /// [`CliError::Host`] says what keeps it from starting.
 pub async fn api(_: ApiArgs) -> Result<Exit, CliError> {
     crate::telemetry::init();
-    roles(&host::load()?, Roles::Api).await
+    roles(&mut host::load()?, Roles::Api).await
 }
 
 /// # Errors
 /// [`CliError::Host`] says what keeps it from starting.
 pub async fn runner(_: RunnerArgs) -> Result<Exit, CliError> {
     crate::telemetry::init();
-    roles(&host::load()?, Roles::Runner).await
+    roles(&mut host::load()?, Roles::Runner).await
 }
 
 /// # Errors
 /// [`CliError::Host`] says what keeps it from starting.
 pub async fn gateway(_: GatewayArgs) -> Result<Exit, CliError> {
     crate::telemetry::init();
-    roles(&host::load()?, Roles::Gateway).await
+    roles(&mut host::load()?, Roles::Gateway).await
 }
 
 /// # Errors
 /// [`CliError::Host`] says what keeps it from starting.
 pub async fn sequencer(_: SequencerArgs) -> Result<Exit, CliError> {
     crate::telemetry::init();
-    roles(&host::load()?, Roles::Sequencer).await
+    roles(&mut host::load()?, Roles::Sequencer).await
 }
 
-async fn roles(configuration: &Configuration, roles: Roles) -> Result<Exit, CliError> {
+async fn roles(configuration: &mut Configuration, roles: Roles) -> Result<Exit, CliError> {
     keep_memory_private().context("core dumps").map_err(CliError::Host)?;
     let lifecycle = Lifecycle::new();
     lifecycle.watch_signals().context("signals").map_err(CliError::Host)?;
@@ -131,12 +142,14 @@ pub(super) fn keep_memory_private() -> std::io::Result<()> {
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
-async fn start(configuration: &Configuration, roles: Roles, lifecycle: &Lifecycle) -> anyhow::Result<()> {
+async fn start(configuration: &mut Configuration, roles: Roles, lifecycle: &Lifecycle) -> anyhow::Result<()> {
     let database = &configuration.database;
+    let mut pools = Vec::new();
     db::prepare(database, DATABASE_WITHIN).await.context("database")?;
     // First: what the others record is to have its place from the beginning on.
     if roles.has(Roles::Sequencer) {
         let pool = db::connect(database, Zone::Sequencer).await?;
+        pools.push(pool.clone());
         let mut config = configuration.sequencer.clone();
         if config.key.is_none() {
             config.key = Some(sequencer_key::of(&configuration.runner.data_dir).context("sequencer")?);
@@ -147,6 +160,7 @@ async fn start(configuration: &Configuration, roles: Roles, lifecycle: &Lifecycl
         let listener = api::bind(&configuration.api).await;
         let listener = listener.with_context(|| format!("KAGE_API_LISTEN {}", configuration.api.listen))?;
         let pool = db::connect(database, Zone::Api).await?;
+        pools.push(pool.clone());
         let (config, this) = (configuration.api.clone(), lifecycle.clone());
         lifecycle.spawn_essential("api", async move {
             if let Err(error) = api::serve(listener, pool, config, &this).await {
@@ -156,6 +170,7 @@ async fn start(configuration: &Configuration, roles: Roles, lifecycle: &Lifecycl
     }
     if roles.has(Roles::Gateway) {
         let pool = db::connect(database, Zone::Gateway).await?;
+        pools.push(pool.clone());
         // Beside the runner it lives as long as the runner's runs; alone, its own time to drain is all.
         let beside = roles.has(Roles::Runner);
         gateway::start(pool, configuration.gateway.clone(), lifecycle, beside).context("gateway")?;
@@ -166,10 +181,12 @@ async fn start(configuration: &Configuration, roles: Roles, lifecycle: &Lifecycl
     }
     if roles.has(Roles::Runner) {
         let pool = db::connect(database, Zone::Runner).await?;
+        pools.push(pool.clone());
         runner::start(pool, configuration.runner.clone(), lifecycle).await.context("runner")?;
         drain_deadline(Duration::from_secs(configuration.runner.drain_secs), lifecycle);
         tracing::info!(concurrency = configuration.runner.concurrency, "runner.started");
     }
+    secrets::keep_current(configuration, pools, roles.name(), lifecycle)?;
     Ok(())
 }
 

@@ -1,7 +1,8 @@
 //! What the client needs to know: where the server is, and its own key.
 //!
 //! `KAGE_URL` and `KAGE_API_KEY` first, then `url` and `key` in `$XDG_CONFIG_HOME/kage/config.toml`
-//! (by default `~/.config/kage/config.toml`), which must be its owner's alone.
+//! (by default `~/.config/kage/config.toml`), which must be its owner's alone. The key may be a reference
+//! (`exec:/usr/bin/pass kage`).
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
@@ -9,9 +10,13 @@ use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use url::{Host, Url};
+
+use crate::secret::error::SecretError;
+use crate::secret::resolver::Resolver;
+use crate::secret::source::{BadReference, Source};
 
 /// Where a server on the same machine listens unless it was told otherwise.
 pub const DEFAULT_URL: &str = "http://127.0.0.1:8787";
@@ -29,6 +34,10 @@ pub struct ClientConfig {
 /// Why there is no usable configuration. Never carries the key.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientConfigError {
+    #[error("the API key: {0}")]
+    Reference(#[from] BadReference),
+    #[error("the API key: {0}")]
+    Secret(#[from] SecretError),
     #[error("{0} is not valid UTF-8")]
     NotUtf8(&'static str),
     #[error("{name}: {why}")]
@@ -96,6 +105,8 @@ impl ClientConfig {
             .map(SecretString::from)
             .or(file.key)
             .ok_or_else(|| ClientConfigError::NoKey { path: shown(path.as_deref()).into() })?;
+        let source = Source::of_setting(key.expose_secret())?;
+        let key = Resolver::default().read_at_once(&source)?;
         let allow_plain = parse_flag("KAGE_ALLOW_PLAIN_HTTP", plain.as_deref())?;
         if url.scheme() == "http" && !allow_plain && !is_loopback(&url) {
             return Err(ClientConfigError::PlainHttp { host: url.host_str().unwrap_or_default().to_owned() });
@@ -200,7 +211,6 @@ mod tests {
     use std::fs::{self, Permissions};
     use std::os::unix::fs::PermissionsExt;
 
-    use secrecy::ExposeSecret;
     use tempfile::TempDir;
 
     use super::*;
@@ -321,6 +331,14 @@ mod tests {
         }
         let error = load(&[key, ("KAGE_ALLOW_PLAIN_HTTP", "yes please")]).unwrap_err();
         assert!(error.to_string().starts_with("KAGE_ALLOW_PLAIN_HTTP: "), "{error}");
+    }
+
+    #[test]
+    fn a_key_may_come_from_a_program() {
+        let config = load(&[("KAGE_API_KEY", "exec:/bin/echo from-a-program")]).unwrap();
+        assert_eq!(config.key.expose_secret(), "from-a-program");
+        let error = load(&[("KAGE_API_KEY", "exec:/bin/sh -c 'echo hush; exit 3'")]).unwrap_err().to_string();
+        assert!(error.contains("exit status: 3") && !error.contains("hush"), "{error}");
     }
 
     #[test]

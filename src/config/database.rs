@@ -5,6 +5,7 @@ use sqlx::postgres::PgConnectOptions;
 
 use crate::config::error::ConfigError;
 use crate::config::settings::Settings;
+use crate::secret::watched::Secret;
 
 pub const NAMES: [&str; 5] = [
     "KAGE_DATABASE_URL",
@@ -19,7 +20,7 @@ pub struct DatabaseConfig {
     /// `postgres://user@host/name`; none: `kage serve` runs its own private cluster.
     pub url: Option<SecretString>,
     /// Kept out of the URL, so that it can come from a file.
-    pub password: Option<SecretString>,
+    pub password: Option<Secret>,
     /// Most connections of one role. A runner's listeners keep three.
     pub connections: u32,
     /// Seconds to wait for a connection.
@@ -33,22 +34,25 @@ impl DatabaseConfig {
     /// # Errors
     /// [`ConfigError`] names the variable.
     pub fn from_settings(settings: &mut Settings) -> Result<Self, ConfigError> {
-        let url: Option<String> = settings.optional("KAGE_DATABASE_URL")?;
+        let url = settings.text_or_secret("KAGE_DATABASE_URL")?;
         if let Some(url) = &url {
             let invalid =
                 |problem: String| ConfigError::Invalid { name: "KAGE_DATABASE_URL".to_owned(), problem };
+            let url = url.expose_secret();
             let mut parsed = url::Url::parse(url).map_err(|problem| invalid(problem.to_string()))?;
             if !matches!(parsed.scheme(), "postgres" | "postgresql") {
                 return Err(invalid("it begins with postgres://".to_owned()));
             }
             url.parse::<PgConnectOptions>().map_err(|problem| invalid(problem.to_string()))?;
+            let found = passwords(&parsed);
             if mask(&mut parsed) {
                 settings.mask_last(parsed.to_string());
             }
+            found.iter().for_each(|password| settings.remember_secret("KAGE_DATABASE_URL", password));
         }
         Ok(Self {
-            url: url.map(SecretString::from),
-            password: settings.secret("KAGE_DATABASE_PASSWORD", "KAGE_DATABASE_PASSWORD_FILE")?,
+            url,
+            password: settings.watched_secret("KAGE_DATABASE_PASSWORD", "KAGE_DATABASE_PASSWORD_FILE")?,
             connections: settings.within("KAGE_DATABASE_CONNECTIONS", 10, 6, 200)? as u32,
             acquire_secs: settings.within("KAGE_DATABASE_ACQUIRE_SECS", 10, 1, 300)?,
         })
@@ -64,11 +68,23 @@ impl DatabaseConfig {
         let options: PgConnectOptions = url.expose_secret().parse().map_err(|problem: sqlx::Error| {
             ConfigError::Invalid { name: "KAGE_DATABASE_URL".to_owned(), problem: problem.to_string() }
         })?;
-        Ok(match &self.password {
+        Ok(match self.password.as_ref().and_then(Secret::current) {
             Some(password) => options.password(password.expose_secret()),
             None => options,
         })
     }
+}
+
+/// The passwords in a URL, as they are spelled and as they are meant.
+fn passwords(url: &url::Url) -> Vec<String> {
+    let in_query = url.query_pairs().filter(|(name, _)| name == "password");
+    let mut found: Vec<String> = in_query.map(|(_, value)| value.into_owned()).collect();
+    if let Some(password) = url.password() {
+        let pair = format!("x={}", password.replace('+', "%2B").replace('&', "%26"));
+        found.extend(url::form_urlencoded::parse(pair.as_bytes()).map(|(_, value)| value.into_owned()));
+        found.push(password.to_owned());
+    }
+    found
 }
 
 /// Hides a password in a URL, wherever Postgres takes one; whether there was any.

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::secret::error::SecretError;
+
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error("{name} is wrong: {problem}")]
@@ -12,6 +14,8 @@ pub enum ConfigError {
     File { name: String, path: PathBuf, source: std::io::Error },
     #[error("{path}: {problem}", path = path.display())]
     Toml { path: PathBuf, problem: String },
+    #[error("{name}: {source}")]
+    Secret { name: String, source: SecretError },
     #[error("unknown setting {name} (from {origin}){suggestion}")]
     Unknown { name: String, origin: String, suggestion: String },
 }

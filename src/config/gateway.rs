@@ -1,13 +1,16 @@
 //! What `kage gateway` needs. Its providers are in a file of their own: `config/providers.rs`.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use secrecy::ExposeSecret;
 use url::Url;
 
 use crate::config::error::ConfigError;
 use crate::config::providers::Providers;
 use crate::config::settings::Settings;
+use crate::secret::resolver::Resolver;
 
 pub const NAMES: [&str; 19] = [
     "KAGE_DATA_DIR",
@@ -36,6 +39,8 @@ pub struct GatewayConfig {
     /// Where each run has a folder for its socket.
     pub sockets: PathBuf,
     pub providers: Providers,
+    /// Reads the providers' credentials.
+    pub resolver: Arc<Resolver>,
     /// PEM file of certificates that are trusted beside the system's.
     pub ca_file: Option<PathBuf>,
     /// Proxy for all providers that name none. The environment's own `HTTPS_PROXY` and the like count for nothing.
@@ -76,20 +81,12 @@ impl GatewayConfig {
     /// # Errors
     /// [`ConfigError`] names the variable, or the place in the providers' file.
     pub fn from_settings(settings: &mut Settings) -> Result<Self, ConfigError> {
+        let resolver = settings.resolver()?;
         let data_dir: PathBuf = settings.or("KAGE_DATA_DIR", "/var/lib/kage".to_owned())?.into();
         let file: Option<PathBuf> = settings.optional("KAGE_GATEWAY_PROVIDERS")?;
         let sockets = settings.optional("KAGE_GATEWAY_SOCKETS")?;
         let ca_file = settings.optional("KAGE_GATEWAY_CA_FILE")?;
-        let proxy: Option<Url> = settings.optional("KAGE_GATEWAY_PROXY")?;
-        if let Some(proxy) = &proxy {
-            if !matches!(proxy.scheme(), "http" | "https") {
-                let problem = "it is an http:// or https:// URL".to_owned();
-                return Err(ConfigError::Invalid { name: "KAGE_GATEWAY_PROXY".to_owned(), problem });
-            }
-            if proxy.password().is_some() {
-                settings.mask_last("********".to_owned());
-            }
-        }
+        let proxy = proxy(settings)?;
         const MIB: u64 = 1 << 20;
         let body_bytes = settings.within("KAGE_GATEWAY_BODY_BYTES", 32 * MIB, 1024, 32 * MIB)? as usize;
         let memory_bytes =
@@ -123,8 +120,24 @@ impl GatewayConfig {
                 Some(path) => Providers::read(&path)?,
                 None => Providers::built_in(),
             },
+            resolver,
             ca_file,
             proxy,
         })
     }
+}
+
+/// A URL that may hold a password.
+fn proxy(settings: &mut Settings) -> Result<Option<Url>, ConfigError> {
+    let Some(text) = settings.text_or_secret("KAGE_GATEWAY_PROXY")? else { return Ok(None) };
+    let proxy = Url::parse(text.expose_secret()).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+    let proxy = proxy.ok_or_else(|| ConfigError::Invalid {
+        name: "KAGE_GATEWAY_PROXY".to_owned(),
+        problem: "it is an http:// or https:// URL".to_owned(),
+    })?;
+    if let Some(password) = proxy.password() {
+        settings.mask_last("********".to_owned());
+        settings.remember_secret("KAGE_GATEWAY_PROXY", password);
+    }
+    Ok(Some(proxy))
 }

@@ -8,5 +8,6 @@ pub mod gateway;
 pub mod policy;
 pub mod providers;
 pub mod runner;
+pub mod secrets;
 pub mod sequencer;
 pub mod settings;

@@ -2,7 +2,7 @@
 //! the table that is built in. No credential is in it: only where one is to be found.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Deserialize;
 use url::{Host, Url};
@@ -10,6 +10,7 @@ use url::{Host, Url};
 use crate::config::error::ConfigError;
 use crate::config::policy::{CliPolicy, CliSection, Policies};
 use crate::domain::model::{Dialect, SERVER_TOOL_KINDS};
+use crate::secret::source::Source;
 
 const BUILT_IN: &str = include_str!("providers.toml");
 
@@ -35,7 +36,7 @@ pub struct Provider {
     pub base_url: Url,
     /// None: it wants none.
     #[serde(default)]
-    pub credential: Option<CredentialSource>,
+    pub credential: Option<Source>,
     /// How the credential is shown; by default as the dialect's vendor wants it.
     #[serde(default)]
     pub auth: Option<AuthHeader>,
@@ -90,39 +91,6 @@ pub struct PricedModel {
     pub cache_write_usd_per_mtok: Option<f64>,
     /// The day of the price, `2026-01-31`.
     pub as_of: String,
-}
-
-/// Where a credential is read, at use.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub enum CredentialSource {
-    /// The variable, or the file that the variable with `_FILE` after its name names.
-    Environment(String),
-    File(PathBuf),
-}
-
-impl TryFrom<String> for CredentialSource {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        // The text is not repeated: it may be the credential itself.
-        match text.split_once(':') {
-            Some(("env", name)) if !name.is_empty() && !name.contains('=') => {
-                Ok(Self::Environment(name.to_owned()))
-            }
-            Some(("file", path)) if path.starts_with('/') => Ok(Self::File(path.into())),
-            _ => Err("a credential is given as env:NAME or file:/path".to_owned()),
-        }
-    }
-}
-
-impl std::fmt::Display for CredentialSource {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Environment(name) => write!(f, "environment variable {name}"),
-            Self::File(path) => write!(f, "file {}", path.display()),
-        }
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -334,7 +302,7 @@ mod tests {
     fn a_file_is_read() {
         let table = Providers::parse(GOOD).unwrap();
         let source = table.providers[0].credential.as_ref().unwrap();
-        assert_eq!(*source, CredentialSource::File("/run/secrets/key".into()));
+        assert_eq!(source.to_string(), "file /run/secrets/key");
         assert_eq!(table.clis["codex"].provider.as_deref(), Some("near"));
     }
 

@@ -7,6 +7,7 @@ use crate::config::settings::Settings;
 use crate::domain::limits::Limits;
 use crate::domain::name::Name;
 use crate::domain::repository::AllowedSources;
+use crate::secret::watched::Secret;
 
 pub const NAMES: [&str; 36] = [
     "KAGE_REPOSITORIES_ALLOW",
@@ -156,6 +157,8 @@ pub struct RunnerConfig {
     pub drain_secs: u64,
     pub limits: Limits,
     pub sources: AllowedSources,
+    /// What must not be stored of a run's output: those that were read before this.
+    pub secrets: Vec<Secret>,
 }
 
 impl RunnerConfig {
@@ -219,6 +222,7 @@ impl RunnerConfig {
             limits: limits(settings)?,
             sources: AllowedSources::new(settings.list("KAGE_REPOSITORIES_ALLOW"))
                 .with_private_hosts(settings.list("KAGE_REPOSITORIES_ALLOW_PRIVATE")),
+            secrets: settings.secrets().to_vec(),
         })
     }
 }

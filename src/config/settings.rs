@@ -1,15 +1,16 @@
 //! The settings' source: `KAGE_SECTION_KEY` in the environment, else `[section] key` in the TOML file
 //! that `KAGE_CONFIG` names (default `/etc/kage/kage.toml`, if it is there).
 //!
-//! A secret may be given as `NAME` or as `NAME_FILE`, the path of a file that holds it.
+//! Secrets are read by `config/secrets.rs`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-
-use secrecy::SecretString;
+use std::sync::Arc;
 
 use crate::config::error::ConfigError;
+use crate::secret::resolver::Resolver;
+use crate::secret::watched::Secret;
 
 const DEFAULT_FILE: &str = "/etc/kage/kage.toml";
 
@@ -28,10 +29,17 @@ const OTHERS: [&str; 10] = [
     "KAGE_REPOSITORIES_DIR",
 ];
 
-#[derive(Debug, Clone)]
-struct Value {
-    text: String,
-    origin: String,
+#[derive(Clone)]
+pub(super) struct Value {
+    pub text: String,
+    pub origin: String,
+}
+
+impl std::fmt::Debug for Value {
+    /// The text may be a secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Value(from {})", self.origin)
+    }
 }
 
 /// One setting in force, for `kage config`.
@@ -46,8 +54,13 @@ pub struct InForce {
 /// All settings that were given, and a record of those that were asked for.
 #[derive(Debug, Default)]
 pub struct Settings {
-    given: BTreeMap<String, Value>,
+    pub(super) given: BTreeMap<String, Value>,
     in_force: Vec<InForce>,
+    /// Made when the first secret is read.
+    pub(super) resolver: Option<Arc<Resolver>>,
+    pub(super) secrets: Vec<Secret>,
+    /// Those of them whose new values count without a restart.
+    pub(super) watched: Vec<Secret>,
 }
 
 impl Settings {
@@ -84,10 +97,10 @@ impl Settings {
                 given.insert(name, Value { text, origin: "environment".to_owned() });
             }
         }
-        Ok(Self { given, in_force: Vec::new() })
+        Ok(Self { given, ..Self::default() })
     }
 
-    fn note(&mut self, name: &'static str, value: impl ToString, origin: Option<String>) {
+    pub(super) fn note(&mut self, name: &'static str, value: impl ToString, origin: Option<String>) {
         let origin = origin.unwrap_or_else(|| "default".to_owned());
         self.in_force.push(InForce { name, value: value.to_string(), origin });
     }
@@ -161,40 +174,6 @@ impl Settings {
         });
         self.note(name, items.join(","), value.map(|value| value.origin));
         items
-    }
-
-    /// A secret: from the variable itself, or from the file that `NAME_FILE` names.
-    ///
-    /// # Errors
-    /// [`ConfigError`] if both are given, or the file cannot be read.
-    pub fn secret(
-        &mut self,
-        name: &'static str,
-        file: &'static str,
-    ) -> Result<Option<SecretString>, ConfigError> {
-        let (direct, path) = (self.given.get(name).cloned(), self.given.get(file).cloned());
-        let (text, origin) = match (direct, path) {
-            (Some(_), Some(_)) => {
-                let problem = format!("give it or {file}, not both");
-                return Err(ConfigError::Invalid { name: name.to_owned(), problem });
-            }
-            (Some(value), None) => (value.text, value.origin),
-            (None, Some(value)) => {
-                let path = PathBuf::from(&value.text);
-                let text = std::fs::read_to_string(&path).map_err(|source| ConfigError::File {
-                    name: file.to_owned(),
-                    path,
-                    source,
-                })?;
-                (text.trim_end_matches(['\r', '\n']).to_owned(), format!("file {}", value.text))
-            }
-            (None, None) => {
-                self.note(name, "", None);
-                return Ok(None);
-            }
-        };
-        self.note(name, "********", Some(origin));
-        Ok(Some(SecretString::from(text)))
     }
 
     /// Replaces what was noted of the last setting, where its text holds a secret in part.

@@ -20,7 +20,9 @@ pub mod private;
 pub mod quarantine;
 pub mod queue;
 pub mod quotas;
+pub mod redactions;
 pub mod refused_calls;
+pub mod reloads;
 pub mod repositories;
 pub mod results;
 mod run_events;
@@ -87,6 +89,15 @@ pub async fn connect(config: &DatabaseConfig, zone: Zone) -> Result<PgPool, DbEr
         })
         .connect_lazy_with(options);
     Ok(pool)
+}
+
+/// Has new connections of a pool log in with what the configuration says now.
+///
+/// # Errors
+/// [`DbError`] if it says nothing that can be used.
+pub fn renew(pool: &PgPool, config: &DatabaseConfig) -> Result<(), DbError> {
+    pool.set_connect_options(config.connect_options()?.application_name("kage"));
+    Ok(())
 }
 
 /// Brings the schema up to date. Safe when several start at once: an advisory lock lets one go first.

@@ -212,7 +212,7 @@ async fn generate(
     if let Some(note) = &prepared.resolved.price_note {
         notices::remark(environment, run, "model.price", note);
     }
-    let secret = match secret(environment, run) {
+    let secret = match secret(environment, run).await {
         Ok(secret) => secret,
         Err(refusal) => {
             booked.end(CallOutcome::UpstreamAuth, None, Some(refusal.message.clone())).await;
@@ -236,9 +236,8 @@ async fn generate(
     answered.map_err(Unserved::not_booked)
 }
 
-fn secret(environment: &Environment, run: &ServedRun) -> Result<Option<SecretString>, Refusal> {
-    let Some(source) = &run.provider.credential else { return Ok(None) };
-    environment.credentials.read(source).map(Some).map_err(|error| {
+async fn secret(environment: &Environment, run: &ServedRun) -> Result<Option<SecretString>, Refusal> {
+    environment.credentials.of(&run.provider).await.map_err(|error| {
         tracing::error!(provider = run.provider.name, %error, "gateway.credential_missing");
         let text = format!("the operator's credential for provider {} is missing", run.provider.name);
         Refusal::new(RefusalKind::UpstreamAuth, text)
@@ -347,7 +346,7 @@ async fn count_tokens(
     prepared: &Prepared,
     checked: Checked,
 ) -> Result<Response<Body>, Refusal> {
-    let secret = secret(environment, run)?;
+    let secret = secret(environment, run).await?;
     let deadline = tokio::time::Instant::now() + environment.config.idle;
     let sent = send(environment, run, prepared, checked, secret.as_ref(), deadline).await;
     let answer = sent.map_err(|unsent| unsent.refusal)?;

@@ -14,6 +14,7 @@ use crate::gateway::credential::Credentials;
 use crate::gateway::served::ServedRun;
 use crate::gateway::upstream::{SetupError, Upstream};
 use crate::lifecycle::Lifecycle;
+use crate::redact::known::Known;
 
 /// Large bodies that are parsed at once: JSON takes many times its text's size in memory.
 const PARSED_AT_ONCE: usize = 4;
@@ -24,6 +25,8 @@ pub(super) struct Environment {
     pub lifecycle: Lifecycle,
     pub catalog: Catalog,
     pub credentials: Credentials,
+    /// What must not be stored of a CLI's or a provider's words.
+    known: Known,
     pub upstream: Upstream,
     pub parsing: Semaphore,
     /// One permit for each kibibyte that requests of all runs take in memory.
@@ -43,10 +46,12 @@ impl Environment {
         to_the_last: bool,
     ) -> Result<Arc<Self>, SetupError> {
         let catalog = Catalog::new(&config.providers);
+        let credentials = Credentials::new(&config.providers, &config.resolver);
         Ok(Arc::new(Self {
             upstream: Upstream::new(&config)?,
             catalog,
-            credentials: Credentials::default(),
+            known: Known::new(&credentials.all()),
+            credentials,
             parsing: Semaphore::new(PARSED_AT_ONCE),
             memory: Arc::new(Semaphore::new(config.memory_bytes / 1024)),
             wake: Notify::new(),
@@ -56,6 +61,13 @@ impl Environment {
             pool,
             config,
         }))
+    }
+
+    /// Another's words as they may be stored.
+    pub fn without_secrets(&self, text: &str) -> String {
+        let mut text = text.to_owned();
+        self.known.patterns().redact_text(&mut text);
+        text
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, Arc<ServedRun>>> {

@@ -106,7 +106,7 @@ async fn reconcile(environment: &Arc<Environment>) -> Result<(), DbError> {
 
 /// Opens a run's socket, or says in its grant why not.
 async fn open(environment: &Arc<Environment>, active: &ActiveGrant, folder: Folder) -> Result<(), DbError> {
-    let served = match decide(environment, active) {
+    let served = match decide(environment, active).await {
         Ok(served) => Arc::new(served),
         Err(why) => return refuse(environment, active, &why).await,
     };
@@ -139,7 +139,7 @@ async fn open(environment: &Arc<Environment>, active: &ActiveGrant, folder: Fold
 }
 
 /// Who serves the run, and with which model.
-fn decide(environment: &Environment, active: &ActiveGrant) -> Result<ServedRun, String> {
+async fn decide(environment: &Environment, active: &ActiveGrant) -> Result<ServedRun, String> {
     let grant = &active.grant;
     let dialect: Dialect =
         grant.dialect.parse().map_err(|_| format!("there is no dialect {:?}", grant.dialect))?;
@@ -149,10 +149,8 @@ fn decide(environment: &Environment, active: &ActiveGrant) -> Result<ServedRun, 
         return Err(why);
     }
     environment.upstream.client(&provider).map_err(|why| format!("provider {}: {why}", provider.name))?;
-    if let Some(source) = &provider.credential {
-        let read = environment.credentials.read(source);
-        read.map_err(|error| format!("provider {} has no credential: {error}", provider.name))?;
-    }
+    let credential = environment.credentials.of(&provider).await;
+    credential.map_err(|error| format!("provider {} has no credential: {error}", provider.name))?;
     let model =
         grant.model_asked.clone().or(policy.default_model.clone()).unwrap_or(grant.model_default.clone());
     if catalog::resolve(&provider, &policy, &model).is_none() {

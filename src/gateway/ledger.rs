@@ -78,6 +78,8 @@ pub(super) async fn reserve(
         });
     };
     let amount = worst(ask, output);
+    // The CLI names what it likes.
+    let names = [&ask.model_asked, &ask.resolved.model].map(|name| environment.without_secrets(name));
     let held = Held { call: Uuid::now_v7(), amount, input: ask.most_input, output };
     db::budgets::reserve(&mut transaction, run.task, run.run, amount).await?;
     db::quotas::reserve(&mut transaction, &levels, amount).await?;
@@ -88,8 +90,8 @@ pub(super) async fn reserve(
         attempt: run.attempt,
         provider: &run.provider.name,
         dialect: run.dialect.as_str(),
-        model_asked: &ask.model_asked,
-        model: &ask.resolved.model,
+        model_asked: &names[0],
+        model: &names[1],
         reserved: amount,
         streamed: ask.streamed,
         price_note: ask.resolved.price_note.as_deref(),
@@ -169,9 +171,10 @@ pub(super) async fn settle(
     environment: &Arc<Environment>,
     run: &Arc<ServedRun>,
     held: Held,
-    ended: EndedCall,
+    mut ended: EndedCall,
     patience: Duration,
 ) {
+    ended.error = ended.error.map(|error| environment.without_secrets(&error));
     let (done, written) = tokio::sync::oneshot::channel();
     let (this, run) = (Arc::clone(environment), Arc::clone(run));
     environment.lifecycle.spawn(async move {

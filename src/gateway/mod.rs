@@ -56,6 +56,9 @@ pub fn start(
     to_the_last: bool,
 ) -> Result<(), SetupError> {
     let environment = Environment::open(pool, config, lifecycle, to_the_last)?;
+    // Not waited for: it ends with the process, or with the hard token.
+    let hard = lifecycle.hard().clone();
+    tokio::spawn(hard.run_until_cancelled_owned(credential::keep_current(environment.clone())));
     lifecycle.spawn_essential("gateway", grants::run(environment, to_the_last));
     Ok(())
 }

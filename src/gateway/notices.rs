@@ -38,7 +38,8 @@ pub(super) fn refused(environment: &Arc<Environment>, run: &Arc<ServedRun>, refu
     let Some(untold) = run.tell() else { return };
     // Only what is told is logged: a CLI can cause as many refusals as it likes.
     tracing::info!(run = %run.run, kind = refusal.kind.as_str(), untold, "gateway.refused");
-    let mut message = format!("model gateway: {}", refusal.message);
+    let words = environment.without_secrets(&refusal.message);
+    let mut message = format!("model gateway: {words}");
     if untold > 0 {
         message.push_str(&format!(" ({untold} more refusals before it were not told)"));
     }
@@ -46,7 +47,7 @@ pub(super) fn refused(environment: &Arc<Environment>, run: &Arc<ServedRun>, refu
     let upstream = [faults, RefusalKind::UpstreamTimeout, RefusalKind::UpstreamBroken];
     let audit = (!upstream.contains(&refusal.kind)).then(|| {
         let details = json!({ "kind": refusal.kind.as_str(), "attempt": run.attempt, "cli": run.cli,
-                              "message": refusal.message, "untold_before": untold });
+                              "message": words, "untold_before": untold });
         entry("model.refuse", run.run, Outcome::Refused, details)
     });
     in_background(environment, run, message, audit);
@@ -60,6 +61,7 @@ pub(super) fn remark(
     message: &str,
 ) {
     if run.is_new(message) {
+        let message = environment.without_secrets(message);
         let details = json!({ "attempt": run.attempt, "cli": run.cli, "message": message });
         let audit = Some(entry(action, run.run, Outcome::Done, details));
         in_background(environment, run, format!("model gateway: {message}"), audit);

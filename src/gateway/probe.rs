@@ -28,7 +28,8 @@ pub struct Finding {
 /// # Errors
 /// [`SetupError`] if none could be asked.
 pub async fn all(config: &GatewayConfig) -> Result<Vec<(Provider, Finding)>, SetupError> {
-    let (upstream, credentials) = (Upstream::new(config)?, Credentials::default());
+    let upstream = Upstream::new(config)?;
+    let credentials = Credentials::new(&config.providers, &config.resolver);
     let asked = config.providers.providers.iter().map(|provider| async {
         let asked = tokio::time::timeout(WITHIN, ask(provider, &upstream, &credentials)).await;
         let (ok, text) = match asked {
@@ -45,10 +46,7 @@ pub async fn all(config: &GatewayConfig) -> Result<Vec<(Provider, Finding)>, Set
 }
 
 async fn ask(provider: &Provider, upstream: &Upstream, credentials: &Credentials) -> Result<String, String> {
-    let secret = match &provider.credential {
-        Some(source) => Some(credentials.read(source).map_err(|error| format!("no credential: {error}"))?),
-        None => None,
-    };
+    let secret = credentials.of(provider).await.map_err(|error| format!("no credential: {error}"))?;
     let path = match provider.dialect {
         Dialect::Anthropic | Dialect::Responses | Dialect::Chat => "/v1/models",
         Dialect::Gemini => "/v1beta/models",

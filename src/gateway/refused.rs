@@ -30,7 +30,7 @@ pub(super) async fn book(
     }
     let (done, written) = tokio::sync::oneshot::channel();
     let (this, served) = (Arc::clone(environment), Arc::clone(run));
-    let error: String = refusal.message.chars().take(500).collect();
+    let error: String = environment.without_secrets(&refusal.message).chars().take(500).collect();
     // Tracked by the run, so that its grant is closed after it; a CLI that hangs up does not stop it.
     environment.lifecycle.spawn(run.connections.track_future(async move {
         let call = RefusedCall {

@@ -1,6 +1,7 @@
 //! What a result changed: the list of files and the patch, between two commits of the mirror.
 
 use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt as _;
 
 use bstr::BString;
 use git2::{
@@ -78,6 +79,31 @@ pub fn files(mirror: &Mirror, base: Option<Oid>, commit: Oid) -> Result<Vec<File
         }
     }
     Ok(changes)
+}
+
+/// Shows the new content of changed files, up to so many bytes together; whether that was all.
+pub fn contents(
+    mirror: &Mirror,
+    commit: Oid,
+    files: &[FileChange],
+    max_bytes: usize,
+    mut look: impl FnMut(&FileChange, &[u8]),
+) -> Result<bool, GitError> {
+    let repository = mirror.repository()?;
+    let tree = repository.find_commit(commit)?.tree()?;
+    let (mut left, mut all) = (max_bytes, true);
+    for file in files.iter().filter(|file| !matches!(file.new_mode, 0 | 0o160000)) {
+        let size = usize::try_from(file.size).unwrap_or(usize::MAX);
+        let Some(rest) = left.checked_sub(size) else {
+            all = false;
+            continue;
+        };
+        left = rest;
+        let path = std::path::Path::new(std::ffi::OsStr::from_bytes(&file.path));
+        let blob = repository.find_blob(tree.get_path(path)?.id())?;
+        look(file, blob.content());
+    }
+    Ok(all)
 }
 
 /// The patch with binary content, cut before the first file that would make it longer than `max_bytes`.

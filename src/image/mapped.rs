@@ -74,6 +74,19 @@ impl MappedEvent {
 }
 
 impl MappedEvent {
+    /// All that the CLI has worded.
+    pub fn texts_mut(&mut self) -> Vec<&mut String> {
+        match self {
+            Self::Progress(text) | Self::Assistant(text) | Self::Warning(text) | Self::Error(text) => {
+                vec![text]
+            }
+            Self::ToolCall { name, message } => vec![name, message],
+            Self::ToolResult { name, message, .. } => name.iter_mut().chain([message]).collect(),
+            Self::Final(last) => last.message.iter_mut().collect(),
+            Self::Usage(_) | Self::StepUsage(_) => Vec::new(),
+        }
+    }
+
     /// In the form that [`event`] reads; what is not known is left out.
     pub fn to_json(&self) -> Value {
         let usage = |kind, usage: &Usage| {

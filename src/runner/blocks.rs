@@ -41,7 +41,7 @@ impl Blocks {
         Self { attempt, next: committed, position, tails, open: None, ready: Vec::new(), bytes: 0 }
     }
 
-    /// Bytes that wait to be taken.
+    /// Bytes that came since the last time that all were taken.
     pub fn len(&self) -> usize {
         self.bytes
     }
@@ -73,7 +73,8 @@ impl Blocks {
                 self.emit(stream, tail);
             }
         }
-        self.bytes = self.tails.iter().map(|tail| tail.bytes.len()).sum();
+        // What still waits for the rest of its character cannot be taken: nobody is to wake up for it.
+        self.bytes = 0;
         (mem::take(&mut self.ready), self.next, self.position)
     }
 
@@ -166,6 +167,14 @@ mod tests {
             prop_assert_eq!(ends, Offsets { stdout: expected[0].len() as u64, stderr: expected[1].len() as u64 });
             prop_assert_eq!(&seen, &expected);
         }
+    }
+
+    #[test]
+    fn nobody_is_woken_for_a_character_that_never_ends() {
+        let mut blocks = Blocks::new(1, Offsets::default(), 0);
+        blocks.push(Stream::Stdout, b"x\xe2\x82");
+        assert_eq!((blocks.take(false).0.len(), blocks.len()), (1, 0));
+        assert_eq!(blocks.take(true).2, 3, "it comes at the end");
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::db::runs::RunRow;
 use crate::db::tasks::TaskRow;
 use crate::domain::event::EventKind;
 use crate::domain::judgement::{self, CallWord, Evidence, Work};
+use crate::domain::limits::Limits;
 use crate::domain::run::RunState;
 use crate::domain::verdict::Verdict;
 use crate::git::commit::{CommitText, commit_while};
@@ -33,6 +34,7 @@ use crate::runner::past_call;
 use crate::runner::prepare;
 use crate::runner::retry;
 use crate::runner::review;
+use crate::runner::secrets;
 use crate::sandbox::container::Sandbox;
 use crate::sandbox::host_kill;
 use crate::wire::run::{FileChange, HarvestFindings};
@@ -51,6 +53,8 @@ struct Taken {
     /// None where nothing changed.
     branch: Option<Harvested>,
     findings: HarvestFindings,
+    /// Files in which something looks like a secret.
+    secrets: Vec<String>,
 }
 
 impl Drive<'_> {
@@ -90,9 +94,13 @@ impl Drive<'_> {
                 self.notice(run, EventKind::Error, &format!("its changes could not be collected: {failure}"))
                     .await?;
                 verdict = not_collected(verdict, &failure);
-                Taken { branch: None, findings: HarvestFindings::default() }
+                Taken { branch: None, findings: HarvestFindings::default(), secrets: Vec::new() }
             }
         };
+        if !taken.secrets.is_empty() {
+            let pool = &self.environment.pool;
+            self.commit(|| db::redactions::in_branch(pool, self.lease, run, &taken.secrets)).await?;
+        }
         for warning in &taken.findings.warnings {
             self.notice(run, EventKind::Warning, warning).await?;
         }
@@ -224,25 +232,18 @@ fn take(
     manifest: Option<&Manifest>,
 ) -> Result<Taken, RunFailure> {
     let Some(worktree) = Drive::worktree(environment, run.id)? else {
-        return Ok(Taken { branch: None, findings: HarvestFindings::default() });
+        return Ok(Taken { branch: None, findings: HarvestFindings::default(), secrets: Vec::new() });
     };
     worktree.unmount()?;
     let mirror = Mirror::open(&environment.folders.mirror(&task.repository)?)?;
-    let limits = &environment.config.limits;
-    let limits = HarvestLimits {
-        files: limits.result_files,
-        bytes: limits.result_bytes,
-        file_bytes: limits.result_file_bytes,
-        ..HarvestLimits::default()
-    };
-    let mut found = harvest(&mirror, &worktree, &limits)?;
+    let mut found = harvest(&mirror, &worktree, &harvest_limits(&environment.config.limits))?;
     let mut findings = HarvestFindings {
         warnings: left_out::warnings(&found),
         rejected: left_out::rejected(&found),
         flagged: Vec::new(),
     };
     if !found.changed {
-        return Ok(Taken { branch: None, findings });
+        return Ok(Taken { branch: None, findings, secrets: Vec::new() });
     }
     let branch = format!("task-{}-{}", task.id, run.name);
     let message = message(run, task);
@@ -253,12 +254,17 @@ fn take(
         time: chrono::Utc::now().timestamp(),
     };
     let base = worktree.commit();
+    let patterns = environment.known.patterns();
     let (id, (files, patch)) = commit_while(&mirror, base, &mut found, &branch, &text, |id| {
-        (diff::files(&mirror, base, id), diff::patch(&mirror, base, id, PATCH_BYTES))
+        let files = diff::files(&mirror, base, id).and_then(|files| {
+            let secrets = secrets::in_files(&mirror, id, &files, &patterns)?;
+            Ok((files, secrets))
+        });
+        (files, diff::patch(&mirror, base, id, PATCH_BYTES))
     })?;
-    let files = files?;
+    let (files, secrets) = files?;
     let flagged = review::flagged(&files, manifest);
-    findings.warnings.splice(0..0, review::warnings(&flagged));
+    findings.warnings.splice(0..0, [secrets.warnings, review::warnings(&flagged)].concat());
     findings.flagged = review::listed(&flagged);
     let files: Vec<FileChange> = files.into_iter().map(file_change).collect();
     let patch = patch?;
@@ -279,7 +285,16 @@ fn take(
         flagged: flagged.into_iter().take(review::LISTED).map(|it| it.path).collect(),
         result,
     };
-    Ok(Taken { branch: Some(harvested), findings })
+    Ok(Taken { branch: Some(harvested), findings, secrets: secrets.paths })
+}
+
+fn harvest_limits(limits: &Limits) -> HarvestLimits {
+    HarvestLimits {
+        files: limits.result_files,
+        bytes: limits.result_bytes,
+        file_bytes: limits.result_file_bytes,
+        ..HarvestLimits::default()
+    }
 }
 
 fn message(run: &RunRow, task: &TaskRow) -> String {

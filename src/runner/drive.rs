@@ -281,10 +281,11 @@ impl Drive<'_> {
         kind: EventKind,
         message: &str,
     ) -> Result<(), RunFailure> {
-        self.commit(|| {
-            db::attempts::notice(&self.environment.pool, self.lease, run, kind, message.to_owned())
-        })
-        .await
+        // It may name what the run has made: a path, a program.
+        let mut message = message.to_owned();
+        self.environment.known.patterns().redact_text(&mut message);
+        self.commit(|| db::attempts::notice(&self.environment.pool, self.lease, run, kind, message.clone()))
+            .await
     }
 
     /// Removes whatever containers a run has, whoever made them.

@@ -12,6 +12,7 @@ use crate::config::runner::RunnerConfig;
 use crate::git::base::Bases;
 use crate::git::quarantine::Scanner;
 use crate::lifecycle::Lifecycle;
+use crate::redact::known::Known;
 use crate::runner::disk::Disk;
 use crate::runner::failure::StartError;
 use crate::runner::folders::Folders;
@@ -43,6 +44,8 @@ pub(super) struct Environment {
     pub seccomp: SeccompProfile,
     /// Has refused calls counted; `None`: no runtime tells of them.
     pub keeper: Option<KeeperAccess>,
+    /// Secrets that must not be stored.
+    pub known: Arc<Known>,
     /// On the host, where the engine finds it.
     pub shim: PathBuf,
     pub user: SandboxUser,
@@ -101,6 +104,7 @@ impl Environment {
             sweep: Notify::new(),
             wake: Notify::new(),
             lifecycle: lifecycle.clone(),
+            known: Arc::new(Known::new(&config.secrets)),
             folders,
             engine,
             pool,

@@ -7,8 +7,10 @@
 //!   prepare    base, worktree, run folder, container                   pump      its output into events
 //!   contained  what the sandbox looks like from inside, before the CLI begins
 //!   refusals   system calls that the sandbox refused, into events
+//!   secrets    what looks like one in a branch
 //!   conclude   container gone, harvest, branch, end (or another try)   retry     which ends are worth one
 //! keeper        the way to the process that holds the listeners for refused calls
+//! redactor      secrets that it wrote, kept out of what is stored and told
 //! host          what is found beneath the sandboxes at the start; a danger ends it
 //! grant         a run's way to a model, asked of the gateway
 //!   past_call  what the gateway's record of a call says (`domain::judgement` judges)
@@ -39,11 +41,14 @@ mod prepare;
 mod presence;
 mod pump;
 mod quarantine;
+mod reconnect;
+mod redactor;
 mod refusals;
 mod repositories;
 mod retry;
 mod review;
 mod runtimes;
+mod secrets;
 mod sweep;
 mod told;
 

@@ -4,6 +4,7 @@
 //! or after a restart, goes on exactly there. While a commit is under way nothing is read, so a slow
 //! database slows the CLI and no buffer grows.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -27,10 +28,11 @@ use crate::runner::drive::Drive;
 use crate::runner::failure::RunFailure;
 use crate::runner::lines::{Lines, MAX_LINE};
 use crate::runner::prepare::idle_secs;
+use crate::runner::reconnect;
+use crate::runner::redactor::Redactor;
 use crate::runner::retry::{self, TAIL_BYTES};
 use crate::runner::told::Teller;
 use crate::sandbox::container::Sandbox;
-use crate::sandbox::error::SandboxError;
 use crate::sandbox::shim_link::{LinkError, ShimLink};
 
 /// Output of one commit at most.
@@ -39,8 +41,6 @@ const BATCH: usize = 1 << 20;
 const COMMIT_EVERY: Duration = Duration::from_millis(15);
 /// Beyond the grace time, for a shim that was told to end its CLI.
 const KILL_MARGIN: Duration = Duration::from_secs(10);
-/// How long a shim that broke off may take to come back.
-const RECONNECT_WITHIN: Duration = Duration::from_secs(30);
 
 /// What the pump ends with.
 pub(super) struct Ending {
@@ -55,6 +55,7 @@ pub(super) struct Pump<'a> {
     sandbox: &'a Sandbox,
     session: String,
     mapping: Option<Mapping>,
+    redactor: Redactor,
     blocks: Blocks,
     lines: Lines,
     /// Read from lines, to be committed with them.
@@ -116,6 +117,7 @@ impl<'a> Pump<'a> {
             )),
             done_at: None,
             mapping: manifest.and_then(|manifest| manifest.mapping()),
+            redactor: Redactor::new(Arc::clone(&drive.environment.known)),
             blocks: Blocks::new(run.attempt, Offsets::default(), 0),
             lines: Lines::default(),
             mapped: Vec::new(),
@@ -140,6 +142,7 @@ impl<'a> Pump<'a> {
     async fn rewind(&mut self) -> Result<(), RunFailure> {
         self.blocks = Blocks::new(self.run.attempt, self.committed, self.position);
         self.mapped.clear();
+        self.redactor.rewind();
         self.teller.rewind();
         let partial = if self.mapping.is_some() && self.committed.stdout > 0 {
             let pool = &self.drive.environment.pool;
@@ -235,12 +238,10 @@ impl<'a> Pump<'a> {
         let before = self.taken(link, bytes.len());
         let room = usize::try_from(limit.saturating_sub(before)).unwrap_or(usize::MAX);
         let kept = &bytes[..bytes.len().min(room)];
-        self.blocks.push(stream, kept);
+        let out = self.redactor.take(stream, kept);
+        self.keep(stream, &out);
         self.tail.extend_from_slice(&kept[kept.len().saturating_sub(TAIL_BYTES)..]);
         self.tail.drain(..self.tail.len().saturating_sub(TAIL_BYTES));
-        if stream == Stream::Stdout && self.mapping.is_some() {
-            self.map(kept);
-        }
         if kept.len() < bytes.len() {
             let over = !matches!(&self.cause, Some((verdict, _)) if verdict.state == RunState::OutputLimit);
             if over {
@@ -256,6 +257,22 @@ impl<'a> Pump<'a> {
         Ok(())
     }
 
+    /// What may be stored.
+    fn keep(&mut self, stream: Stream, bytes: &[u8]) {
+        self.blocks.push(stream, bytes);
+        if stream == Stream::Stdout && self.mapping.is_some() {
+            self.map(bytes);
+        }
+    }
+
+    /// What waited for more, when nothing follows.
+    fn keep_last(&mut self) {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let rest = self.redactor.last(stream);
+            self.keep(stream, &rest);
+        }
+    }
+
     /// Bytes of this attempt before the frame that was just received.
     fn taken(&self, link: &ShimLink, frame: usize) -> u64 {
         let received = link.received();
@@ -267,7 +284,9 @@ impl<'a> Pump<'a> {
         let mut found = Vec::new();
         self.lines.push(bytes, |line| found.push(mapping.map_line(line)));
         for Mapped { events, .. } in found {
-            for event in events {
+            for mut event in events {
+                // What a filter makes of a line may show what the line hid.
+                event.texts_mut().into_iter().for_each(|text| self.redactor.redact(text));
                 let (event, meaning) = self.teller.take(event);
                 self.mapped.extend(event);
                 self.heed(meaning);
@@ -287,6 +306,13 @@ impl<'a> Pump<'a> {
     /// Commits what there is, then acknowledges it. `last`: also the beginnings of unfinished characters, and
     /// all that the output limit cut off.
     async fn commit(&mut self, link: &mut ShimLink, last: bool) -> Result<(), RunFailure> {
+        if last {
+            self.keep_last();
+        }
+        if self.redactor.take_news() {
+            let (pool, lease) = (&self.drive.environment.pool, self.drive.lease);
+            self.drive.commit(|| db::redactions::of_output(pool, lease, &self.run)).await?;
+        }
         let (mut events, ends, position) = self.blocks.take(last);
         events.append(&mut self.mapped);
         if !events.is_empty() {
@@ -319,6 +345,7 @@ impl<'a> Pump<'a> {
     }
 
     async fn exited(mut self, mut link: ShimLink, exited: &Exited) -> Result<Ending, RunFailure> {
+        self.keep_last();
         if let Some(line) = self.lines.last() {
             self.map(&[line.as_slice(), b"\n"].concat());
         }
@@ -361,41 +388,8 @@ impl<'a> Pump<'a> {
 
     /// Waits for the shim to come back; else says how the sandbox ended.
     async fn reconnect(&mut self) -> Result<Result<ShimLink, Verdict>, RunFailure> {
-        let listener = self.drive.listen(self.run.id)?;
-        let accept = listener.accept_resumed(&self.session, self.committed, RECONNECT_WITHIN);
-        let verdict = tokio::select! {
-            link = accept => match link {
-                Ok(link) => return Ok(Ok(link)),
-                Err(error) => {
-                    let limit = self.drive.environment.config.limits.output_bytes;
-                    let verdict = if self.committed.stdout + self.committed.stderr >= limit {
-                        // Cut by a runner that died since: the shim was told to forget what nobody kept.
-                        Verdict::new(RunState::OutputLimit, format!("wrote more than {limit} bytes; the rest is cut"))
-                    } else {
-                        Verdict::new(RunState::Lost, format!("its shim did not come back: {error}"))
-                    };
-                    // Whatever still runs there must not go on unseen.
-                    if let Err(error) = self.sandbox.kill().await {
-                        tracing::warn!(run = %self.run.id, %error, "runner.kill_failed");
-                    }
-                    verdict
-                }
-            },
-            ended = self.sandbox.wait() => match ended {
-                Ok(ended) if ended.oom_killed => {
-                    Verdict::new(RunState::OutOfMemory, "over its memory limit; the kernel ended the sandbox")
-                }
-                Ok(ended) => {
-                    let error = format!("the sandbox ended without a word (status {}) {}", ended.exit_code, ended.error);
-                    Verdict::new(RunState::SandboxError, error.trim().to_owned())
-                }
-                Err(SandboxError::Gone { .. }) => {
-                    Verdict::new(RunState::SandboxError, "its container was removed from outside")
-                }
-                Err(error) => return Err(error.into()),
-            },
-        };
-        let verdict = self.cause.take().map_or(verdict, |(cause, _)| cause);
-        Ok(Err(verdict))
+        let found =
+            reconnect::wait(self.drive, self.run.id, self.sandbox, &self.session, self.committed).await?;
+        Ok(found.map_err(|verdict| self.cause.take().map_or(verdict, |(cause, _)| cause)))
     }
 }

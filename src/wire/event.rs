@@ -114,7 +114,7 @@ pub struct TaskComplete {
 }
 
 /// `security`: the sandbox refused a kind of system call for the first time in this attempt. How often it did is in the
-/// run's `refused_calls`.
+/// run's `refused_calls`. Or, with `run.redact` for a call: something that looks like a secret was kept out of the stored output.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Security {
     pub task_id: Uuid,

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::models::{AGENTS, CREDENTIAL, world, world_with};
 use crate::support::database::stored;
 use crate::support::git::git;
+use crate::support::planted::assert_absent;
 use crate::support::sse::assert_contiguous;
 use crate::support::tasks::string;
 
@@ -181,10 +182,21 @@ async fn the_client_tells_in_words() {
     assert_eq!(lines("[aider] → edit: hello.txt"), 1, "{stdout}");
 }
 
-/// While it works: what the engine and the kernel show of its sandbox.
+/// Planted in every secret setting of every role; used by none but the first, and the second by the gateway alone.
+const PLANTED: [(&str, &str); 4] = [
+    ("KAGE_DATABASE_PASSWORD", "planted-database \"pass/word\"+7f31"),
+    ("KAGE_VAULT_ROLE_ID", "planted-role-id-5d0c9e1b"),
+    ("KAGE_VAULT_SECRET_ID", "planted-secret-id-93be07a2"),
+    ("KAGE_API_KEY", "planted-clients-key-60f4d28e"),
+];
+
+/// While it works, fails and is refused: what the engine and the kernel show of its sandbox, and afterwards every log,
+/// event, error, row and audit entry.
 #[tokio::test]
 async fn nobody_near_a_sandbox_sees_the_credential() {
-    let (mut kage, _models) = world(&["claude-code"]).await;
+    let more = [("KAGE_VAULT_ADDRESS", "http://127.0.0.1:1"), ("KAGE_LOG", "trace")];
+    let settings: Vec<(&str, &str)> = PLANTED.into_iter().chain(more).collect();
+    let (mut kage, models) = world_with(&["claude-code"], &settings).await;
     let mut slow = task(&["claude-code"]);
     slow["description"] = json!(
         "Wait.\nKAGE-SCRIPT: [{\"text\": \"a while\", \"fault\": \"delay:ms=8000\"}, {\"text\": \"done\"}]\n"
@@ -198,6 +210,9 @@ async fn nobody_near_a_sandbox_sees_the_credential() {
     let server = std::fs::read_to_string(format!("/proc/{}/limits", kage.process(0).pid())).expect("it runs");
     let core = server.lines().find(|line| line.starts_with("Max core file size")).expect("a limit");
     assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"]);
+    // Not dumpable: its files in /proc are root's, whoever it runs as, and another of its user may not trace it.
+    let arguments = std::fs::read(format!("/proc/{}/cmdline", kage.process(0).pid())).expect("it runs");
+    seen += &String::from_utf8_lossy(&arguments);
     for pid in kage.docker(&["top", container, "-eo", "pid"]).split_whitespace().skip(1) {
         for file in ["cmdline", "environ"] {
             let bytes = std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
@@ -211,6 +226,40 @@ async fn nobody_near_a_sandbox_sees_the_credential() {
         seen.contains("/opt/claude-code/claude") && seen.contains("kage-placeholder"),
         "the right process"
     );
-    assert!(!seen.contains(CREDENTIAL) && !seen.contains("Wait."), "{seen}");
+    assert!(!seen.contains("Wait."), "{seen}");
     kage.ended(id).await;
+    // Providers that refuse, fail and answer garbage; requests that are refused.
+    let mut bad = task(&["claude-code"]);
+    bad["description"] = json!(
+        "Fail.\nKAGE-SCRIPT: [{\"text\": \"no\", \"fault\": \"401\"}, {\"text\": \"no\", \"fault\": \"garbage\"}]\n"
+    );
+    let failed = kage.run(&bad).await;
+    let mut answers = format!("{failed}");
+    for path in ["/api/v1/tasks/none", "/api/v1/tasks?limit=x", "/nowhere", "/ready", "/health"] {
+        answers += &kage.get(path).await.text();
+    }
+    for task in [id, string(&failed["id"])] {
+        answers += &format!("{:?}", kage.events(task, "").await);
+        answers += &kage.get(&format!("/api/v1/tasks/{task}/runs/claude-code/log")).await.text();
+    }
+    let commands: String = ["config", "doctor"]
+        .map(|command| format!("{:?}", kage.server_command(&[command, "--json"]).output().expect("starts")))
+        .concat();
+    let used = format!("{:?}", models.recorder.requests());
+    assert!(used.contains(CREDENTIAL), "it was never used");
+    let mut planted: Vec<&str> = PLANTED.iter().map(|(_, value)| *value).chain([CREDENTIAL]).collect();
+    let key = kage.key.clone();
+    planted.push(&key);
+    for (place, text) in [
+        ("sandbox", seen),
+        ("answers", answers),
+        ("database", stored(kage.pool()).await),
+        ("commands", commands),
+        ("log", kage.process(0).log()),
+    ] {
+        assert_absent(place, &text, &planted);
+    }
+    // What the providers were shown has their credential and no other secret.
+    planted.retain(|secret| *secret != CREDENTIAL);
+    assert_absent("provider", &used, &planted);
 }

@@ -92,11 +92,46 @@ async fn a_credential_is_replaced_without_a_restart() {
     assert_eq!(world.provider.requests().last().unwrap().header("x-api-key"), Some("another-credential"));
     std::fs::write(&key, CREDENTIAL).unwrap();
     assert_eq!(world.call(run.id, Dialect::Anthropic, &body).await.status, 200);
-    std::fs::remove_file(&key).unwrap();
-    let answer = world.call(run.id, Dialect::Anthropic, &body).await;
-    assert_eq!(answer.status, 403, "{answer:?}");
-    assert!(!answer.text.contains(&*key.to_string_lossy()), "{answer:?}");
-    assert_eq!(world.calls(&run).await.last().unwrap().cost_micros, 0);
+    // What cannot be read again leaves the last good one in force, and that is recorded.
+    for broken in [None, Some(""), Some("not for\na header")] {
+        match broken {
+            None => std::fs::remove_file(&key).unwrap(),
+            Some(text) => std::fs::write(&key, text).unwrap(),
+        }
+        assert_eq!(world.call(run.id, Dialect::Anthropic, &body).await.status, 200, "{broken:?}");
+    }
+    let audited = async |outcome: &str| -> bool {
+        let query =
+            "SELECT count(*) > 0 FROM audit_entries WHERE action = 'secret.reload' AND actor_kind = 'gateway'
+                     AND object = 'setting:provider.scripted-anthropic.credential' AND outcome = $1";
+        sqlx::query_scalar(query).bind(outcome).fetch_one(world.pool()).await.unwrap()
+    };
+    for outcome in ["done", "failed"] {
+        eventually("it is audited", async || audited(outcome).await.then_some(())).await;
+    }
+}
+
+#[tokio::test]
+async fn a_program_gives_the_credential_and_none_at_all_is_told_to_the_run() {
+    let more = "[[provider]]\nname = \"asked\"\ndialect = \"chat\"\nbase_url = \"BASE\"\ncredential = \"exec:/bin/cat KEY\"\nfree = true\nallow = [\"*\"]\n[cli.asked]\nprovider = \"asked\"\n";
+    let mut world = World::without_gateway("", &[("KAGE_SECRETS_RELOAD_SECS", "1")]).await;
+    let (file, key) = (world.settings["KAGE_GATEWAY_PROVIDERS"].clone(), world.folder().join("asked"));
+    let more = more.replace("BASE", &world.provider.url()).replace("KEY", key.to_str().unwrap());
+    std::fs::write(&file, std::fs::read_to_string(&file).unwrap() + &more).unwrap();
+    world.start().await;
+    let body = request(Dialect::Chat, "hello", false);
+    std::fs::write(&key, CREDENTIAL).unwrap();
+    let run = world.run_of(world.task(NONE).await, NONE).await;
+    world.want(&run, "asked", "chat", None).await;
+    assert!(world.answered(&run).await.is_open());
+    assert_eq!(world.call(run.id, Dialect::Chat, &body).await.status, 200);
+    std::fs::write(&key, "another-credential\n").unwrap();
+    let seen = || world.provider.requests().last().unwrap().header("authorization").map(str::to_owned);
+    eventually("it is asked again", async || {
+        world.call(run.id, Dialect::Chat, &body).await;
+        seen().filter(|shown| shown == "Bearer another-credential")
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -67,12 +67,15 @@ async fn ends_by_a_limit() {
     let kage = TestKage::serving(&settings).await;
     kage.demo().await;
     let idle = shell_with("echo last words; echo part > part; sleep 600", &json!({ "idle_timeout": 1 }));
+    // What waits for the rest of a character, or of what may become a secret, is no sign of life.
+    let waiting = shell_with("printf 'x\\xe2'; printf 'a s' >&2; sleep 600", &json!({ "idle_timeout": 1 }));
     let run = async |script: &str| kage.run(&shell(script)).await;
-    let (oom, flood, both, idle) = tokio::join!(
+    let (oom, flood, both, idle, waiting) = tokio::join!(
         run("echo part > part; tail /dev/zero; exit 137"),
         run("echo part > part; seq 1 1000000; sleep 600"),
         run("seq 1 10000 >&2; seq 1 1000000"),
         kage.run(&idle),
+        kage.run(&waiting),
     );
     let mirror = kage.mirror("demo");
     let kept = |run: &Value| git(&mirror, ["show", &format!("{}:part", string(&run["branch"]))]);
@@ -94,6 +97,9 @@ async fn ends_by_a_limit() {
     let log = kage.get(&format!("/api/v1/tasks/{}/runs/shell/log", string(&both["id"]))).await;
     assert_eq!(log.body.len(), OUTPUT_LIMIT);
 
+    ended_as(&waiting, "idle_timeout");
+    let log = kage.get(&format!("/api/v1/tasks/{}/runs/shell/log", string(&waiting["id"]))).await;
+    assert_eq!(log.text().len(), "xa s\u{fffd}".len(), "{}", log.text());
     let run = ended_as(&idle, "idle_timeout");
     assert_eq!(kept(run), "part");
     assert_eq!(idle["cli_results"][0]["status"], "timeout");

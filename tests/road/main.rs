@@ -31,6 +31,7 @@ mod remapped;
 mod repositories;
 mod road;
 mod runtimes;
+mod secrets;
 mod server;
 mod streams;
 mod submit;

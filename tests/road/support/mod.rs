@@ -8,6 +8,7 @@ pub mod git;
 pub mod http;
 pub mod keys;
 pub mod leftovers;
+pub mod planted;
 pub mod process;
 pub mod provider;
 pub mod sse;

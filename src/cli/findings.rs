@@ -17,7 +17,7 @@ const SHOWN: usize = 12;
 
 /// What held it: the proof, the sandbox, its limits.
 pub fn held_by(run: &Run) -> Vec<String> {
-    let mut lines: Vec<String> = containment(run).into_iter().collect();
+    let mut lines = containment(run);
     if let Some(sandbox) = &run.sandbox {
         lines.push(walls(sandbox));
         lines.extend(limits(sandbox, Enforcement::Hard));
@@ -26,9 +26,11 @@ pub fn held_by(run: &Run) -> Vec<String> {
     lines
 }
 
-/// The proof in a line.
-pub fn containment(run: &Run) -> Option<String> {
-    run.containment.as_ref().map(proof)
+/// The proof in a line, and one for each thing that could not be seen.
+pub fn containment(run: &Run) -> Vec<String> {
+    let Some(found) = &run.containment else { return Vec::new() };
+    let not_seen = found.not_seen.iter().map(|what| format!("not seen from inside: {what}"));
+    [proof(found)].into_iter().chain(not_seen).collect()
 }
 
 fn proof(proof: &Containment) -> String {
@@ -36,10 +38,9 @@ fn proof(proof: &Containment) -> String {
     let (all, took) = (proof.checks.len(), proof.took_ms);
     match proof.state {
         ContainmentState::Proved => format!("contained: proved before it began ({all} checks, {took:.1} ms)"),
-        ContainmentState::ProvedInPart => format!(
-            "contained: proved in part before it began ({ok} of {all} checks in full, {took:.1} ms); not seen: {}",
-            proof.not_seen.join("; ")
-        ),
+        ContainmentState::ProvedInPart => {
+            format!("contained: proved in part before it began ({ok} of {all} checks in full, {took:.1} ms)")
+        }
         ContainmentState::Refused => {
             format!("contained: no; the run was refused: {}", proof.surprises.join("; "))
         }

@@ -6,11 +6,12 @@ use crate::wire::run::{ModelUse, Run};
 use crate::wire::task::Task;
 
 /// The table of a task's runs, what decided on each, what each was refused and did not see, the errors, and what to do
-/// next. `told`: the runs' errors were shown already. Harmless; ends with a line end.
+/// next. `told`: the runs' errors and warnings were shown already. Harmless; ends with a line end.
 pub fn render(task: &Task, told: bool) -> String {
     let mut text = table(task);
     for run in &task.runs {
-        for line in outcome(run) {
+        let hidden = findings::hidden(run).filter(|_| !told);
+        for line in outcome(run).into_iter().chain(hidden) {
             push(run, &line, &mut text);
         }
         if let Some(error) = run.error.as_ref().filter(|_| !told) {
@@ -30,7 +31,8 @@ pub fn in_full(task: &Task, harvests: &[Vec<String>]) -> String {
     let mut text = table(task);
     for (at, run) in task.runs.iter().enumerate() {
         let harvest = harvests.get(at).into_iter().flatten().cloned();
-        for line in outcome(run).into_iter().chain(findings::held_by(run)).chain(harvest) {
+        let own = outcome(run).into_iter().chain(findings::hidden(run)).chain(findings::held_by(run));
+        for line in own.chain(harvest) {
             push(run, &line, &mut text);
         }
         if let Some(error) = &run.error {
@@ -59,7 +61,7 @@ fn push(run: &Run, line: &str, text: &mut String) {
 fn outcome(run: &Run) -> Vec<String> {
     let decided = run.decided_by.as_ref().map(|by| format!("decided by: {by}"));
     let lines = run.usage.as_ref().map(usage).into_iter().chain(decided);
-    lines.chain(findings::refused(run)).chain(findings::hidden(run)).collect()
+    lines.chain(findings::refused(run)).collect()
 }
 
 /// The server makes a failed task's error of its runs' errors, `name: error`: those are told by the runs.

@@ -309,7 +309,8 @@ async fn a_task_and_a_diff_tell_what_the_patch_does_not_show() {
     let (exit, stdout, stderr) = kage(&server.url, &["task", &id]).await;
     assert_eq!((exit, stderr.as_str()), (0, ""));
     let of_the_patch = [
-        "[shell] contained: proved in part before it began (1 of 2 checks in full, 3.2 ms); not seen: limits: this",
+        "[shell] contained: proved in part before it began (1 of 2 checks in full, 3.2 ms)\n",
+        "[shell] not seen from inside: limits: this kernel does not show them\n",
         "[shell] hidden from it: \".claude \", .gemini (cannot be approved: it holds a link)",
         "[shell] left out: pipe\\u{200b}: it is a FIFO (a named pipe)",
         "[shell] held back: .claude: the base's stays",

@@ -341,16 +341,10 @@ pub async fn finish(
     .fetch_one(&mut *connection)
     .await?;
     // What was left out is told also of a run that changed nothing else.
-    let nothing = || results::ResultRow {
-        patch: Vec::new(),
-        patch_truncated: false,
-        files: json!([]),
-        warnings: json!(findings),
-    };
     match harvested {
         Some(harvested) => results::store(connection, lease.run, &harvested.result).await?,
         None if warnings.is_empty() => {}
-        None => results::store(connection, lease.run, &nothing()).await?,
+        None => results::store(connection, lease.run, &results::ResultRow::unchanged(findings)).await?,
     }
     end_attempt(connection, run, ending).await?;
     let paths = harvested.map(|h| h.paths.clone()).unwrap_or_default();

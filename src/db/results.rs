@@ -1,6 +1,6 @@
 //! What a run brought back: patch, files, warnings. The commit itself is in the runner's repository.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
@@ -15,6 +15,13 @@ pub struct ResultRow {
     pub files: Value,
     /// [`HarvestFindings`].
     pub warnings: Value,
+}
+
+impl ResultRow {
+    /// Of a run that changed nothing: what was left out is told all the same.
+    pub fn unchanged(findings: &HarvestFindings) -> Self {
+        Self { patch: Vec::new(), patch_truncated: false, files: json!([]), warnings: json!(findings) }
+    }
 }
 
 /// # Errors

@@ -8,3 +8,4 @@ mod requests;
 mod samples;
 mod server;
 mod streams;
+mod told;

@@ -239,6 +239,23 @@ pub async fn notice(
     Ok(())
 }
 
+/// Another start of the attempt that the run is at; how many there have been.
+///
+/// # Errors
+/// [`DbError::LeaseLost`].
+pub async fn start_again(pool: &PgPool, lease: Lease) -> Result<u32, DbError> {
+    let mut write = fenced(pool, lease, &[]).await?;
+    let starts: i32 = sqlx::query_scalar(
+        "UPDATE attempts SET starts = starts + 1 WHERE run_id = $1 AND number = $2 RETURNING starts",
+    )
+    .bind(lease.run)
+    .bind(write.run.attempt)
+    .fetch_one(&mut *write.transaction)
+    .await?;
+    write.transaction.commit().await?;
+    Ok(starts.unsigned_abs())
+}
+
 /// `running` → `harvesting`, with how the CLI ended.
 ///
 /// # Errors
@@ -287,6 +304,7 @@ pub struct Harvested {
     pub insertions: i64,
     pub deletions: i64,
     pub result: results::ResultRow,
+    /// The first of the changed ones, as many as are named.
     pub paths: Vec<String>,
     /// Changed paths that a CLI, an editor or a build would obey; the first of them.
     pub flagged: Vec<String>,
@@ -347,13 +365,13 @@ pub async fn finish(
         files: json!([]),
         warnings: json!(findings),
     };
+    let paths = harvested.map(|h| h.paths.clone()).unwrap_or_default();
     match harvested {
-        Some(harvested) => results::store(connection, lease.run, &harvested.result).await?,
+        Some(harvested) => results::store(connection, lease.run, &harvested.result, &paths).await?,
         None if warnings.is_empty() => {}
-        None => results::store(connection, lease.run, &nothing()).await?,
+        None => results::store(connection, lease.run, &nothing(), &paths).await?,
     }
     end_attempt(connection, run, ending).await?;
-    let paths = harvested.map(|h| h.paths.clone()).unwrap_or_default();
     append_result(connection, &finished, paths, warnings).await?;
     let details = json!({ "attempt": run.attempt, "error": ending.error, "exit_code": ending.exit_code,
                           "decided_by": ending.decided_by,

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::db;
 use crate::db::attempts::{Ending, Harvested};
+use crate::db::error::DbError;
 use crate::db::results::ResultRow;
 use crate::db::runs::RunRow;
 use crate::db::tasks::TaskRow;
@@ -19,7 +20,7 @@ use crate::domain::judgement::{self, CallWord, Evidence, Work};
 use crate::domain::run::RunState;
 use crate::domain::verdict::Verdict;
 use crate::git::commit::{CommitText, commit_while};
-use crate::git::diff::{self, FileStatus};
+use crate::git::diff::{self, DiffLimits, FileStatus};
 use crate::git::error::HarvestError;
 use crate::git::harvest::{HarvestLimits, harvest};
 use crate::git::mirror::Mirror;
@@ -37,14 +38,15 @@ use crate::sandbox::container::Sandbox;
 use crate::sandbox::host_kill;
 use crate::wire::run::{FileChange, HarvestFindings};
 
-/// Most bytes of a patch that are stored; the branch always has everything.
-const PATCH_BYTES: usize = 16 << 20;
 /// Between tries to remove a container while the engine is away.
 const REMOVE_PAUSE: Duration = Duration::from_secs(2);
 /// An engine that is away for longer than this does not hold a run's end up.
 const LEFT_AFTER: Duration = Duration::from_secs(30);
 /// Tries to remove a container before the sweep has to.
 const REMOVE_TRIES: usize = 30;
+
+/// Characters of a database's error that a run's own says.
+const MOST_WORDS: usize = 500;
 
 /// What came of a harvest.
 struct Taken {
@@ -105,7 +107,31 @@ impl Drive<'_> {
         }
         let (pool, ending) = (&self.environment.pool, ending_of(&verdict));
         let (branch, findings) = (taken.branch.as_ref(), &taken.findings);
+        self.environment.leases.ends(self.lease);
         self.commit(|| db::attempts::finish(pool, self.lease, run, &ending, branch, findings)).await?;
+        prepare::discard(self.environment, run.id).await;
+        Ok(())
+    }
+
+    /// Ends a run that the database refuses to take further, now and at every later try: nothing of what it left is
+    /// written down, only why.
+    pub(super) async fn give_up(&self, why: &DbError) -> Result<(), RunFailure> {
+        let find = || async {
+            let mut connection = self.environment.pool.acquire().await?;
+            db::runs::find(&mut connection, self.lease.run).await
+        };
+        let found = self.environment.patiently(find).await?;
+        let run = found.ok_or_else(|| RunFailure::Database(DbError::LeaseLost(self.lease.run)))?;
+        self.remove_all(&run, run.container_id.clone()).await?;
+        // The text of a database's error can hold what it refused.
+        let why: String = why.to_string().chars().filter(|char| *char != '\0').take(MOST_WORDS).collect();
+        let error = format!("its end could not be written down: {why}");
+        let verdict =
+            Verdict { decided_by: "the database".to_owned(), ..Verdict::new(RunState::SandboxError, error) };
+        let (pool, ending) = (&self.environment.pool, ending_of(&verdict));
+        let nothing = HarvestFindings::default();
+        self.environment.leases.ends(self.lease);
+        self.commit(|| db::attempts::finish(pool, self.lease, &run, &ending, None, &nothing)).await?;
         prepare::discard(self.environment, run.id).await;
         Ok(())
     }
@@ -162,6 +188,7 @@ impl Drive<'_> {
         prepare::discard(self.environment, run.id).await;
         let seconds = u32::try_from(delay.as_secs()).unwrap_or(u32::MAX);
         let (pool, ending) = (&self.environment.pool, ending_of(verdict));
+        self.environment.leases.ends(self.lease);
         self.commit(|| db::attempts::requeue(pool, self.lease, run, &ending, seconds)).await?;
         let environment = Arc::clone(self.environment);
         self.environment.lifecycle.spawn(async move {
@@ -253,15 +280,13 @@ fn take(
         time: chrono::Utc::now().timestamp(),
     };
     let base = worktree.commit();
-    let (id, (files, patch)) = commit_while(&mirror, base, &mut found, &branch, &text, |id| {
-        (diff::files(&mirror, base, id), diff::patch(&mirror, base, id, PATCH_BYTES))
-    })?;
-    let files = files?;
+    let compare = |id| diff::changes(&mirror, base, id, &DiffLimits::default());
+    let (id, changes) = commit_while(&mirror, base, &mut found, &branch, &text, compare)?;
+    let diff::Changes { files, patch } = changes?;
     let flagged = review::flagged(&files, manifest);
     findings.warnings.splice(0..0, review::warnings(&flagged));
     findings.flagged = review::listed(&flagged);
     let files: Vec<FileChange> = files.into_iter().map(file_change).collect();
-    let patch = patch?;
     let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     let result = ResultRow {
         patch: patch.bytes,
@@ -275,7 +300,7 @@ fn take(
         files_changed: i32::try_from(files.len()).unwrap_or(i32::MAX),
         insertions: signed(files.iter().map(|file| file.insertions).sum()),
         deletions: signed(files.iter().map(|file| file.deletions).sum()),
-        paths: files.into_iter().map(|file| file.path).collect(),
+        paths: db::results::listed(files.into_iter().map(|file| file.path).collect()),
         flagged: flagged.into_iter().take(review::LISTED).map(|it| it.path).collect(),
         result,
     };
@@ -315,6 +340,7 @@ fn file_change(file: diff::FileChange) -> FileChange {
         insertions: file.insertions,
         deletions: file.deletions,
         binary: file.binary,
+        not_compared: !file.compared,
         size: file.size,
     }
 }

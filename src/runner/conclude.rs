@@ -45,8 +45,8 @@ const LEFT_AFTER: Duration = Duration::from_secs(30);
 /// Tries to remove a container before the sweep has to.
 const REMOVE_TRIES: usize = 30;
 
-/// Characters of a database's error that a run's own says.
-const MOST_WORDS: usize = 500;
+/// Characters of an error, or of a warning: both may name a path, which is an agent's to choose.
+const MOST_WORDS: usize = 2000;
 
 /// What came of a harvest.
 struct Taken {
@@ -124,7 +124,7 @@ impl Drive<'_> {
         let run = found.ok_or_else(|| RunFailure::Database(DbError::LeaseLost(self.lease.run)))?;
         self.remove_all(&run, run.container_id.clone()).await?;
         // The text of a database's error can hold what it refused.
-        let why: String = why.to_string().chars().filter(|char| *char != '\0').take(MOST_WORDS).collect();
+        let why: String = why.to_string().chars().filter(|char| *char != '\0').collect();
         let error = format!("its end could not be written down: {why}");
         let verdict =
             Verdict { decided_by: "the database".to_owned(), ..Verdict::new(RunState::SandboxError, error) };
@@ -220,9 +220,16 @@ impl Drive<'_> {
 fn ending_of(verdict: &Verdict) -> Ending {
     Ending {
         state: verdict.state,
-        error: verdict.error.clone(),
+        error: verdict.error.as_deref().map(cut),
         exit_code: verdict.exit_code,
         decided_by: verdict.decided_by.clone(),
+    }
+}
+
+fn cut(text: &str) -> String {
+    match text.char_indices().nth(MOST_WORDS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
     }
 }
 

@@ -175,7 +175,7 @@ impl Drive<'_> {
 
     /// How often this attempt was started, with this time.
     async fn starts(&self) -> Result<u32, RunFailure> {
-        self.environment.patiently(|| db::attempts::start_again(&self.environment.pool, self.lease)).await
+        self.environment.patiently(|| db::starts::again(&self.environment.pool, self.lease)).await
     }
 
     /// Starts an attempt over that has not begun; not for ever, for it may be what ended its runner.

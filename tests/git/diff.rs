@@ -193,8 +193,8 @@ fn noise(seed: u64, lines: usize) -> String {
 
 #[test]
 fn large_texts_are_replaced_and_not_compared() -> Result<()> {
-    let (small, large, huge) = (1_000, 300_000, 5_000_000);
-    let moved: String = (0..100_000).map(|number| format!("line {number}\n")).collect();
+    let (small, large, huge) = (1_000, 30_000, 600_000);
+    let moved: String = (0..10_000).map(|number| format!("line {number}\n")).collect();
     let world = World::with_files(&[
         ("small", &noise(1, small)),
         ("large", &noise(2, large)),
@@ -221,7 +221,10 @@ fn large_texts_are_replaced_and_not_compared() -> Result<()> {
     let id = commit(&mirror, worktree.commit(), &mut harvest, "task-1-shell", &text)?;
     let base = worktree.commit();
 
-    let found = files(&mirror, base, id)?;
+    let time = Duration::from_secs(3600);
+    let limits = DiffLimits { patch_bytes: usize::MAX, text_bytes: 50_000, file_bytes: 1 << 20, time };
+    let all = changes(&mirror, base, id, &limits)?;
+    let found = all.files;
     let of = |name: &str| found.iter().find(|it| it.path == name).with_context(|| name.to_owned());
     let is_compared = |name: &str| of(name).map(|it| (it.compared, it.insertions > 0, it.deletions > 0));
     assert_eq!(is_compared("small")?, (true, true, true));
@@ -230,13 +233,12 @@ fn large_texts_are_replaced_and_not_compared() -> Result<()> {
     assert_eq!(is_compared("moved")?, (false, false, false));
     assert_eq!((of("moved")?.status, of("moved")?.old_path.is_some()), (FileStatus::Renamed, true));
     // There is nothing to compare these with: they are read as what they are.
-    assert_eq!((of("new")?.compared, of("new")?.insertions, of("new")?.binary), (true, 300_000, false));
-    assert_eq!((of("gone")?.compared, of("gone")?.deletions, of("gone")?.binary), (true, 300_000, false));
+    assert_eq!((of("new")?.compared, of("new")?.insertions, of("new")?.binary), (true, 30_000, false));
+    assert_eq!((of("gone")?.compared, of("gone")?.deletions, of("gone")?.binary), (true, 30_000, false));
 
     // Larger than what is read at all: the patch ends before it. All else is whole, and applies.
-    let cut = patch(&mirror, base, id, usize::MAX)?;
-    assert!(cut.truncated);
-    let read_all = DiffLimits { patch_bytes: usize::MAX, file_bytes: u64::MAX, ..DiffLimits::default() };
+    assert!(all.patch.truncated);
+    let read_all = DiffLimits { file_bytes: u64::MAX, ..limits };
     let whole = changes(&mirror, base, id, &read_all)?.patch;
     assert!(!whole.truncated);
     assert_eq!(
@@ -245,7 +247,7 @@ fn large_texts_are_replaced_and_not_compared() -> Result<()> {
     );
 
     // Without time nothing is compared, and all changes are named.
-    let late = changes(&mirror, base, id, &DiffLimits { time: Duration::ZERO, ..DiffLimits::default() })?;
+    let late = changes(&mirror, base, id, &DiffLimits { time: Duration::ZERO, ..limits })?;
     assert_eq!((late.files.len(), late.patch.bytes.len(), late.patch.truncated), (6, 0, true));
     assert!(late.files.iter().all(|it| !it.compared));
     Ok(())

@@ -34,7 +34,7 @@ use crate::sandbox::refusals::client::Counted;
 use crate::sandbox::shim_listener::ShimListener;
 
 /// Starts of one attempt. Each but the first means that a runner ended meanwhile.
-const MOST_STARTS: u32 = 10;
+const MOST_STARTS: u32 = 20;
 
 /// What every step of one run needs.
 #[derive(Clone, Copy)]

@@ -39,11 +39,11 @@ async fn an_attempt_that_ends_its_runner_each_time() {
         .execute(kage.pool())
         .await
         .expect("updates");
-    sqlx::query("UPDATE attempts SET starts = 10").execute(kage.pool()).await.expect("updates");
+    sqlx::query("UPDATE attempts SET starts = 20").execute(kage.pool()).await.expect("updates");
     kage.start("runner").await;
     let task = kage.ended(id).await;
     let run = &task["runs"][0];
     assert_eq!((&run["state"], &run["attempt"]), (&"sandbox_error".into(), &1.into()), "{task}");
-    assert!(string(&run["error"]).contains("its runner ended 10 times"), "{run}");
+    assert!(string(&run["error"]).contains("its runner ended 20 times"), "{run}");
     assert!(kage.containers().is_empty());
 }

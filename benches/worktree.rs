@@ -24,8 +24,6 @@ use kage::git::worktree::{self, Mode, Worktree};
 use crate::figures::{Pairs, rounds};
 use crate::large::{change, git, make_repository};
 
-const PATCH_BYTES: usize = 16 << 20;
-
 struct World {
     folder: tempfile::TempDir,
     upstream: PathBuf,

@@ -83,7 +83,7 @@ pub fn files(name: &str) -> Files {
         files: Vec::new(),
         rejected: Vec::new(),
         flagged: Vec::new(),
-        total: 1,
+        total: 0,
         next: None,
         warnings: Vec::new(),
     }

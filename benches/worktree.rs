@@ -16,15 +16,13 @@ use anyhow::{Context as _, Result, ensure};
 use git2::Oid;
 use kage::git::base::{Bases, CheckoutLimits, Settings};
 use kage::git::commit::{CommitText, commit_while};
-use kage::git::diff;
+use kage::git::diff::{self, DiffLimits};
 use kage::git::harvest::{HarvestLimits, harvest};
 use kage::git::mirror::{FetchLimits, Mirror};
 use kage::git::worktree::{self, Mode, Worktree};
 
 use crate::figures::{Pairs, rounds};
 use crate::large::{change, git, make_repository};
-
-const PATCH_BYTES: usize = 16 << 20;
 
 struct World {
     folder: tempfile::TempDir,
@@ -122,9 +120,9 @@ fn take(world: &World, worktree: &Worktree, branch: &str) -> Result<(Oid, Vec<u8
     worktree.unmount()?;
     let mut harvest = harvest(&world.mirror, worktree, &HarvestLimits::default())?;
     let text = CommitText { message: "a result", author: "bench", email: "bench@localhost", time: 0 };
-    let read = |id| diff::patch(&world.mirror, worktree.commit(), id, PATCH_BYTES);
+    let read = |id| diff::changes(&world.mirror, worktree.commit(), id, &DiffLimits::default());
     let (_, patch) = commit_while(&world.mirror, worktree.commit(), &mut harvest, branch, &text, read)?;
-    let patch = patch?;
+    let patch = patch?.patch;
     ensure!(!patch.truncated && harvest.files == 25, "{} files were harvested", harvest.files);
     Ok((harvest.tree, patch.bytes))
 }

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::client::Client;
 use crate::client::error::ClientError;
 use crate::domain::name::Name;
-use crate::wire::run::{Diff, Files};
+use crate::wire::run::{Diff, Files, FilesPart};
 
 impl Client {
     fn artifact(&self, task: Uuid, run: &Name, what: &str) -> RequestBuilder {
@@ -34,10 +34,21 @@ impl Client {
         self.json_repeating(request).await
     }
 
+    /// All changed files, however many answers they take.
+    ///
     /// # Errors
     /// [`ClientError`].
     pub async fn files(&self, task: Uuid, run: &Name) -> Result<Files, ClientError> {
-        self.json_repeating(self.artifact(task, run, "files")).await
+        let mut all: Files = self.json_repeating(self.artifact(task, run, "files")).await?;
+        while let Some(after) = all.next {
+            let part = FilesPart { after: Some(after), limit: None };
+            let request = self.artifact(task, run, "files").query(&part);
+            let mut more: Files = self.json_repeating(request).await?;
+            all.files.append(&mut more.files);
+            // A server that goes round in circles is not followed.
+            all.next = more.next.filter(|next| *next > after);
+        }
+        Ok(all)
     }
 
     /// The run's output so far, from byte `offset` on.

@@ -9,7 +9,7 @@ use crate::domain::name::Name;
 use crate::domain::repository::AllowedSources;
 use crate::secret::watched::Secret;
 
-pub const NAMES: [&str; 36] = [
+pub const NAMES: [&str; 42] = [
     "KAGE_REPOSITORIES_ALLOW",
     "KAGE_REPOSITORIES_ALLOW_PRIVATE",
     "KAGE_DATA_DIR",
@@ -28,6 +28,12 @@ pub const NAMES: [&str; 36] = [
     "KAGE_RUNNER_WORKTREE",
     "KAGE_RUNNER_DISK",
     "KAGE_RUNNER_HISTORY",
+    "KAGE_RUNNER_BASE_BYTES",
+    "KAGE_RUNNER_BASE_FILE_BYTES",
+    "KAGE_RUNNER_BASE_FILES",
+    "KAGE_RUNNER_BASES_BYTES",
+    "KAGE_RUNNER_BASES_FILES",
+    "KAGE_RUNNER_RESERVE_BYTES",
     "KAGE_RUNNER_LOG_COPY_BYTES",
     "KAGE_RUNNER_GRACE_SECS",
     "KAGE_RUNNER_ORPHAN_SECS",
@@ -115,6 +121,23 @@ impl std::str::FromStr for KeeperMode {
     }
 }
 
+/// What checkouts of base revisions may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BasesConfig {
+    /// Bytes of one of them.
+    pub each_bytes: u64,
+    /// Bytes of one file in it; so much of files is held in memory while it is made.
+    pub file_bytes: u64,
+    /// Files and folders of one of them.
+    pub each_files: u64,
+    /// Bytes of all of them.
+    pub all_bytes: u64,
+    /// Files and folders of all of them.
+    pub all_files: u64,
+    /// Bytes of the data folder's file system that stay free when one is made.
+    pub reserve_bytes: u64,
+}
+
 #[derive(Debug, Clone)]
 pub struct RunnerConfig {
     pub data_dir: PathBuf,
@@ -145,6 +168,7 @@ pub struct RunnerConfig {
     pub disk: DiskMode,
     /// Commits of history in a worktree's `.git`; 0: all.
     pub history: u32,
+    pub bases: BasesConfig,
     /// Bytes of a copy of the output in the engine's own log; 0: none.
     pub log_copy_bytes: u64,
     /// Seconds between SIGTERM and SIGKILL.
@@ -214,6 +238,7 @@ impl RunnerConfig {
                 DiskMode::Auto
             }),
             history: settings.within("KAGE_RUNNER_HISTORY", 50, 0, 1_000_000)? as u32,
+            bases: bases(settings)?,
             log_copy_bytes: settings.within("KAGE_RUNNER_LOG_COPY_BYTES", 0, 0, 1 << 30)?,
             grace_secs: settings.within("KAGE_RUNNER_GRACE_SECS", 5, 0, 300)?,
             orphan_secs: settings.within("KAGE_RUNNER_ORPHAN_SECS", 900, 10, 86_400)?,
@@ -225,6 +250,20 @@ impl RunnerConfig {
             secrets: settings.secrets().to_vec(),
         })
     }
+}
+
+fn bases(settings: &mut Settings) -> Result<BasesConfig, ConfigError> {
+    const MIB: u64 = 1 << 20;
+    const GIB: u64 = 1 << 30;
+    const TIB: u64 = 1 << 40;
+    Ok(BasesConfig {
+        each_bytes: settings.within("KAGE_RUNNER_BASE_BYTES", 4 * GIB, MIB, TIB)?,
+        file_bytes: settings.within("KAGE_RUNNER_BASE_FILE_BYTES", 256 * MIB, MIB, 4 * GIB)?,
+        each_files: settings.within("KAGE_RUNNER_BASE_FILES", 1_000_000, 100, 100_000_000)?,
+        all_bytes: settings.within("KAGE_RUNNER_BASES_BYTES", 20 * GIB, MIB, 1024 * TIB)?,
+        all_files: settings.within("KAGE_RUNNER_BASES_FILES", 5_000_000, 100, 1_000_000_000)?,
+        reserve_bytes: settings.within("KAGE_RUNNER_RESERVE_BYTES", GIB, 0, TIB)?,
+    })
 }
 
 fn limits(settings: &mut Settings) -> Result<Limits, ConfigError> {

@@ -287,6 +287,7 @@ pub struct Harvested {
     pub insertions: i64,
     pub deletions: i64,
     pub result: results::ResultRow,
+    /// The first of the changed ones, as many as are named.
     pub paths: Vec<String>,
     /// Changed paths that a CLI, an editor or a build would obey; the first of them.
     pub flagged: Vec<String>,
@@ -341,13 +342,15 @@ pub async fn finish(
     .fetch_one(&mut *connection)
     .await?;
     // What was left out is told also of a run that changed nothing else.
+    let paths = harvested.map(|h| h.paths.clone()).unwrap_or_default();
     match harvested {
-        Some(harvested) => results::store(connection, lease.run, &harvested.result).await?,
+        Some(harvested) => results::store(connection, lease.run, &harvested.result, &paths).await?,
         None if warnings.is_empty() => {}
-        None => results::store(connection, lease.run, &results::ResultRow::unchanged(findings)).await?,
+        None => {
+            results::store(connection, lease.run, &results::ResultRow::unchanged(findings), &paths).await?
+        }
     }
     end_attempt(connection, run, ending).await?;
-    let paths = harvested.map(|h| h.paths.clone()).unwrap_or_default();
     append_result(connection, &finished, paths, warnings).await?;
     let details = json!({ "attempt": run.attempt, "error": ending.error, "exit_code": ending.exit_code,
                           "decided_by": ending.decided_by,

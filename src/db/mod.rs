@@ -30,6 +30,7 @@ mod run_parts;
 pub mod runners;
 pub mod runs;
 pub mod sandboxes;
+pub mod starts;
 pub mod task_stats;
 pub mod task_view;
 pub mod tasks;

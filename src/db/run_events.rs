@@ -45,20 +45,17 @@ fn progress(run: &RunRow, state: RunState, message: String) -> wire::event::Prog
     }
 }
 
-/// Paths named in an event; all of them are in the run's result.
-const EVENT_PATHS: usize = 1000;
-
-/// The `result` event and the predecessor's last `progress` event of a run that has ended.
+/// The `result` event and the predecessor's last `progress` event of a run that has ended. `paths`: those that are
+/// [`crate::db::results::listed`].
 ///
 /// # Errors
 /// [`DbError`].
 pub(super) async fn append_result(
     connection: &mut PgConnection,
     run: &RunRow,
-    mut paths: Vec<String>,
+    paths: Vec<String>,
     warnings: &[String],
 ) -> Result<(), DbError> {
-    paths.truncate(EVENT_PATHS);
     let state = run.state();
     let message = match &run.error {
         Some(error) => format!("{state}: {error}"),

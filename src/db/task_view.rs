@@ -33,7 +33,7 @@ pub async fn to_wire(pool: &PgPool, rows: Vec<TaskRow>) -> Result<Vec<wire::task
     let run_ids: Vec<Uuid> = all.iter().map(|run| run.id).collect();
     let mut around = Around {
         runs: BTreeMap::new(),
-        paths: results::paths_of_tasks(pool, &ids).await?.into_iter().collect(),
+        paths: results::paths_of_runs(pool, &run_ids).await?.into_iter().collect(),
         parts: run_parts::of_runs(&mut *pool.acquire().await?, &run_ids).await?,
         budgets: budgets::of_tasks(pool, &ids).await?.iter().filter_map(budget).collect(),
     };
@@ -95,9 +95,13 @@ fn task_to_wire(row: &TaskRow, around: &Around) -> Result<wire::task::Task, DbEr
 }
 
 fn cli_result(run: &RunRow, files_modified: Vec<String>) -> Option<wire::task::CliResult> {
+    let all = run.files_changed.unsigned_abs();
+    let truncated = (files_modified.len() as u64) < u64::from(all);
     Some(wire::task::CliResult {
         cli_name: run.name.clone(),
         status: run.state().result_status()?,
+        files_modified_total: truncated.then_some(all),
+        files_modified_truncated: truncated,
         files_modified,
         cost: run.cost_usd,
         duration: run.duration(),

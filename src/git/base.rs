@@ -23,9 +23,11 @@ use crate::git::{
     dirfd,
     error::GitError,
     gitdir::{DEFAULT_BRANCH, GitDir},
+    in_flight::InFlight,
     lock::FileLock,
     mirror::Mirror,
     quarantine,
+    room::{BasesLimits, Bounds, Size},
     tree_list::TreeList,
 };
 
@@ -53,15 +55,22 @@ pub struct Settings {
 #[derive(Clone, Copy, Debug)]
 pub struct CheckoutLimits {
     pub files: u64,
-    /// Bytes of all files together.
+    /// Bytes of all files together, and of the history beside them.
     pub bytes: u64,
+    /// Bytes of one file: so much of files is held in memory.
+    pub file_bytes: u64,
     /// Wall-clock time for packing the history.
     pub time: Duration,
 }
 
 impl Default for CheckoutLimits {
     fn default() -> Self {
-        CheckoutLimits { files: 1_000_000, bytes: 16 << 30, time: Duration::from_secs(600) }
+        CheckoutLimits {
+            files: 1_000_000,
+            bytes: 4 << 30,
+            file_bytes: 256 << 20,
+            time: Duration::from_secs(600),
+        }
     }
 }
 
@@ -81,13 +90,28 @@ pub struct Base {
 #[derive(Clone, Debug)]
 pub struct Bases {
     root: PathBuf,
+    bounds: Option<Bounds>,
 }
 
 impl Bases {
     /// Opens or makes the folder; only we may look into it.
     pub fn open(root: &Path) -> Result<Bases, GitError> {
         DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(GitError::io("make", root))?;
-        Ok(Bases { root: fs::canonicalize(root).map_err(GitError::io("open", root))? })
+        let root = fs::canonicalize(root).map_err(GitError::io("open", root))?;
+        Ok(Bases { root, bounds: None })
+    }
+
+    /// Bounds them together. `runs`: the folder with one folder a run, by which is known what is in use.
+    pub fn bounded(self, limits: BasesLimits, runs: &Path) -> Bases {
+        Bases { bounds: Some(Bounds { limits, runs: runs.to_owned() }), ..self }
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn bounds(&self) -> Option<&Bounds> {
+        self.bounds.as_ref()
     }
 
     /// The checkout of `commit` (`None`: of a repository without commits), made now if it is not there.
@@ -129,32 +153,36 @@ impl Bases {
         for name in dirfd::names(&root, u64::MAX).map_err(GitError::io("list", &self.root))? {
             let Ok(name) = String::from_utf8(name) else { continue };
             let Some(key) = name.strip_suffix(".lock") else { continue };
-            let lock_path = self.lock_path(key);
-            let Some(lock) = FileLock::try_exclusive(&lock_path)? else { continue };
-            let asked = lock
-                .file()
-                .metadata()
-                .and_then(|it| it.modified())
-                .map_err(GitError::io("stat", &lock_path))?;
-            let unused = asked.elapsed().unwrap_or_default();
-            if unused < idle || named_by_a_run(runs, key)? {
-                continue;
-            }
-            // Under another name first: a base that is half removed must never be found.
-            let doomed = temporary_name(key);
-            dirfd::remove_tree(&root, doomed.as_bytes()).map_err(GitError::io("remove", &self.root))?;
-            match fs::rename(self.root.join(key), self.root.join(&doomed)) {
-                Ok(()) => removed += 1,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(GitError::io("remove", &self.root.join(key))(error)),
-            }
-            dirfd::remove_tree(&root, doomed.as_bytes()).map_err(GitError::io("remove", &self.root))?;
-            fs::remove_file(&lock_path).map_err(GitError::io("remove", &lock_path))?;
+            removed += usize::from(self.remove_unused(key, runs, idle)?);
         }
         Ok(removed)
     }
 
-    fn lock_path(&self, key: &str) -> PathBuf {
+    /// Whether there was one, and it is removed now.
+    pub(crate) fn remove_unused(&self, key: &str, runs: &Path, idle: Duration) -> Result<bool, GitError> {
+        let root = open_folder(&self.root)?;
+        let lock_path = self.lock_path(key);
+        let Some(lock) = FileLock::try_exclusive(&lock_path)? else { return Ok(false) };
+        let asked =
+            lock.file().metadata().and_then(|it| it.modified()).map_err(GitError::io("stat", &lock_path))?;
+        let unused = asked.elapsed().unwrap_or_default();
+        if unused < idle || named_by_a_run(runs, key)? {
+            return Ok(false);
+        }
+        // Under another name first: a base that is half removed must never be found.
+        let doomed = temporary_name(key);
+        dirfd::remove_tree(&root, doomed.as_bytes()).map_err(GitError::io("remove", &self.root))?;
+        let removed = match fs::rename(self.root.join(key), self.root.join(&doomed)) {
+            Ok(()) => true,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error) => return Err(GitError::io("remove", &self.root.join(key))(error)),
+        };
+        dirfd::remove_tree(&root, doomed.as_bytes()).map_err(GitError::io("remove", &self.root))?;
+        fs::remove_file(&lock_path).map_err(GitError::io("remove", &lock_path))?;
+        Ok(removed)
+    }
+
+    pub(crate) fn lock_path(&self, key: &str) -> PathBuf {
         self.root.join(format!("{key}.lock"))
     }
 
@@ -170,7 +198,7 @@ impl Bases {
         let name = temporary_name(key);
         let path = self.root.join(&name);
         dirfd::remove_tree(&root, name.as_bytes()).map_err(GitError::io("remove", &path))?;
-        let made = self.fill(&path, mirror, commit, settings);
+        let made = self.fill(key, &path, mirror, commit, settings);
         if made.is_err() {
             let _ = dirfd::remove_tree(&root, name.as_bytes());
         }
@@ -182,6 +210,7 @@ impl Bases {
 
     fn fill(
         &self,
+        key: &str,
         path: &Path,
         mirror: &Mirror,
         commit: Option<Oid>,
@@ -192,7 +221,7 @@ impl Bases {
             lchown(path, Some(uid), Some(gid)).map_err(GitError::io("give away", path))?;
         }
         let root = open_folder(path)?;
-        let (mut entries, mut visible) = (Vec::new(), None);
+        let (mut entries, mut visible, mut size) = (Vec::new(), None, Size::default());
         if let Some(id) = commit {
             let repository = mirror.repository()?;
             let commit = match repository.find_commit(id) {
@@ -207,6 +236,8 @@ impl Bases {
                 visible = Some(tree);
             }
             let list = TreeList::read(&repository, tree, settings.limits.files)?;
+            size = Size::planned(&repository, &list, &settings.limits)?;
+            self.make_room(key, size, size)?;
             let checkout = Checkout {
                 mirror,
                 list: &list,
@@ -214,6 +245,7 @@ impl Bases {
                 owner: settings.owner,
                 mtime: file_time(commit.time().seconds()),
                 max_bytes: settings.limits.bytes,
+                held: InFlight::new(settings.limits.file_bytes),
             };
             entries = checkout.write()?;
         }
@@ -225,8 +257,16 @@ impl Bases {
             branch: settings.branch.as_deref().unwrap_or(DEFAULT_BRANCH),
             owner: settings.owner,
             time_limit: settings.limits.time,
+            watch: &|| self.look_at_reserve(),
         };
         git_dir.write(path, entries)?;
+        let size = size.with(Size::of(&path.join(".git"))?);
+        let limit = settings.limits.bytes;
+        if size.bytes > limit.saturating_add(size.entries * 4096) {
+            let what = "the size of all files and their history";
+            return Err(GitError::CheckoutLimit { what, limit, seen: size.bytes });
+        }
+        self.make_room(key, size, Size::default())?;
         // One flush of the file system instead of one a file: all of it must be on disk before the rename.
         rustix::fs::syncfs(&root).map_err(GitError::io("flush", path))
     }

@@ -25,6 +25,7 @@ use rustix::{
 use crate::git::{
     dirfd,
     error::GitError,
+    in_flight::InFlight,
     mirror::Mirror,
     tree_list::{Kind, TreeFile, TreeList},
 };
@@ -42,6 +43,8 @@ pub(crate) struct Checkout<'a> {
     /// Of every file, in seconds since 1970.
     pub mtime: i64,
     pub max_bytes: u64,
+    /// What of files may be in memory; a larger file is refused.
+    pub held: InFlight,
 }
 
 impl Checkout<'_> {
@@ -110,12 +113,16 @@ impl Checkout<'_> {
         if file.kind == Kind::Submodule {
             self.make_submodule(dir, file).map_err(|error| refused(&path, error))?;
         } else {
-            let (size, _) = odb.read_header(file.id)?;
-            let seen = bytes.fetch_add(size as u64, Ordering::Relaxed) + size as u64;
+            let size = odb.read_header(file.id)?.0 as u64;
+            let seen = bytes.fetch_add(size, Ordering::Relaxed) + size;
             if seen > self.max_bytes {
                 let what = "the size of all files";
                 return Err(GitError::CheckoutLimit { what, limit: self.max_bytes, seen });
             }
+            let limit = self.held.limit();
+            let Some(_held) = self.held.take(size) else {
+                return Err(GitError::FileTooLarge { path, size, limit });
+            };
             let blob = odb.read(file.id)?;
             match file.kind {
                 Kind::Link => self.make_link(dir, file, blob.data()),

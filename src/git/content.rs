@@ -35,22 +35,11 @@ pub(crate) struct Content<'a> {
     pub objects: NewObjects,
     pub limits: &'a HarvestLimits,
     pub overlay: bool,
-    /// Changed files so far.
-    pub files: u64,
-    /// Bytes of them.
+    /// Of changed files so far.
     pub bytes: u64,
 }
 
 impl Content<'_> {
-    /// Counts a changed file against the limits.
-    pub fn count(&mut self) -> Result<(), HarvestError> {
-        self.files += 1;
-        if self.files > self.limits.files {
-            return Err(limit("changed files", self.limits.files, self.files));
-        }
-        Ok(())
-    }
-
     /// The file `name`; `before` is what the base revision has at its path.
     pub fn file(
         &mut self,
@@ -100,6 +89,15 @@ impl Content<'_> {
             return Err(limit("bytes in a .gitignore", MAX_IGNORE_FILE, size));
         }
         read(file, size, path.as_bstr()).map(Some)
+    }
+
+    /// The same of one that the mirror has.
+    pub fn ignore_blob(&self, id: Oid) -> Result<Option<Vec<u8>>, HarvestError> {
+        let size = self.odb.read_header(id)?.0 as u64;
+        if size > MAX_IGNORE_FILE {
+            return Err(limit("bytes in a .gitignore", MAX_IGNORE_FILE, size));
+        }
+        Ok(Some(self.odb.read(id)?.data().to_vec()))
     }
 
     fn open(&self, dir: &OwnedFd, name: &[u8], path: &BStr) -> Result<(File, u64, u32), HarvestError> {

@@ -38,6 +38,16 @@ pub enum GitError {
     UnsafeTree { path: BString, reason: String },
     #[error("the revision cannot be checked out: {what} is {seen}; the limit is {limit}")]
     CheckoutLimit { what: &'static str, limit: u64, seen: u64 },
+    #[error("the revision cannot be checked out: the file {path:?} has {size} bytes; the limit is {limit}")]
+    FileTooLarge { path: BString, size: u64, limit: u64 },
+    #[error(
+        "the revision cannot be checked out: there is no room: {what} would be {seen}; the limit is {limit}, and all others are in use"
+    )]
+    NoRoom { what: &'static str, limit: u64, seen: u64 },
+    #[error(
+        "the revision cannot be checked out: the data folder has {free} {what} free; {wanted} are needed"
+    )]
+    DiskFull { what: &'static str, wanted: u64, free: u64 },
     #[error("the path {} has characters that an overlay's options cannot carry", .0.display())]
     PathRefused(PathBuf),
     #[error("{} does not hold a worktree of ours: {reason}", path.display())]
@@ -51,6 +61,11 @@ pub enum GitError {
 }
 
 impl GitError {
+    /// Whether it may well go better later: runs end, and make room.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, GitError::NoRoom { .. } | GitError::DiskFull { .. })
+    }
+
     /// For `map_err` on an I/O result.
     pub(crate) fn io<E: Into<io::Error>>(action: &'static str, path: &Path) -> impl FnOnce(E) -> GitError {
         let path = path.to_owned();

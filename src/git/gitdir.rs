@@ -40,6 +40,8 @@ pub(crate) struct GitDir<'a> {
     pub branch: &'a str,
     pub owner: Option<(u32, u32)>,
     pub time_limit: Duration,
+    /// Asked again and again while the history is packed; an error ends it.
+    pub watch: &'a dyn Fn() -> Result<(), GitError>,
 }
 
 impl GitDir<'_> {
@@ -128,7 +130,7 @@ impl GitDir<'_> {
             stdin,
             limit: self.time_limit,
         };
-        pack.run(1 << 10, || Ok(()))?;
+        pack.run(1 << 10, self.watch)?;
         Ok(())
     }
 

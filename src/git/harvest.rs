@@ -41,7 +41,11 @@ use crate::git::{
 pub struct HarvestLimits {
     /// Files that were added or changed.
     pub files: u64,
-    /// Bytes of them together.
+    /// Files of the base that are gone.
+    pub deleted: u64,
+    /// Bytes of the paths of all these together: what the list of them may come to.
+    pub list_bytes: u64,
+    /// Bytes of those that were added or changed, together.
     pub bytes: u64,
     /// Bytes of one of them.
     pub file_bytes: u64,
@@ -59,6 +63,8 @@ impl Default for HarvestLimits {
     fn default() -> Self {
         HarvestLimits {
             files: 50_000,
+            deleted: 100_000,
+            list_bytes: 8 << 20,
             bytes: 512 << 20,
             file_bytes: 64 << 20,
             path_bytes: 1024,

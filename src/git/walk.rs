@@ -27,6 +27,7 @@ use crate::git::{
     place::{Entry, Node, Place, Side, tracked_entry},
     report::Report,
     store::{NewObjects, tree_object},
+    tally::Tally,
     tree_list::{Kind, joined},
 };
 
@@ -38,6 +39,7 @@ pub(crate) struct Walk<'a> {
     started: Instant,
     entries: u64,
     content: Content<'a>,
+    tally: Tally<'a>,
     rules: IgnoreRules,
     report: Report,
     /// Of the folder that the walk is in.
@@ -61,7 +63,8 @@ impl<'a> Walk<'a> {
             limits,
             started,
             entries: 0,
-            content: Content { odb, objects, limits, overlay, files: 0, bytes: 0 },
+            content: Content { odb, objects, limits, overlay, bytes: 0 },
+            tally: Tally::new(repository, limits),
             rules: IgnoreRules::default(),
             report: Report::default(),
             path: BString::default(),
@@ -74,7 +77,7 @@ impl<'a> Walk<'a> {
             Some(tree) => tree,
             None => self.content.put(ObjectType::Tree, b"")?,
         };
-        let report = self.report.finish(self.content.files, self.content.bytes);
+        let report = self.report.finish(self.tally.files, self.content.bytes);
         Ok((tree, self.content.objects, report))
     }
 
@@ -123,6 +126,9 @@ impl<'a> Walk<'a> {
             }
         }
         self.rules.leave();
+        if let (Some(tree), false) = (&tracked, in_place) {
+            self.unnamed(tree, &changes)?;
+        }
         for (name, entry) in &changes {
             let before = tracked.as_ref().and_then(|tree| tracked_entry(tree, name));
             same &= *entry == before;
@@ -151,24 +157,49 @@ impl<'a> Walk<'a> {
         }
         let path = joined(&self.path, &name);
         let before = tracked.and_then(|tree| tracked_entry(tree, &name));
+        let is_folder = matches!(node, Node::Folder { .. });
         let after = match node {
             Node::Gone => None,
             Node::Folder { lower, upper } => self.subfolder(place, path.as_bstr(), before, lower, upper)?,
             Node::Special(kind) => {
-                self.report.warn(WarningKind::SpecialFile, path, format!("{kind:?}"));
+                self.report.warn(WarningKind::SpecialFile, path.clone(), format!("{kind:?}"));
                 None
             }
             node => {
                 let is_tracked = before.is_some_and(|(mode, _)| mode != 0o040000);
                 if !is_tracked && (place.ignored || self.rules.ignores(path.as_bstr(), false)) {
-                    self.report.ignored(path);
+                    self.report.ignored(path.clone());
                     None
                 } else {
                     self.file(place, &name, path.as_bstr(), node, before)?
                 }
             }
         };
+        let gone = before.filter(|before| {
+            let was_folder = before.0 == 0o040000;
+            // What is gone from a folder that is still one is counted in it.
+            let replaced = if is_folder { !was_folder } else { was_folder || after.is_none() };
+            replaced && after != Some(*before)
+        });
+        if let Some(gone) = gone {
+            self.tally.deleted(path, gone)?;
+        }
         changes.push((name, after));
+        Ok(())
+    }
+
+    /// Counts what the base tracks in a folder and nothing in its place names.
+    fn unnamed(
+        &mut self,
+        tracked: &Tree<'_>,
+        named: &[(Vec<u8>, Option<Entry>)],
+    ) -> Result<(), HarvestError> {
+        let named: HashSet<&[u8]> = named.iter().map(|(name, _)| name.as_slice()).collect();
+        for entry in tracked.iter().filter(|entry| !named.contains(entry.name_bytes())) {
+            if let Some(gone) = tracked_entry(tracked, entry.name_bytes()) {
+                self.tally.deleted(joined(&self.path, entry.name_bytes()), gone)?;
+            }
+        }
         Ok(())
     }
 
@@ -250,7 +281,7 @@ impl<'a> Walk<'a> {
             self.report.warn(WarningKind::PathTooLong, path.to_owned(), detail);
             return Ok(before);
         }
-        self.content.count()?;
+        self.tally.changed(path)?;
         Ok(Some(entry))
     }
 
@@ -298,9 +329,7 @@ impl<'a> Walk<'a> {
                 Some(dir) => self.content.ignore_file(dir, &name, &self.path),
                 None => Ok(None),
             },
-            Some(Node::Blob(Kind::File { .. }, id)) => {
-                Ok(Some(self.repository.find_blob(id)?.content().to_vec()))
-            }
+            Some(Node::Blob(Kind::File { .. }, id)) => self.content.ignore_blob(id),
             _ => Ok(None),
         }
     }

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::db;
 use crate::db::attempts::{Ending, Harvested};
+use crate::db::error::DbError;
 use crate::db::results::ResultRow;
 use crate::db::runs::RunRow;
 use crate::db::tasks::TaskRow;
@@ -20,8 +21,8 @@ use crate::domain::limits::Limits;
 use crate::domain::run::RunState;
 use crate::domain::verdict::Verdict;
 use crate::git::commit::{CommitText, commit_while};
-use crate::git::diff::{self, FileStatus};
-use crate::git::error::HarvestError;
+use crate::git::diff::{self, DiffLimits, FileStatus};
+use crate::git::error::{GitError, HarvestError};
 use crate::git::harvest::{HarvestLimits, harvest};
 use crate::git::mirror::Mirror;
 use crate::image::manifest::Manifest;
@@ -39,14 +40,15 @@ use crate::sandbox::container::Sandbox;
 use crate::sandbox::host_kill;
 use crate::wire::run::{FileChange, HarvestFindings};
 
-/// Most bytes of a patch that are stored; the branch always has everything.
-const PATCH_BYTES: usize = 16 << 20;
 /// Between tries to remove a container while the engine is away.
 const REMOVE_PAUSE: Duration = Duration::from_secs(2);
 /// An engine that is away for longer than this does not hold a run's end up.
 const LEFT_AFTER: Duration = Duration::from_secs(30);
 /// Tries to remove a container before the sweep has to.
 const REMOVE_TRIES: usize = 30;
+
+/// Characters of an error, or of a warning: both may name a path, which is an agent's to choose.
+const MOST_WORDS: usize = 2000;
 
 /// What came of a harvest.
 struct Taken {
@@ -113,7 +115,31 @@ impl Drive<'_> {
         }
         let (pool, ending) = (&self.environment.pool, ending_of(&verdict));
         let (branch, findings) = (taken.branch.as_ref(), &taken.findings);
+        self.environment.leases.ends(self.lease);
         self.commit(|| db::attempts::finish(pool, self.lease, run, &ending, branch, findings)).await?;
+        prepare::discard(self.environment, run.id).await;
+        Ok(())
+    }
+
+    /// Ends a run that the database refuses to take further, now and at every later try: nothing of what it left is
+    /// written down, only why.
+    pub(super) async fn give_up(&self, why: &DbError) -> Result<(), RunFailure> {
+        let find = || async {
+            let mut connection = self.environment.pool.acquire().await?;
+            db::runs::find(&mut connection, self.lease.run).await
+        };
+        let found = self.environment.patiently(find).await?;
+        let run = found.ok_or_else(|| RunFailure::Database(DbError::LeaseLost(self.lease.run)))?;
+        self.remove_all(&run, run.container_id.clone()).await?;
+        // The text of a database's error can hold what it refused.
+        let why: String = why.to_string().chars().filter(|char| *char != '\0').collect();
+        let error = format!("its end could not be written down: {why}");
+        let verdict =
+            Verdict { decided_by: "the database".to_owned(), ..Verdict::new(RunState::SandboxError, error) };
+        let (pool, ending) = (&self.environment.pool, ending_of(&verdict));
+        let nothing = HarvestFindings::default();
+        self.environment.leases.ends(self.lease);
+        self.commit(|| db::attempts::finish(pool, self.lease, &run, &ending, None, &nothing)).await?;
         prepare::discard(self.environment, run.id).await;
         Ok(())
     }
@@ -170,6 +196,7 @@ impl Drive<'_> {
         prepare::discard(self.environment, run.id).await;
         let seconds = u32::try_from(delay.as_secs()).unwrap_or(u32::MAX);
         let (pool, ending) = (&self.environment.pool, ending_of(verdict));
+        self.environment.leases.ends(self.lease);
         self.commit(|| db::attempts::requeue(pool, self.lease, run, &ending, seconds)).await?;
         let environment = Arc::clone(self.environment);
         self.environment.lifecycle.spawn(async move {
@@ -201,9 +228,16 @@ impl Drive<'_> {
 fn ending_of(verdict: &Verdict) -> Ending {
     Ending {
         state: verdict.state,
-        error: verdict.error.clone(),
+        error: verdict.error.as_deref().map(cut),
         exit_code: verdict.exit_code,
         decided_by: verdict.decided_by.clone(),
+    }
+}
+
+fn cut(text: &str) -> String {
+    match text.char_indices().nth(MOST_WORDS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
     }
 }
 
@@ -255,19 +289,17 @@ fn take(
     };
     let base = worktree.commit();
     let patterns = environment.known.patterns();
-    let (id, (files, patch)) = commit_while(&mirror, base, &mut found, &branch, &text, |id| {
-        let files = diff::files(&mirror, base, id).and_then(|files| {
-            let secrets = secrets::in_files(&mirror, id, &files, &patterns)?;
-            Ok((files, secrets))
-        });
-        (files, diff::patch(&mirror, base, id, PATCH_BYTES))
-    })?;
-    let (files, secrets) = files?;
+    let compare = |id| {
+        let changes = diff::changes(&mirror, base, id, &DiffLimits::default())?;
+        let secrets = secrets::in_files(&mirror, id, &changes.files, &patterns)?;
+        Ok::<_, GitError>((changes, secrets))
+    };
+    let (id, compared) = commit_while(&mirror, base, &mut found, &branch, &text, compare)?;
+    let (diff::Changes { files, patch }, secrets) = compared?;
     let flagged = review::flagged(&files, manifest);
     findings.warnings.splice(0..0, [secrets.warnings, review::warnings(&flagged)].concat());
     findings.flagged = review::listed(&flagged);
     let files: Vec<FileChange> = files.into_iter().map(file_change).collect();
-    let patch = patch?;
     let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     let result = ResultRow {
         patch: patch.bytes,
@@ -281,7 +313,7 @@ fn take(
         files_changed: i32::try_from(files.len()).unwrap_or(i32::MAX),
         insertions: signed(files.iter().map(|file| file.insertions).sum()),
         deletions: signed(files.iter().map(|file| file.deletions).sum()),
-        paths: files.into_iter().map(|file| file.path).collect(),
+        paths: db::results::listed(files.into_iter().map(|file| file.path).collect()),
         flagged: flagged.into_iter().take(review::LISTED).map(|it| it.path).collect(),
         result,
     };
@@ -330,6 +362,7 @@ fn file_change(file: diff::FileChange) -> FileChange {
         insertions: file.insertions,
         deletions: file.deletions,
         binary: file.binary,
+        not_compared: !file.compared,
         size: file.size,
     }
 }

@@ -34,6 +34,9 @@ use crate::sandbox::container::{self, ContainerState, Inspected, Sandbox};
 use crate::sandbox::refusals::client::Counted;
 use crate::sandbox::shim_listener::ShimListener;
 
+/// Starts of one attempt. Each but the first means that a runner ended meanwhile.
+const MOST_STARTS: u32 = 20;
+
 /// What every step of one run needs.
 #[derive(Clone, Copy)]
 pub(super) struct Drive<'a> {
@@ -70,6 +73,18 @@ pub(super) async fn drive(
         ended = drive.road(run, former) => ended,
         () = orders.lost.cancelled() => Err(RunFailure::LeaseLost),
         () = hard.cancelled() => Err(RunFailure::Stopping),
+    };
+    // What a run left must not keep it from its end.
+    let ended = match ended {
+        Err(RunFailure::Database(error)) if !error.is_transient() => {
+            tracing::error!(run = %id, name, %error, "runner.run_given_up");
+            tokio::select! {
+                given_up = drive.give_up(&error) => given_up,
+                () = orders.lost.cancelled() => Err(RunFailure::LeaseLost),
+                () = hard.cancelled() => Err(RunFailure::Stopping),
+            }
+        }
+        ended => ended,
     };
     match ended {
         Ok(()) => {}
@@ -115,19 +130,21 @@ impl Drive<'_> {
             }
             // Certainly not begun: start over.
             RunState::Preparing => {
-                self.remove_containers(run.id).await?;
-                let ended = self.begin(&run, &task).await?;
+                let ended = self.begin_again(&run, &task).await?;
                 (run, ended)
             }
             RunState::Running if !self.was_given_its_job(run.id)? => {
                 let message = "its runner was started anew before the CLI began; starting over";
                 self.notice(&run, EventKind::Warning, message).await?;
-                self.remove_containers(run.id).await?;
-                let ended = self.begin(&run, &task).await?;
+                let ended = self.begin_again(&run, &task).await?;
                 (run, ended)
             }
             RunState::Running => {
                 let ended = self.resume(&run).await?;
+                (run, ended)
+            }
+            _ if self.starts().await? > MOST_STARTS => {
+                let ended = self.start_no_more(&run).await?;
                 (run, ended)
             }
             _ => {
@@ -155,6 +172,30 @@ impl Drive<'_> {
         let done = self.environment.patiently(call).await?;
         self.environment.notifier.task_has_events(self.lease.task);
         Ok(done)
+    }
+
+    /// How often this attempt was started, with this time.
+    async fn starts(&self) -> Result<u32, RunFailure> {
+        self.environment.patiently(|| db::starts::again(&self.environment.pool, self.lease)).await
+    }
+
+    /// Starts an attempt over that has not begun; not for ever, for it may be what ended its runner.
+    async fn begin_again(&self, run: &RunRow, task: &TaskRow) -> Result<Ended, RunFailure> {
+        self.remove_containers(run.id).await?;
+        if self.starts().await? > MOST_STARTS {
+            return self.start_no_more(run).await;
+        }
+        self.begin(run, task).await
+    }
+
+    /// Its files go unread: they may be what ended the runner.
+    async fn start_no_more(&self, run: &RunRow) -> Result<Ended, RunFailure> {
+        self.remove_containers(run.id).await?;
+        prepare::discard(self.environment, run.id).await;
+        let why = format!(
+            "its runner ended {MOST_STARTS} times while it was at this attempt; it is not started again"
+        );
+        Ok(Ended { verdict: Verdict::new(RunState::SandboxError, why), sandbox: None })
     }
 
     /// From nothing to the CLI's end. Only a lost lease, a stop or a broken database is an error: all else is a verdict.

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use crate::config::runner::RunnerConfig;
 use crate::git::base::Bases;
 use crate::git::quarantine::Scanner;
+use crate::git::room::BasesLimits;
 use crate::lifecycle::Lifecycle;
 use crate::redact::known::Known;
 use crate::runner::disk::Disk;
@@ -90,7 +91,7 @@ impl Environment {
         Ok(Arc::new(Self {
             id: folders.runner_id()?,
             shim: folders.install_shim(&shim)?,
-            bases: Bases::open(&folders.bases())?,
+            bases: Bases::open(&folders.bases())?.bounded(bases_limits(&config), &folders.runs()),
             scanner: Scanner::default(),
             user,
             gateway_uid,
@@ -165,4 +166,9 @@ fn beside_this_program(name: &str) -> PathBuf {
         .ok()
         .and_then(|path| Some(path.parent()?.join(name)))
         .unwrap_or_else(|| PathBuf::from(name))
+}
+
+const fn bases_limits(config: &RunnerConfig) -> BasesLimits {
+    let of = config.bases;
+    BasesLimits { bytes: of.all_bytes, entries: of.all_files, reserve_bytes: of.reserve_bytes }
 }

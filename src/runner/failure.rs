@@ -110,6 +110,7 @@ impl RunFailure {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Sandbox(error) => error.is_transient(),
+            Self::Git(error) => error.is_transient(),
             Self::Link(_) | Self::Keeper(_) | Self::NoGateway(_) => true,
             _ => false,
         }

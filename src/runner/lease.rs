@@ -43,26 +43,42 @@ impl Stop {
     }
 }
 
+#[derive(Debug)]
+struct Held {
+    lease: Lease,
+    orders: Orders,
+    /// Its end is being written, which gives the lease back.
+    ending: bool,
+}
+
 #[derive(Default)]
 pub(super) struct Leases {
-    held: Mutex<HashMap<Uuid, (Lease, Orders)>>,
+    held: Mutex<HashMap<Uuid, Held>>,
 }
 
 impl Leases {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, (Lease, Orders)>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, Held>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn hold(&self, lease: Lease) -> Orders {
         let orders = Orders::default();
-        self.lock().insert(lease.run, (lease, orders.clone()));
+        self.lock().insert(lease.run, Held { lease, orders: orders.clone(), ending: false });
         orders
     }
 
     pub fn drop_lease(&self, lease: Lease) {
         let mut held = self.lock();
-        if held.get(&lease.run).is_some_and(|(held, _)| *held == lease) {
+        if held.get(&lease.run).is_some_and(|held| held.lease == lease) {
             held.remove(&lease.run);
+        }
+    }
+
+    /// From here on a renewal that does not find the lease says nothing: the write that ends the run gives it back. If
+    /// somebody else took it, that write says so.
+    pub fn ends(&self, lease: Lease) {
+        if let Some(held) = self.lock().get_mut(&lease.run).filter(|held| held.lease == lease) {
+            held.ending = true;
         }
     }
 
@@ -81,21 +97,17 @@ impl Leases {
 
     /// Those that are not known to be lost.
     fn all(&self) -> Vec<Lease> {
-        self.lock()
-            .values()
-            .filter(|(_, orders)| !orders.lost.is_cancelled())
-            .map(|(lease, _)| *lease)
-            .collect()
+        self.lock().values().filter(|held| !held.orders.lost.is_cancelled()).map(|held| held.lease).collect()
     }
 
     /// Takes in what a renewal said of the leases that were asked about.
     fn take_in(&self, asked: &[Lease], answer: &[Renewed]) {
         let held = self.lock();
         for lease in asked {
-            let Some((current, orders)) = held.get(&lease.run) else { continue };
-            if current != lease {
+            let Some(Held { orders, ending, .. }) = held.get(&lease.run).filter(|held| held.lease == *lease)
+            else {
                 continue;
-            }
+            };
             match answer.iter().find(|renewed| renewed.id == lease.run) {
                 Some(renewed) => {
                     if renewed.cancel {
@@ -105,6 +117,7 @@ impl Leases {
                         orders.stop.give(reason);
                     }
                 }
+                None if *ending => {}
                 None => {
                     tracing::warn!(run = %lease.run, "runner.lease_lost");
                     orders.lost.cancel();
@@ -146,4 +159,29 @@ async fn listen_and_renew(environment: &Environment) -> Result<(), DbError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_that_has_just_ended_has_not_lost_its_lease() {
+        let leases = Leases::default();
+        let lease =
+            || Lease { task: Uuid::now_v7(), run: Uuid::now_v7(), id: Uuid::now_v7(), runner: Uuid::nil() };
+        let (working, ending) = (lease(), lease());
+        let (working_orders, ending_orders) = (leases.hold(working), leases.hold(ending));
+        leases.ends(ending);
+        let asked = leases.all();
+        assert_eq!(asked.len(), 2, "a long end is renewed too");
+        leases.take_in(&asked, &[]);
+        assert!(working_orders.lost.is_cancelled());
+        assert!(!ending_orders.lost.is_cancelled());
+        // Another attempt of the run is another lease.
+        let again = Lease { id: Uuid::now_v7(), ..ending };
+        let orders = leases.hold(again);
+        leases.take_in(&leases.all(), &[]);
+        assert!(orders.lost.is_cancelled());
+    }
 }

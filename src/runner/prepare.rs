@@ -13,7 +13,7 @@ use serde_json::Value;
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
-use crate::config::runner::WorktreeMode;
+use crate::config::runner::{RunnerConfig, WorktreeMode};
 use crate::db;
 use crate::db::error::DbError;
 use crate::db::repositories::RepositoryRow;
@@ -226,7 +226,7 @@ async fn worktree(
                 owner: environment.file_owner(),
                 branch: named.or(repository.default_branch),
                 hidden: quarantine.hidden.clone(),
-                limits: CheckoutLimits::default(),
+                limits: checkout_limits(&environment.config),
             };
             let base = environment.bases.acquire(&mirror, commit, &settings)?;
             let mode = match environment.config.worktree {
@@ -252,6 +252,16 @@ async fn worktree(
         environment.patiently(record).await?;
     }
     Ok((worktree, quarantine))
+}
+
+fn checkout_limits(config: &RunnerConfig) -> CheckoutLimits {
+    let of = config.bases;
+    CheckoutLimits {
+        files: of.each_files,
+        bytes: of.each_bytes,
+        file_bytes: of.file_bytes,
+        ..CheckoutLimits::default()
+    }
 }
 
 /// The mirror and the commit to start from; `None`: the repository has no commit yet.

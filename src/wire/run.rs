@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use crate::domain::limits::Enforcement;
@@ -153,6 +153,9 @@ pub struct FileChange {
     pub insertions: u64,
     pub deletions: u64,
     pub binary: bool,
+    /// The file was too large, or came too late, to be compared: no lines are counted. Absent where it was.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub not_compared: bool,
     /// Bytes, of the new file.
     pub size: u64,
 }
@@ -162,7 +165,14 @@ pub struct Files {
     pub run: String,
     pub branch: Option<String>,
     pub commit_hash: Option<String>,
+    /// A page of them.
     pub files: Vec<FileChange>,
+    /// All changed files.
+    #[serde(default)]
+    pub total: u64,
+    /// There are more: ask again with `?after=` this. Absent on the last page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<u64>,
     /// What the harvest did not take, and why; at most 1000, the rest is counted in `warnings`.
     #[serde(default)]
     pub rejected: Vec<Rejected>,
@@ -209,6 +219,19 @@ pub struct HarvestFindings {
     pub flagged: Vec<Flagged>,
 }
 
+/// Which of the changed files are wanted.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct FilesPart {
+    /// Skip so many; default 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<u64>,
+    /// At most so many, 1 to 10000; default 10000. An answer is about 8 MiB at the most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+}
+
 /// The answer to `GET …/diff` with `Accept: application/json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Diff {
@@ -216,9 +239,13 @@ pub struct Diff {
     pub branch: Option<String>,
     pub base_commit: Option<String>,
     pub commit_hash: Option<String>,
+    /// The first of them, as in the first answer of `GET …/files`.
     pub files: Vec<FileChange>,
-    /// The patch, with bytes that are not UTF-8 replaced: for `git apply` take the text form.
+    /// There are more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub files_truncated: bool,
+    /// The patch, with bytes that are not UTF-8 replaced: for `git apply` take the text form. At most 4 MiB, in whole files.
     pub patch: String,
-    /// The patch was over the limit and is cut; the branch has everything.
+    /// The patch was over a limit and is cut. The text form has up to 16 MiB, the branch everything.
     pub truncated: bool,
 }

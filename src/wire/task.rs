@@ -151,7 +151,14 @@ pub struct CliResult {
     /// The run's name: the CLI's, with `-2`, `-3` … when a task assigns it more than once.
     pub cli_name: String,
     pub status: ResultStatus,
+    /// The first of the changed paths; all are at `GET …/files`.
     pub files_modified: Vec<String>,
+    /// The list is cut; absent where it is whole.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub files_modified_truncated: bool,
+    /// How many there are, where the list is cut.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files_modified_total: Option<u32>,
     /// USD.
     pub cost: f64,
     /// Seconds.

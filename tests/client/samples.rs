@@ -83,6 +83,8 @@ pub fn files(name: &str) -> Files {
         files: Vec::new(),
         rejected: Vec::new(),
         flagged: Vec::new(),
+        total: 0,
+        next: None,
         warnings: Vec::new(),
     }
 }

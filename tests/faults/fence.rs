@@ -6,6 +6,7 @@ use kage::db::events::NewEvent;
 use kage::db::queue::{self, Lease};
 use kage::db::results::ResultRow;
 use kage::db::runs::RunRow;
+use kage::db::starts;
 use kage::db::tasks;
 use kage::db::visible::Visible;
 use kage::domain::audit::Actor;
@@ -85,6 +86,7 @@ async fn every_write_is_refused(db: &TestDatabase, lease: Lease, run: &RunRow) {
         ("set_running", set_running(pool, lease, run).await),
         ("append_output", attempts::append_output(pool, lease, &output(b"late", run.stdout_offset)).await),
         ("notice", attempts::notice(pool, lease, run, EventKind::Warning, "late".to_owned()).await),
+        ("start again", starts::again(pool, lease).await.map(drop)),
         ("set_harvesting", attempts::set_harvesting(pool, lease, run, &json!({})).await),
         ("requeue", attempts::requeue(pool, lease, run, &succeeded(), 1).await),
         ("finish", attempts::finish(pool, lease, run, &succeeded(), None, &HarvestFindings::default()).await),

@@ -12,6 +12,7 @@ mod grants;
 mod keeper;
 mod meddling;
 mod misbehaviour;
+mod no_end;
 #[path = "../road/own_engine.rs"]
 #[expect(dead_code, reason = "shared with the test program of the road, which needs other parts of it")]
 mod own_engine;

@@ -266,6 +266,45 @@ fn too_many_files_bytes_or_entries_end_at_the_limit() -> Result<()> {
     })
 }
 
+/// What is taken away is named in the result's list as well.
+#[test]
+fn deletions_without_end_end_at_the_limit() -> Result<()> {
+    let world = World::with_files(&[("keep", "x"), ("one", "x")])?;
+    for number in 0..300 {
+        let folder = world.upstream.join(format!("deep/{}/{}", "d".repeat(200), number % 3));
+        fs::create_dir_all(&folder)?;
+        fs::write(folder.join(format!("{number:03}{}", "f".repeat(200))), "x")?;
+    }
+    world.commit_all()?;
+    let mirror = world.mirror()?;
+    let unbounded = HarvestLimits { deleted: u64::MAX, list_bytes: u64::MAX, ..HarvestLimits::default() };
+    let ways = [
+        ("rm -r deep", 300),
+        ("rm -r deep; mkdir deep", 300),
+        ("rm -r deep; echo x > deep", 300),
+        ("rm -r deep; ln -s keep deep", 300),
+        ("mv deep elsewhere; rm -r elsewhere/*/0", 300),
+        ("rm -r deep/*/[01]; rm one; mkdir one", 201),
+        ("find deep -type f -delete", 300),
+    ];
+    for mode in BOTH {
+        for (number, (script, gone)) in ways.into_iter().enumerate() {
+            let worktree = world.worktree(&mirror, &format!("{mode:?}{number}"), mode)?;
+            world.in_sandbox(&worktree, script)?;
+            worktree.unmount()?;
+            let why = format!("{mode:?} {script}");
+            assert!(harvest(&mirror, &worktree, &unbounded)?.changed, "{why}");
+            let limits = HarvestLimits { deleted: gone, ..unbounded };
+            assert!(harvest(&mirror, &worktree, &limits)?.changed, "{why}");
+            let limits = HarvestLimits { deleted: gone - 1, ..unbounded };
+            assert_eq!(limited(&mirror, &worktree, &limits)?, ("deleted files", gone), "{why}");
+            let limits = HarvestLimits { list_bytes: 20_000, ..unbounded };
+            assert_eq!(limited(&mirror, &worktree, &limits)?.0, "bytes in the paths of its changes", "{why}");
+        }
+    }
+    Ok(())
+}
+
 /// A base larger than the limits, touched but not changed, is no change.
 #[test]
 fn what_is_only_touched_does_not_count() -> Result<()> {

@@ -5,13 +5,14 @@ use std::{
     fs,
     os::unix::ffi::OsStrExt,
     process::{Command, Stdio},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
 use git2::Oid;
 use kage::git::{
     commit::{CommitText, commit},
-    diff::{FileStatus, files, patch},
+    diff::{DiffLimits, FileChange, FileStatus, Patch, changes},
     mirror::Mirror,
     worktree::Mode,
 };
@@ -25,6 +26,14 @@ fn result(world: &World, mirror: &Mirror, script: &str) -> Result<(Option<Oid>, 
     let text = CommitText { message: "x", author: "kage-bunshin", email: "kage-bunshin@localhost", time: 1 };
     let id = commit(mirror, worktree.commit(), &mut harvest, "task-1-shell", &text)?;
     Ok((worktree.commit(), id))
+}
+
+fn files(mirror: &Mirror, base: Option<Oid>, commit: Oid) -> Result<Vec<FileChange>> {
+    Ok(changes(mirror, base, commit, &DiffLimits::default())?.files)
+}
+
+fn patch(mirror: &Mirror, base: Option<Oid>, commit: Oid, patch_bytes: usize) -> Result<Patch> {
+    Ok(changes(mirror, base, commit, &DiffLimits { patch_bytes, ..DiffLimits::default() })?.patch)
 }
 
 /// Applies `patch` to a clone of upstream and returns the tree that it makes.
@@ -169,5 +178,77 @@ fn submodules_stand_in_the_patch() -> Result<()> {
             .bytes
             .starts_with(b"diff --git a/s b/s\ndeleted file mode 160000")
     );
+    Ok(())
+}
+
+/// What differs, but takes long to compare: lines of two kinds in no order.
+fn noise(seed: u64, lines: usize) -> String {
+    let mut state = seed;
+    let mut line = || {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        if state >> 63 == 0 { "a\n" } else { "b\n" }
+    };
+    (0..lines).map(|_| line()).collect()
+}
+
+#[test]
+fn large_texts_are_replaced_and_not_compared() -> Result<()> {
+    let (small, large, huge) = (1_000, 30_000, 600_000);
+    let moved: String = (0..10_000).map(|number| format!("line {number}\n")).collect();
+    let world = World::with_files(&[
+        ("small", &noise(1, small)),
+        ("large", &noise(2, large)),
+        ("huge", &noise(3, huge)),
+        ("gone", &noise(4, large).replace('a', "x").replace('b', "y")),
+        ("old", &moved),
+    ])?;
+    let mirror = world.mirror()?;
+    let sandbox = world.path("new");
+    fs::create_dir(&sandbox)?;
+    for (name, lines) in [("small", small), ("large", large), ("huge", huge), ("new", large)] {
+        fs::write(sandbox.join(name), noise(5, lines))?;
+    }
+    let worktree = world.worktree(&mirror, "r1", Mode::Overlay)?;
+    for name in ["small", "large", "huge", "new"] {
+        fs::write(worktree.path().join(name), fs::read(sandbox.join(name))?)?;
+    }
+    fs::remove_file(worktree.path().join("gone"))?;
+    fs::remove_file(worktree.path().join("old"))?;
+    fs::write(worktree.path().join("moved"), moved + "and one more\n")?;
+    worktree.unmount()?;
+    let mut harvest = take(&mirror, &worktree)?;
+    let text = CommitText { message: "x", author: "kage-bunshin", email: "kage-bunshin@localhost", time: 1 };
+    let id = commit(&mirror, worktree.commit(), &mut harvest, "task-1-shell", &text)?;
+    let base = worktree.commit();
+
+    let time = Duration::from_secs(3600);
+    let limits = DiffLimits { patch_bytes: usize::MAX, text_bytes: 50_000, file_bytes: 1 << 20, time };
+    let all = changes(&mirror, base, id, &limits)?;
+    let found = all.files;
+    let of = |name: &str| found.iter().find(|it| it.path == name).with_context(|| name.to_owned());
+    let is_compared = |name: &str| of(name).map(|it| (it.compared, it.insertions > 0, it.deletions > 0));
+    assert_eq!(is_compared("small")?, (true, true, true));
+    assert_eq!(is_compared("large")?, (false, false, false));
+    assert_eq!(is_compared("huge")?, (false, false, false));
+    assert_eq!(is_compared("moved")?, (false, false, false));
+    assert_eq!((of("moved")?.status, of("moved")?.old_path.is_some()), (FileStatus::Renamed, true));
+    // There is nothing to compare these with: they are read as what they are.
+    assert_eq!((of("new")?.compared, of("new")?.insertions, of("new")?.binary), (true, 30_000, false));
+    assert_eq!((of("gone")?.compared, of("gone")?.deletions, of("gone")?.binary), (true, 30_000, false));
+
+    // Larger than what is read at all: the patch ends before it. All else is whole, and applies.
+    assert!(all.patch.truncated);
+    let read_all = DiffLimits { file_bytes: u64::MAX, ..limits };
+    let whole = changes(&mirror, base, id, &read_all)?.patch;
+    assert!(!whole.truncated);
+    assert_eq!(
+        applied(&world, &whole.bytes)?,
+        world.git(mirror.path(), ["rev-parse", &format!("{id}^{{tree}}")])?
+    );
+
+    // Without time nothing is compared, and all changes are named.
+    let late = changes(&mirror, base, id, &DiffLimits { time: Duration::ZERO, ..limits })?;
+    assert_eq!((late.files.len(), late.patch.bytes.len(), late.patch.truncated), (6, 0, true));
+    assert!(late.files.iter().all(|it| !it.compared));
     Ok(())
 }

@@ -11,7 +11,7 @@ use std::{
 use anyhow::Result;
 use kage::git::{
     commit::{CommitText, commit},
-    diff,
+    diff::{self, DiffLimits},
     harvest::{HarvestLimits, harvest},
     worktree::{Mode, Worktree},
 };
@@ -109,7 +109,7 @@ fn figures() -> Result<()> {
         let branch = format!("task-{round}-x");
         let (time, id) = timed(|| Ok(commit(&mirror, worktree.commit(), &mut harvest, &branch, &text)?))?;
         record.push(time);
-        patch.push(timed(|| Ok(diff::patch(&mirror, worktree.commit(), id, usize::MAX)?))?.0);
+        patch.push(timed(|| Ok(diff::changes(&mirror, worktree.commit(), id, &DiffLimits::default())?))?.0);
         let linked = world.path("linked");
         world.git(&linked, ["reset", "-q", "--hard"])?;
         their_status.push(timed(|| world.git(&linked, ["status", "--porcelain"]))?.0);

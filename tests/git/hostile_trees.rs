@@ -4,7 +4,11 @@ use std::{fs, os::unix::ffi::OsStrExt};
 
 use anyhow::{Context, Result};
 use git2::{Oid, Repository};
-use kage::git::{error::GitError, mirror::Mirror};
+use kage::git::{
+    base::{CheckoutLimits, Settings},
+    error::GitError,
+    mirror::Mirror,
+};
 
 use crate::support::{World, settings};
 
@@ -145,5 +149,39 @@ fn harmless_oddities_of_old_histories_are_fetched() -> Result<()> {
     repository.reference("refs/heads/odd", id, true, "")?;
     let mirror = world.mirror()?;
     assert_eq!(mirror.resolve("odd")?, Some(id));
+    Ok(())
+}
+
+/// A file of nothing but zeros is small in a repository and large in memory.
+#[test]
+fn a_file_that_is_too_large_is_named_and_not_read() -> Result<()> {
+    let world = World::with_files(FILES)?;
+    let mirror = world.mirror()?;
+    let repository = Repository::open_bare(mirror.path())?;
+    let blob = repository.blob(&vec![0; 5 << 20])?;
+    let inner = raw_tree(&repository, &[("100644", b"one", blob)])?;
+    let tree = raw_tree(&repository, &[("40000", b"deep", inner)])?;
+    let tree = repository.find_tree(tree)?;
+    let author = git2::Signature::new("x", "x@x", &git2::Time::new(0, 0))?;
+    let commit = repository.commit(None, &author, &author, "x", &tree, &[])?;
+    let acquire = |file_bytes, bytes| {
+        let limits = CheckoutLimits { file_bytes, bytes, ..CheckoutLimits::default() };
+        world
+            .bases()?
+            .acquire(&mirror, Some(commit), &Settings { limits, ..settings() })
+            .map_err(anyhow::Error::from)
+    };
+    let refused = acquire(4 << 20, 1 << 30).err().context("it is too large")?;
+    assert!(
+        refused.to_string().contains("the file \"deep/one\" has 5242880 bytes; the limit is 4194304"),
+        "{refused}"
+    );
+    let refused = acquire(1 << 30, (5 << 20) - 1).err().context("all is too large")?;
+    assert!(refused.to_string().contains("the size of all files"), "{refused}");
+    // Not even a folder was made.
+    let left: Vec<_> =
+        fs::read_dir(world.path("bases"))?.filter_map(|it| Some(it.ok()?.file_name())).collect();
+    assert!(left.iter().all(|name| name.as_bytes().ends_with(b".lock")), "{left:?}");
+    acquire(5 << 20, 1 << 30)?;
     Ok(())
 }

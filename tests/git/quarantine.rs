@@ -9,7 +9,7 @@ use git2::Oid;
 use kage::git::{
     base::Settings,
     commit::{CommitText, commit},
-    diff,
+    diff::{self, DiffLimits},
     harvest::{Harvest, WarningKind},
     mirror::Mirror,
     quarantine::{Finding, FindingKind, Scanner},
@@ -194,7 +194,7 @@ fn the_result_is_the_change_and_nothing_else() -> Result<()> {
         let expected = "M\tREADME.md\nA\tpackages/new/.claude/x\nD\tpackages/x/index.js\nD\tpackages/y/main.js\nA\tpackages/z/main.js";
         assert_eq!(changes, expected, "{mode:?}");
         world.git(mirror.path(), ["fsck", "--strict", "--no-dangling"])?;
-        let patch = diff::patch(&mirror, Some(base), id, 1 << 20)?;
+        let patch = diff::changes(&mirror, Some(base), id, &DiffLimits::default())?.patch;
         assert!(!patch.bytes.contains_str("SessionStart"), "{mode:?}");
     }
     Ok(())

@@ -2,10 +2,12 @@
 
 use std::{fs, os::unix::fs::MetadataExt, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use kage::git::{
+    base::{Bases, Settings},
     commit::{CommitText, commit},
     error::GitError,
+    room::BasesLimits,
     worktree::{Layer, Mode, Worktree},
 };
 
@@ -226,6 +228,59 @@ fn a_base_goes_when_no_run_names_it() -> Result<()> {
     assert!(!path.exists());
     assert_eq!(fs::read_dir(world.path("bases"))?.count(), 0);
     assert!(world.base(&mirror)?.path.exists());
+    Ok(())
+}
+
+/// Each other branch, and each other set of hidden paths, is another checkout of the same files.
+#[test]
+fn all_bases_together_are_bounded() -> Result<()> {
+    let world = World::with_files(&[("a", &"x".repeat(100_000))])?;
+    let mirror = world.mirror()?;
+    let runs = world.path("runs");
+    let base = |bases: &Bases, branch: &str| {
+        let settings = Settings { branch: Some(branch.to_owned()), ..settings() };
+        bases.acquire(&mirror, mirror.resolve("main")?, &settings)
+    };
+    let unbounded = world.bases()?;
+    let count = || -> Result<usize> {
+        let names =
+            fs::read_dir(world.path("bases"))?.filter_map(|it| it.ok()?.file_name().into_string().ok());
+        Ok(names.filter(|name| !name.ends_with(".lock")).count())
+    };
+    for branch in ["1", "2", "3", "4", "5"] {
+        base(&unbounded, branch)?;
+    }
+    assert_eq!(count()?, 5);
+
+    let limits = BasesLimits { bytes: 700_000, entries: 1_000_000, reserve_bytes: 0 };
+    let bounded = |limits| -> Result<Bases> { Ok(world.bases()?.bounded(limits, &runs)) };
+    let bases = bounded(limits)?;
+    let used = base(&bases, "6")?;
+    assert!(count()? < 5, "{}", count()?);
+    let worktree = Worktree::create(&runs.join("r1"), &used, Mode::Copy)?;
+    let (path, named) = (used.path.clone(), "6");
+    drop(used);
+    let held = base(&bases, "7")?;
+    for branch in ["8", "9", "10"] {
+        base(&bases, branch)?;
+    }
+    assert!(path.exists() && held.path.exists(), "what is in use stays");
+    assert!(count()? <= 4, "{}", count()?);
+
+    // What is in use leaves no room for another one.
+    let tight = bounded(BasesLimits { bytes: 300_000, ..limits })?;
+    let refused = base(&tight, "11").err().context("there is no room")?;
+    assert!(matches!(refused, GitError::NoRoom { .. }) && refused.is_transient(), "{refused}");
+    assert!(base(&tight, named).is_ok(), "one that is there is given");
+    drop(held);
+    worktree.remove()?;
+    base(&tight, "11")?;
+    assert_eq!(count()?, 1);
+
+    let few = bounded(BasesLimits { entries: 3, ..limits })?;
+    assert!(matches!(base(&few, "12"), Err(GitError::NoRoom { .. })));
+    let full = bounded(BasesLimits { reserve_bytes: u64::MAX, ..limits })?;
+    assert!(matches!(base(&full, "13"), Err(GitError::DiskFull { .. })));
     Ok(())
 }
 

@@ -84,3 +84,49 @@ fn path(file: &Value) -> Vec<u8> {
         }
     }
 }
+
+/// What a task's answer names of it does not grow with it; the list of files has everything, page by page.
+#[tokio::test]
+async fn many_long_names_make_no_long_answers() {
+    let kage = TestKage::serving(&[]).await;
+    kage.demo().await;
+    // Bytes that are no UTF-8 take three times the room.
+    let script = "mkdir many; cd many; for i in $(seq 3000); do printf -v name '%04d%0200d' $i 0; \
+                  name=${name//0/$'\\377'}; : > \"$i$name\"; done";
+    let task = kage.run(&shell(script)).await;
+    let (id, run) = (string(&task["id"]), &task["runs"][0]);
+    assert_eq!((&run["state"], &run["files_changed"]), (&"succeeded".into(), &3000.into()), "{run}");
+
+    let result = &task["cli_results"][0];
+    assert_eq!(result["files_modified_truncated"], true);
+    assert_eq!(result["files_modified_total"], 3000);
+    let named = result["files_modified"].as_array().expect("a list");
+    assert!((10..1000).contains(&named.len()), "{}", named.len());
+    for path in [format!("/api/v1/tasks/{id}"), "/api/v1/tasks".to_owned()] {
+        let bytes = kage.get(&path).await.body.len();
+        assert!(bytes < 200_000, "{path}: {bytes} bytes");
+    }
+    for event in kage.events(id, "").await {
+        let bytes = event.data.to_string().len();
+        assert!(bytes < 200_000, "{}: {bytes} bytes", event.name);
+    }
+
+    let files = format!("/api/v1/tasks/{id}/runs/shell/files");
+    let whole = kage.get(&files).await.json();
+    let all = whole["files"].as_array().expect("a list");
+    assert_eq!((all.len(), &whole["total"], whole.get("next")), (3000, &3000.into(), None));
+    let (mut paged, mut after) = (Vec::new(), 0);
+    loop {
+        let page = kage.get(&format!("{files}?after={after}&limit=700")).await.json();
+        paged.extend(page["files"].as_array().expect("a list").iter().cloned());
+        match page["next"].as_u64() {
+            Some(next) => after = next,
+            None => break,
+        }
+    }
+    assert_eq!(&paged, all);
+    assert_eq!(kage.get(&format!("{files}?after=3000")).await.json()["files"], serde_json::json!([]));
+    for query in ["limit=0", "limit=10001", "after=-1", "page=1"] {
+        kage.get(&format!("{files}?{query}")).await.problem(422);
+    }
+}

@@ -94,7 +94,7 @@ async fn other_things_that_are_missing_are_named() {
 }
 
 /// For each setting a value that it cannot have.
-const BAD: [(&str, &str); 46] = [
+const BAD: [(&str, &str); 52] = [
     ("KAGE_DATABASE_URL", "mysql://x/y"),
     ("KAGE_DATABASE_URL", "nonsense"),
     ("KAGE_DATABASE_CONNECTIONS", "1"),
@@ -123,6 +123,12 @@ const BAD: [(&str, &str); 46] = [
     ("KAGE_RUNNER_UID", "root"),
     ("KAGE_RUNNER_WORKTREE", "clone"),
     ("KAGE_RUNNER_HISTORY", "-1"),
+    ("KAGE_RUNNER_BASE_BYTES", "1"),
+    ("KAGE_RUNNER_BASE_FILE_BYTES", "0"),
+    ("KAGE_RUNNER_BASE_FILES", "0"),
+    ("KAGE_RUNNER_BASES_BYTES", "0"),
+    ("KAGE_RUNNER_BASES_FILES", "0"),
+    ("KAGE_RUNNER_RESERVE_BYTES", "-1"),
     ("KAGE_RUNNER_LOG_COPY_BYTES", "1TB"),
     ("KAGE_RUNNER_GRACE_SECS", "301"),
     ("KAGE_RUNNER_ORPHAN_SECS", "9"),

@@ -9,12 +9,15 @@ use uuid::Uuid;
 use crate::api::auth::Caller;
 use crate::api::extract::Path;
 use crate::api::problem::{ApiError, ApiResult};
-use crate::api::runs::find_ended;
+use crate::api::runs::{files, find_ended};
 use crate::api::state::ApiState;
 use crate::db;
-use crate::db::error::DbError;
+use crate::db::results::PatchRow;
 use crate::wire::problem::Problem;
 use crate::wire::run::Diff;
+
+/// Bytes of a patch in JSON, which can make six of one.
+const JSON_PATCH_BYTES: i32 = 4 << 20;
 
 /// What a run changed: a patch that `git apply` takes, or JSON, as `Accept` says.
 #[utoipa::path(get, path = "/tasks/{id}/runs/{cli}/diff", tag = "runs",
@@ -30,15 +33,17 @@ pub(in crate::api) async fn run_diff(
 ) -> ApiResult<Response> {
     let json = wants_json(&headers)?;
     let run = find_ended(&state, &caller, task, &name).await?;
-    let result = db::results::find(&state.pool, &caller.visible, run.id).await?;
-    let (patch, truncated, files) = match result {
-        Some(result) => (result.patch, result.patch_truncated, result.files),
-        None => (Vec::new(), false, serde_json::json!([])),
-    };
+    let max_bytes = json.then_some(JSON_PATCH_BYTES);
+    let mut found =
+        db::results::patch(&state.pool, &caller.visible, run.id, max_bytes).await?.unwrap_or_default();
+    whole_files(&mut found);
+    let PatchRow { patch, truncated, .. } = found;
     if json {
-        let files = serde_json::from_value(files)
-            .map_err(|problem| DbError::inconsistent("run_results", "files", run.id, problem))?;
+        let page = db::results::files(&state.pool, &caller.visible, run.id, 0, files::MOST_FILES).await?;
+        let page = page.unwrap_or_default();
+        let files = files::to_wire(run.id, page.files)?;
         let diff = Diff {
+            files_truncated: (files.len() as u64) < page.total,
             run: run.name,
             branch: run.branch,
             base_commit: run.base_commit,
@@ -61,6 +66,16 @@ pub(in crate::api) async fn run_diff(
     Ok(response)
 }
 
+/// Ends a patch that is not the whole one before the file that was cut. No line of content begins so: it has a sign before it.
+fn whole_files(found: &mut PatchRow) {
+    const HEAD: &[u8] = b"\ndiff --git ";
+    if (found.patch.len() as u64) < found.bytes.unsigned_abs() {
+        let last = found.patch.windows(HEAD.len()).rposition(|bytes| bytes == HEAD);
+        found.patch.truncate(last.map_or(0, |at| at + 1));
+        found.truncated = true;
+    }
+}
+
 /// The first type in `Accept` that we have decides; without the header, the patch.
 fn wants_json(headers: &HeaderMap) -> ApiResult<bool> {
     let Some(accept) = headers.get(header::ACCEPT) else { return Ok(false) };
@@ -73,4 +88,23 @@ fn wants_json(headers: &HeaderMap) -> ApiResult<bool> {
         }
     }
     Err(ApiError::not_acceptable("a diff is text/x-diff or application/json"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cut_patch_ends_with_a_whole_file() {
+        let cut = |patch: &str, bytes: i64| {
+            let mut found = PatchRow { patch: patch.into(), bytes, truncated: false };
+            whole_files(&mut found);
+            (String::from_utf8(found.patch).expect("it was text"), found.truncated)
+        };
+        let (one, two) = ("diff --git a/1 b/1\n+x\n", "diff --git a/2 b/2\n+dif");
+        let both = format!("{one}{two}");
+        assert_eq!(cut(&both, both.len() as i64), (both.clone(), false));
+        assert_eq!(cut(&both, both.len() as i64 + 1), (one.to_owned(), true));
+        assert_eq!(cut(one, 100), (String::new(), true));
+    }
 }

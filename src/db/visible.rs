@@ -2,7 +2,8 @@
 //! a [`Visible`] and asks the functions `sees_task` and `sees_repository` of the schema; `tests/layers.rs` looks
 //! whether one forgets to.
 //!
-//! In all of them the first two parameters are [`Visible::repositories`] and [`Visible::clis`].
+//! The first parameters of these statements are [`Visible::repositories`] and, where tasks are asked for,
+//! [`Visible::clis`].
 
 use crate::domain::access::Rights;
 

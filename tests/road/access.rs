@@ -278,7 +278,9 @@ async fn refusals_are_in_the_trail_once_a_minute_with_their_count() {
             .filter(|row| row.0 == kind && row.1.as_ref() == actor && row.3["reason"] == reason)
             .collect();
         let counts: u64 = of.iter().map(|row| row.3["count"].as_u64().expect("a count")).sum();
-        assert_eq!((of.len(), counts), (2, 20), "{reason}: the first, and the others together: {rows:#?}");
+        assert_eq!(counts, 20, "{reason}: all are counted: {rows:#?}");
+        // The first, and the others of each minute together.
+        assert!(of.len() <= 4, "{reason}: {rows:#?}");
         assert!(of.iter().all(|row| row.2 == object && row.3["address"] == "127.0.0.1"), "{rows:#?}");
         assert!(of[0].3["request_id"].is_string());
     }

@@ -3,6 +3,7 @@
 
 mod bench;
 mod engine;
+mod floods;
 mod generated;
 mod golden;
 mod judges;

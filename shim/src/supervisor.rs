@@ -282,6 +282,7 @@ impl Supervisor {
             return Err("a second job".to_owned());
         }
         self.connection.set_live();
+        self.connection.move_to(&protocol::socket_of(&job.session));
         self.absent = None;
         let run = Run::start(job, self.processes, now);
         if run.is_started() {

@@ -24,7 +24,7 @@ pub(super) async fn wait(
     session: &str,
     committed: Offsets,
 ) -> Result<Result<ShimLink, Verdict>, RunFailure> {
-    let listener = drive.listen(run)?;
+    let listener = drive.listen(run, session)?;
     let accept = listener.accept_resumed(session, committed, WITHIN);
     let verdict = tokio::select! {
         link = accept => match link {

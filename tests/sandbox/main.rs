@@ -3,6 +3,7 @@
 
 mod bench;
 mod engine;
+mod first_process;
 mod floods;
 mod generated;
 mod golden;

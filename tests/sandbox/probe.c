@@ -362,6 +362,21 @@ static void crowd(long processes) {
       for (;;) syscall(435, 0, 0);
 }
 
+/* So many processes whose children make a forbidden call and are killed at once, for as long as they live. */
+static void churn(long processes) {
+  while (processes--)
+    if (!fork())
+      for (;;) {
+        pid_t child = fork();
+        if (!child) {
+          syscall(SYS_bpf, 9999, 0, 0);
+          _exit(0);
+        }
+        kill(child, SIGKILL);
+        waitpid(child, 0, 0);
+      }
+}
+
 /* Forbidden calls by children that are killed while they wait for an answer. */
 static void killed(void) {
   static const long numbers[] = {SYS_bpf, SYS_mount, SYS_keyctl, SYS_setns, SYS_swapon, SYS_reboot, SYS_acct,
@@ -410,6 +425,7 @@ int main(int count, char **words) {
   else if (!strcmp(what, "flood")) flood(atol(words[2]));
   else if (!strcmp(what, "first")) first();
   else if (!strcmp(what, "crowd")) crowd(atol(words[2]));
+  else if (!strcmp(what, "churn")) churn(atol(words[2]));
   else if (!strcmp(what, "killed")) killed();
   else if (!strcmp(what, "costs")) costs();
   else if (!strcmp(what, "architecture")) other_architecture();

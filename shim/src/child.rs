@@ -11,6 +11,8 @@ use rustix::fs::OFlags;
 use rustix::pipe::PipeFlags;
 use rustix::process::Pid;
 
+use crate::signals;
+
 /// Bytes of each pipe. Not more: the kernel counts all pipes of a user together, and
 /// shrinks new ones to a page once they hold 64 MiB (pipe(7), pipe-user-pages-soft).
 const PIPE_BYTES: usize = 256 * 1024;
@@ -62,8 +64,9 @@ pub fn spawn(job: &Job) -> Result<Cli, SpawnFailure> {
     }
     let pipes =
         Pipes::open().map_err(|error| SpawnFailure::new(format!("cannot open pipes: {error}"), &error))?;
-    // std resets the signal mask and SIGPIPE in the child; `signals` sees to the rest.
-    let child = Command::new(program)
+    // std resets SIGPIPE in the child; `signals` sees to the rest.
+    let mut command = Command::new(program);
+    command
         .args(arguments)
         .env_clear()
         .envs(&job.env)
@@ -71,8 +74,8 @@ pub fn spawn(job: &Job) -> Result<Cli, SpawnFailure> {
         .stdin(Stdio::from(pipes.stdin.read))
         .stdout(Stdio::from(pipes.stdout.write))
         .stderr(Stdio::from(pipes.stderr.write))
-        .process_group(0)
-        .spawn()
+        .process_group(0);
+    let child = signals::while_unblocked(|| command.spawn())
         .map_err(|error| SpawnFailure::new(format!("cannot start {program:?}: {error}"), &error))?;
     prefer_for_oom_killer(child.id());
     Ok(Cli {

@@ -58,6 +58,11 @@ impl Connection {
         Self { path, state: State::Down { retry_at: now }, retry: FIRST_RETRY }
     }
 
+    /// Dials this socket of the same folder from now on.
+    pub fn move_to(&mut self, name: &str) {
+        self.path.set_file_name(name);
+    }
+
     /// The socket, while there is one.
     pub fn socket(&self) -> Option<BorrowedFd<'_>> {
         match &self.state {

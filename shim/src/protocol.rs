@@ -11,10 +11,18 @@ use serde::{Deserialize, Serialize};
 use crate::containment::Facts;
 
 /// Both sides refuse a peer that speaks another version.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Where the runner's socket is seen in the sandbox.
 pub const SOCKET_PATH: &str = "/run/kage/run.sock";
+
+/// The name of the socket, in the folder of the first one, on which a runner waits for a shim that has its job. Half of
+/// the session is in it, which is enough not to be guessed; the folder cannot be listed in the sandbox. So no program
+/// in there can find it, and take the shim's place in the queue.
+pub fn socket_of(session: &str) -> String {
+    let half = session.chars().take(session.chars().count() / 2);
+    format!("{}.sock", half.collect::<String>())
+}
 
 /// Largest frame that either side accepts, in bytes (a prompt of 1 MiB, JSON-escaped, fits).
 pub const MAX_FRAME: usize = 16 * 1024 * 1024;

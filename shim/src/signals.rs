@@ -3,6 +3,10 @@
 //! PID 1 has no default actions, so each signal needs a handler to be noticed at all.
 //! A handler also means that `execve` gives the CLI the default action back, even if
 //! whoever started the shim had the signal ignored.
+//!
+//! SIGTERM ends the run, and so it matters who sends it. As PID 1 the shim obeys one from outside its namespace alone,
+//! which has no sender's number in here. A program in the sandbox can send it too, being the same user: such a run would
+//! choose its own end, or to be tried again.
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -10,7 +14,9 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::process::Signal;
+use nix::sys::signal;
+use nix::sys::signalfd::{SfdFlags, SigSet, SignalFd, siginfo};
+use rustix::process::{Signal, getpid};
 use signal_hook::consts;
 
 /// What a signal asks of the shim.
@@ -24,9 +30,8 @@ pub enum Event {
     Forward(Signal),
 }
 
-const WATCHED: [(i32, Event); 8] = [
+const WATCHED: [(i32, Event); 7] = [
     (consts::SIGCHLD, Event::ChildEnded),
-    (consts::SIGTERM, Event::Terminate),
     (consts::SIGINT, Event::Forward(Signal::INT)),
     (consts::SIGHUP, Event::Forward(Signal::HUP)),
     (consts::SIGQUIT, Event::Forward(Signal::QUIT)),
@@ -36,11 +41,12 @@ const WATCHED: [(i32, Event); 8] = [
 ];
 
 /// Of no interest, but they must neither end or stop the shim nor be ignored in the CLI.
-const SWALLOWED: [i32; 11] = [
+const SWALLOWED: [i32; 12] = [
     consts::SIGALRM,
     consts::SIGCONT,
     consts::SIGIO,
     consts::SIGPROF,
+    consts::SIGTERM,
     consts::SIGTSTP,
     consts::SIGTTIN,
     consts::SIGTTOU,
@@ -50,8 +56,13 @@ const SWALLOWED: [i32; 11] = [
     consts::SIGXFSZ,
 ];
 
+/// `kill` and its like have made it (asm-generic/siginfo.h). The kernel lets no process pass this off with a false sender.
+const SI_USER: i32 = 0;
+
 pub struct Signals {
     wake: UnixStream,
+    /// SIGTERM, with its sender.
+    terminate: SignalFd,
     raised: Vec<(Arc<AtomicBool>, Event)>,
 }
 
@@ -75,12 +86,16 @@ impl Signals {
         for number in SWALLOWED {
             signal_hook::flag::register(number, Arc::clone(&ignored))?;
         }
-        Ok(Self { wake, raised })
+        // Blocked before there is another thread.
+        let terminate = SigSet::from(signal::SIGTERM);
+        terminate.thread_block()?;
+        let terminate = SignalFd::with_flags(&terminate, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+        Ok(Self { wake, terminate, raised })
     }
 
-    /// Becomes readable when a signal has come.
-    pub fn as_fd(&self) -> BorrowedFd<'_> {
-        self.wake.as_fd()
+    /// Become readable when a signal has come.
+    pub fn as_fds(&self) -> [BorrowedFd<'_>; 2] {
+        [self.wake.as_fd(), self.terminate.as_fd()]
     }
 
     /// What came since the last call; repeats of one signal count once.
@@ -88,6 +103,28 @@ impl Signals {
         let mut wakes = [0; 64];
         while matches!(self.wake.read(&mut wakes), Ok(count) if count > 0) {}
         let raised = self.raised.iter().filter(|(flag, _)| flag.swap(false, Ordering::SeqCst));
-        raised.map(|&(_, event)| event).collect()
+        let mut events: Vec<Event> = raised.map(|&(_, event)| event).collect();
+        while let Ok(Some(sent)) = self.terminate.read_signal() {
+            if !getpid().is_init() || is_from_outside(&sent) {
+                events.push(Event::Terminate);
+            }
+        }
+        events
     }
+}
+
+/// Starts a program that is to have SIGTERM unblocked: it inherits our mask. One that comes in between is lost; an engine
+/// that sends it goes on to SIGKILL.
+pub fn while_unblocked<T>(start: impl FnOnce() -> T) -> T {
+    let terminate = SigSet::from(signal::SIGTERM);
+    // Neither can fail with a set of ours.
+    let _ = terminate.thread_unblock();
+    let started = start();
+    let _ = terminate.thread_block();
+    started
+}
+
+/// Whether whoever sent it is in no PID namespace that we see. Signals that descriptors and timers send have other codes.
+fn is_from_outside(sent: &siginfo) -> bool {
+    sent.ssi_code == SI_USER && sent.ssi_pid == 0
 }

@@ -100,8 +100,7 @@ fn the_cli_cannot_end_the_shim() {
     let mut runner = Runner::listening();
     let mut shim = as_pid_1(&runner);
     let mut ledger = Ledger::default();
-    let script =
-        "kill -KILL 1; kill -STOP 1; kill -SEGV 1; kill -ABRT 1; kill -PIPE 1; sleep 0.1; echo here; exit 3";
+    let script = "for i in KILL STOP SEGV ABRT PIPE TERM; do kill -$i 1; done; sleep 0.1; echo here; exit 3";
     let exited = runner.start(&bash(script)).finish(&mut ledger);
     assert_eq!((exited.code, ledger.stdout.as_slice()), (Some(3), &b"here\n"[..]));
     assert_eq!(shim.wait().code(), Some(3));

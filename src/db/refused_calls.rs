@@ -132,6 +132,9 @@ fn event(run: &RunRow, kind: &RefusedKind) -> NewEvent {
         Some(address) => {
             format!("a program wants to reach {address} ({}){times}; there is no way", kind.call)
         }
+        None if kind.form.starts_with("a flood:") => {
+            format!("so many calls of {} that answers to them are held back{times}", kind.call)
+        }
         None if kind.form.is_empty() => format!("the sandbox refused the system call {}{times}", kind.call),
         None => format!("the sandbox refused the system call {} ({}){times}", kind.call, kind.form),
     };

@@ -83,6 +83,18 @@ impl Verdict {
         Self::new(RunState::BudgetExhausted, error)
     }
 
+    /// The sandbox has ended, and its first process said nothing of it. `error`: the engine's word.
+    pub fn of_silence(status: i64, error: &str) -> Self {
+        // Its own words for a failure of its own, and faults: a process outside would have sent SIGKILL or SIGTERM.
+        let inside = matches!(status, 101 | 125 | 132..=136 | 139);
+        let what = if inside {
+            "the sandbox's first process was ended from inside"
+        } else {
+            "the sandbox ended without a word"
+        };
+        Self::new(RunState::SandboxError, format!("{what} (status {status}) {error}").trim().to_owned())
+    }
+
     /// What the shim reports, where nothing else ended the CLI. `transient_words`: the output's end speaks of
     /// a fault that passes.
     pub fn of_exit(exited: &Exited, transient_words: bool) -> Self {
@@ -206,6 +218,15 @@ mod tests {
             let exited = Exited { ended_by: EndedBy::Container, ..exited(code, signal) };
             let verdict = Verdict::of_exit(&exited, false);
             assert_eq!((verdict.state, verdict.transient), (RunState::Lost, true), "{exited:?}");
+        }
+    }
+
+    #[test]
+    fn a_first_process_that_was_ended_is_told_apart_from_a_sandbox_that_was() {
+        for (status, inside) in [(125, true), (101, true), (139, true), (137, false), (143, false)] {
+            let verdict = Verdict::of_silence(status, "");
+            let told = verdict.error.expect("a reason").contains("from inside");
+            assert_eq!((verdict.state, told), (RunState::SandboxError, inside), "{status}");
         }
     }
 

@@ -354,10 +354,10 @@ impl Drive<'_> {
         path.try_exists().map_err(RunFailure::io(&path))
     }
 
-    /// Listens for the run's shim in its folder.
-    pub(super) fn listen(&self, run: Uuid) -> Result<ShimListener, RunFailure> {
+    /// Listens in its folder for the run's shim, which has its job.
+    pub(super) fn listen(&self, run: Uuid, session: &str) -> Result<ShimListener, RunFailure> {
         let folder = prepare::io_path(&self.environment.folders.run(run));
-        Ok(ShimListener::bind(&folder, self.environment.user)?)
+        Ok(ShimListener::bind_again(&folder, self.environment.user, session)?)
     }
 
     /// The worktree of a run, if it has one on this host. Blocks.

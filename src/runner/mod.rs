@@ -9,6 +9,7 @@
 //!   refusals   system calls that the sandbox refused, into events
 //!   secrets    what looks like one in a branch
 //!   conclude   container gone, harvest, branch, end (or another try)   retry     which ends are worth one
+//!   flow       how many events a run's output makes, at most
 //! keeper        the way to the process that holds the listeners for refused calls
 //! redactor      secrets that it wrote, kept out of what is stored and told
 //! host          what is found beneath the sandboxes at the start; a danger ends it
@@ -26,6 +27,7 @@ mod drive;
 mod environment;
 mod failure;
 mod fetch_source;
+mod flow;
 mod folders;
 mod grant;
 mod host;

@@ -26,6 +26,7 @@ use crate::runner::blocks::Blocks;
 use crate::runner::disk::DiskWatch;
 use crate::runner::drive::Drive;
 use crate::runner::failure::RunFailure;
+use crate::runner::flow::Flow;
 use crate::runner::lines::{Lines, MAX_LINE};
 use crate::runner::prepare::idle_secs;
 use crate::runner::reconnect;
@@ -37,8 +38,6 @@ use crate::sandbox::shim_link::{LinkError, ShimLink};
 
 /// Output of one commit at most.
 const BATCH: usize = 1 << 20;
-/// Between two commits at least: chatty CLIs are gathered.
-const COMMIT_EVERY: Duration = Duration::from_millis(15);
 /// Beyond the grace time, for a shim that was told to end its CLI.
 const KILL_MARGIN: Duration = Duration::from_secs(10);
 
@@ -60,6 +59,7 @@ pub(super) struct Pump<'a> {
     lines: Lines,
     /// Read from lines, to be committed with them.
     mapped: Vec<NewEvent>,
+    flow: Flow,
     /// What is in the database.
     committed: Offsets,
     position: i64,
@@ -121,6 +121,7 @@ impl<'a> Pump<'a> {
             blocks: Blocks::new(run.attempt, Offsets::default(), 0),
             lines: Lines::default(),
             mapped: Vec::new(),
+            flow: Flow::default(),
             committed: Offsets {
                 stdout: run.stdout_offset.unsigned_abs(),
                 stderr: run.stderr_offset.unsigned_abs(),
@@ -130,7 +131,7 @@ impl<'a> Pump<'a> {
             wall: now + limit.saturating_sub(elapsed),
             idle,
             idle_at: now + idle,
-            last_commit: now.checked_sub(COMMIT_EVERY).unwrap_or(now),
+            last_commit: now,
             cause: None,
             run: run.clone(),
         };
@@ -140,7 +141,7 @@ impl<'a> Pump<'a> {
 
     /// Forgets what is not committed: the shim sends it again.
     async fn rewind(&mut self) -> Result<(), RunFailure> {
-        self.blocks = Blocks::new(self.run.attempt, self.committed, self.position);
+        self.blocks = self.blocks.anew(self.committed, self.position);
         self.mapped.clear();
         self.redactor.rewind();
         self.teller.rewind();
@@ -214,7 +215,7 @@ impl<'a> Pump<'a> {
                 Step::Limit(Verdict::new(RunState::TimedOut, format!("over its wall-clock limit of {seconds} s")))
             }
             frame = link.recv(), if self.blocks.len() < BATCH => Step::Frame(frame),
-            () = sleep_until(self.last_commit + COMMIT_EVERY), if waiting => Step::Commit,
+            () = sleep_until(self.last_commit + self.blocks.pause()), if waiting => Step::Commit,
             () = sleep_until(done_at), if !ending && self.done_at.is_some() => Step::Limit(Verdict::done()),
             () = sleep_until(self.idle_at), if !ending => {
                 let seconds = self.idle.as_secs();
@@ -288,7 +289,7 @@ impl<'a> Pump<'a> {
                 // What a filter makes of a line may show what the line hid.
                 event.texts_mut().into_iter().for_each(|text| self.redactor.redact(text));
                 let (event, meaning) = self.teller.take(event);
-                self.mapped.extend(event);
+                self.mapped.extend(self.flow.admit(event));
                 self.heed(meaning);
             }
         }
@@ -331,6 +332,9 @@ impl<'a> Pump<'a> {
             self.committed = ends;
             self.position = position;
             self.teller.stored();
+        }
+        if let Some(news) = self.flow.news(self.blocks.is_coarse()) {
+            self.drive.notice(&self.run, EventKind::Warning, news).await?;
         }
         self.last_commit = Instant::now();
         self.idle_at = self.last_commit + self.idle;

@@ -24,7 +24,7 @@ pub(super) async fn wait(
     session: &str,
     committed: Offsets,
 ) -> Result<Result<ShimLink, Verdict>, RunFailure> {
-    let listener = drive.listen(run)?;
+    let listener = drive.listen(run, session)?;
     let accept = listener.accept_resumed(session, committed, WITHIN);
     let verdict = tokio::select! {
         link = accept => match link {
@@ -48,10 +48,7 @@ pub(super) async fn wait(
             Ok(ended) if ended.oom_killed => {
                 Verdict::new(RunState::OutOfMemory, "over its memory limit; the kernel ended the sandbox")
             }
-            Ok(ended) => {
-                let error = format!("the sandbox ended without a word (status {}) {}", ended.exit_code, ended.error);
-                Verdict::new(RunState::SandboxError, error.trim().to_owned())
-            }
+            Ok(ended) => Verdict::of_silence(ended.exit_code, &ended.error),
             Err(SandboxError::Gone { .. }) => {
                 Verdict::new(RunState::SandboxError, "its container was removed from outside")
             }

@@ -1,8 +1,9 @@
 //! Where a run's shim connects.
 //!
 //! The socket is in a folder that the sandbox sees, so whoever is inside may connect to it and say anything.
-//! Before the job is given only the shim exists there; afterwards a connection must show the session secret,
-//! and all others are dropped while we keep listening. Once the shim is connected, the socket is gone.
+//! Before the job is given only the shim exists there. Afterwards the socket has a name that only the shim knows, in a
+//! folder that cannot be listed, so that nobody else can fill its queue; a connection must show the session secret
+//! too, and all others are dropped while we keep listening. Once the shim is connected, the socket is gone.
 
 use std::fs::Permissions;
 use std::io;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use kage_shim::containment::Facts;
-use kage_shim::protocol::{FromRunner, FromShim, Hello, Offsets, Resume, VERSION};
+use kage_shim::protocol::{FromRunner, FromShim, Hello, Offsets, Resume, VERSION, socket_of};
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use subtle::ConstantTimeEq;
@@ -26,6 +27,7 @@ use crate::sandbox::spec::SandboxUser;
 
 /// The socket's name in the run's folder.
 pub(crate) const SOCKET: &str = "run.sock";
+/// What it is bound as, and renamed then: of a connected socket the sandbox sees this in `/proc/net/unix`.
 const SOCKET_BEING_MADE: &str = ".run.sock";
 
 /// `localhost` must have an address also where there is no resolver.
@@ -44,18 +46,24 @@ const MAX_PENDING: usize = 32;
 pub struct ShimListener {
     listener: UnixListener,
     folder: OwnedFd,
+    /// The socket's.
+    name: String,
 }
 
 impl ShimListener {
-    /// Prepares the run's folder and listens in it. The folder is made if it is not there; it belongs to us and the
-    /// sandbox can only read it. The socket belongs to the sandbox's user alone.
+    /// Prepares the run's folder and listens in it for a shim without a job. The folder is made if it is not there; it
+    /// belongs to us, and the sandbox can open what is in it by name alone. The socket belongs to the sandbox's user.
     ///
     /// # Errors
     /// [`LinkError::Folder`].
     pub fn bind(io_dir: &Path, user: SandboxUser) -> Result<Self, LinkError> {
+        Self::bind_as(io_dir, user, SOCKET.to_owned())
+    }
+
+    fn bind_as(io_dir: &Path, user: SandboxUser, name: String) -> Result<Self, LinkError> {
         let prepare = || -> io::Result<Self> {
             std::fs::create_dir_all(io_dir)?;
-            std::fs::set_permissions(io_dir, Permissions::from_mode(0o755))?;
+            std::fs::set_permissions(io_dir, Permissions::from_mode(0o711))?;
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let folder = rustix::fs::open(io_dir, flags, Mode::empty())?;
             for (name, text) in [(HOSTS_FILE, HOSTS), (RESOLVER_FILE, RESOLVER)] {
@@ -72,8 +80,8 @@ impl ShimListener {
             std::fs::set_permissions(&being_made, Permissions::from_mode(0o600))?;
             let (uid, gid) = user.on_host();
             chown(&being_made, Some(uid), Some(gid))?;
-            std::fs::rename(&being_made, inside(&folder, SOCKET))?;
-            Ok(Self { listener, folder })
+            std::fs::rename(&being_made, inside(&folder, &name))?;
+            Ok(Self { listener, folder, name })
         };
         prepare().map_err(|error| LinkError::Folder { path: io_dir.to_owned(), error })
     }
@@ -93,6 +101,15 @@ impl ShimListener {
         let facts =
             hello.facts.ok_or_else(|| LinkError::Protocol("a shim that has not looked".to_owned()))?;
         Ok((link, *facts))
+    }
+
+    /// The same for a shim that was given a job of this session: at a place that no other program of the sandbox knows.
+    /// Next is [`ShimListener::accept_resumed`].
+    ///
+    /// # Errors
+    /// [`LinkError::Folder`].
+    pub fn bind_again(io_dir: &Path, user: SandboxUser, session: &str) -> Result<Self, LinkError> {
+        Self::bind_as(io_dir, user, socket_of(session))
     }
 
     /// Waits for the shim of a run that was begun before, and asks it to go on from `committed`.
@@ -172,7 +189,7 @@ async fn greet(stream: UnixStream) -> Result<(ShimLink, Hello), LinkError> {
 impl Drop for ShimListener {
     /// Takes the socket away: with the shim connected, or with nobody waiting, there is nothing to connect to.
     fn drop(&mut self) {
-        if let Err(error) = remove_if_there(&inside(&self.folder, SOCKET)) {
+        if let Err(error) = remove_if_there(&inside(&self.folder, &self.name)) {
             tracing::warn!(%error, "a run's socket could not be removed");
         }
     }

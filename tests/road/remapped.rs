@@ -12,7 +12,7 @@ use crate::support::tasks::{shell, string};
 /// In no table of this machine.
 const FIRST: u32 = 300_000;
 
-const WORK: &str = "id -u > uid; echo more >> README.md; mkdir d; echo new > d/f; ls -ln /run/kage > seen
+const WORK: &str = "id -u > uid; echo more >> README.md; mkdir d; echo new > d/f; ls -ldn /run/kage > seen
     echo begun; for i in $(seq 1 1000); do [ -e go ] && break; sleep 0.1; done; rm go; echo done";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

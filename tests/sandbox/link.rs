@@ -20,7 +20,9 @@ struct Peer(UnixStream);
 
 impl Peer {
     async fn connect(folder: &Path) -> Self {
-        Self(UnixStream::connect(folder.join("run.sock")).await.expect("connects"))
+        let names = std::fs::read_dir(folder).expect("lists").map(|entry| entry.expect("reads").path());
+        let socket = names.into_iter().find(|path| path.extension().is_some_and(|end| end == "sock"));
+        Self(UnixStream::connect(socket.expect("a socket")).await.expect("connects"))
     }
 
     async fn say(&mut self, frame: FromShim) {
@@ -64,6 +66,11 @@ fn folder() -> (tempfile::TempDir, PathBuf) {
 
 fn listen(folder: &Path) -> ShimListener {
     ShimListener::bind(folder, SandboxUser::new(10001, 10001).expect("not root")).expect("binds")
+}
+
+fn listen_again(folder: &Path, session: &str) -> ShimListener {
+    let user = SandboxUser::new(10001, 10001).expect("not root");
+    ShimListener::bind_again(folder, user, session).expect("binds")
 }
 
 fn job(session: &str) -> Job {
@@ -111,7 +118,7 @@ async fn the_job_is_given_once_and_the_socket_is_gone() {
     let listener = listen(&folder);
     let socket = std::fs::metadata(folder.join("run.sock")).expect("is there");
     assert_eq!((socket.uid(), socket.gid(), socket.permissions().mode() & 0o777), (10001, 10001, 0o600));
-    assert_eq!(std::fs::metadata(&folder).expect("is there").permissions().mode() & 0o777, 0o755);
+    assert_eq!(std::fs::metadata(&folder).expect("is there").permissions().mode() & 0o777, 0o711);
     drop(listener);
     assert!(!folder.join("run.sock").exists());
 
@@ -162,7 +169,8 @@ fn exited(total: Offsets) -> Exited {
 async fn only_the_session_is_resumed_and_impostors_hold_nobody_up() {
     let (_keep, folder) = folder();
     let session = new_session();
-    let listener = listen(&folder);
+    let listener = listen_again(&folder, &session);
+    assert!(!folder.join("run.sock").exists(), "nobody else knows where");
     let at = short(&folder);
     let committed = Offsets { stdout: 10, stderr: 3 };
     let (link, mut peer) = tokio::join!(listener.accept_resumed(&session, committed, LONG), async {
@@ -195,6 +203,28 @@ async fn only_the_session_is_resumed_and_impostors_hold_nobody_up() {
     let output = FromShim::Output { stream: Stream::Stderr, offset: 3, bytes: b"e".to_vec() };
     assert_eq!(link.recv().await.expect("output"), output);
     assert_eq!(link.received(), Offsets { stdout: 12, stderr: 4 });
+}
+
+/// Why the place is a secret: who finds it fills the queue, says nothing, and the shim is not heard in time.
+#[tokio::test]
+async fn a_queue_that_others_find_is_full() {
+    let (_keep, folder) = folder();
+    let session = new_session();
+    let listener = listen_again(&folder, &session);
+    let at = short(&folder);
+    let (link, _silent) =
+        tokio::join!(listener.accept_resumed(&session, Offsets::default(), Duration::from_secs(2)), async {
+            let mut silent = Vec::new();
+            for _ in 0..40 {
+                silent.push(Peer::connect(&at).await);
+            }
+            let mut peer = Peer::connect(&at).await;
+            peer.hello(Some(&session), Offsets::default()).await;
+            silent.push(peer);
+            silent
+        });
+    std::fs::remove_file(at).expect("removes");
+    assert!(matches!(link, Err(LinkError::NotConnected(_))), "{link:?}");
 }
 
 #[tokio::test]

@@ -3,6 +3,8 @@
 
 mod bench;
 mod engine;
+mod first_process;
+mod floods;
 mod generated;
 mod golden;
 mod judges;

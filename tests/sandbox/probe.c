@@ -12,6 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/ptrace.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -301,6 +303,96 @@ static void flood(long times) {
   while (times--) syscall(SYS_bpf, 9999, 0, 0);
 }
 
+/* What reaches the sandbox's first process, which is the same user's. */
+static void first(void) {
+  struct rlimit none = {0, 0}, there;
+  unsigned long one = 1;
+  CALL("prlimit64_own", SYS_prlimit64, 0, RLIMIT_NOFILE, 0, &there);
+  CALL("prlimit64", SYS_prlimit64, 1, RLIMIT_NOFILE, &none, 0);
+  CALL("prlimit64_read", SYS_prlimit64, 1, RLIMIT_NOFILE, 0, &there);
+  CALL("setpriority_own", SYS_setpriority, PRIO_PROCESS, 0, 1);
+  CALL("setpriority", SYS_setpriority, PRIO_PROCESS, 1, 19);
+  CALL("setpriority_group", SYS_setpriority, PRIO_PGRP, 1, 19);
+  CALL("setpriority_user", SYS_setpriority, PRIO_USER, 0, 19);
+  CALL("sched_setaffinity_own", SYS_sched_setaffinity, 0, sizeof one, &one);
+  CALL("sched_setaffinity", SYS_sched_setaffinity, 1, sizeof one, &one);
+  CALL("sched_setscheduler", SYS_sched_setscheduler, 1, SCHED_BATCH, &(struct sched_param){0});
+  CALL("sched_setparam", SYS_sched_setparam, 1, &(struct sched_param){0});
+  CALL("sched_setattr", SYS_sched_setattr, 1, 0, 0);
+  CALL("ioprio_set", SYS_ioprio_set, 1, 1, 3 << 13);
+  CALL("move_pages", SYS_move_pages, 1, 0, 0, 0, 0, 0);
+  CALL("migrate_pages", SYS_migrate_pages, 1, 0, 0, 0);
+  CALL("process_vm_readv", SYS_process_vm_readv, 1, 0, 0, 0, 0, 0);
+  CALL("ptrace", SYS_ptrace, PTRACE_SEIZE, 1, 0, 0);
+  static const char *files[] = {"oom_score_adj", "timerslack_ns", "coredump_filter", "clear_refs", "attr/current",
+                                "comm",          "mem",           "autogroup",       "sched",      "uid_map"};
+  for (unsigned i = 0; i < sizeof files / sizeof *files; i++) {
+    char path[64];
+    snprintf(path, sizeof path, "/proc/1/%s", files[i]);
+    errno = 0;
+    say(files[i], open(path, O_WRONLY));
+  }
+  static const char *readable[] = {"fd/0", "environ", "maps", "cwd/.", "root/.", "map_files/.", "exe"};
+  for (unsigned i = 0; i < sizeof readable / sizeof *readable; i++) {
+    char path[64];
+    snprintf(path, sizeof path, "/proc/1/%s", readable[i]);
+    errno = 0;
+    say(readable[i], open(path, O_RDONLY));
+  }
+  for (int number = 1; number <= SIGRTMAX; number++) {
+    union sigval value = {0};
+    kill(1, number);
+    syscall(SYS_tgkill, 1, 1, number);
+    sigqueue(1, number, value);
+    int pipes[2];
+    if (!pipe(pipes)) {
+      fcntl(pipes[0], F_SETOWN, 1);
+      fcntl(pipes[0], F_SETSIG, number);
+      fcntl(pipes[0], F_SETFL, O_ASYNC);
+      if (write(pipes[1], "x", 1)) close(pipes[0]);
+      close(pipes[1]);
+    }
+  }
+}
+
+/* So many processes that call clone3, which is expected and so no alarm, for as long as they live. */
+static void crowd(long processes) {
+  while (processes--)
+    if (!fork())
+      for (;;) syscall(435, 0, 0);
+}
+
+/* So many processes whose children make a forbidden call and are killed at once, for as long as they live. */
+static void churn(long processes) {
+  while (processes--)
+    if (!fork())
+      for (;;) {
+        pid_t child = fork();
+        if (!child) {
+          syscall(SYS_bpf, 9999, 0, 0);
+          _exit(0);
+        }
+        kill(child, SIGKILL);
+        waitpid(child, 0, 0);
+      }
+}
+
+/* Forbidden calls by children that are killed while they wait for an answer. */
+static void killed(void) {
+  static const long numbers[] = {SYS_bpf, SYS_mount, SYS_keyctl, SYS_setns, SYS_swapon, SYS_reboot, SYS_acct,
+                                 SYS_chroot, SYS_kcmp, SYS_unshare};
+  for (unsigned i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+    pid_t child = fork();
+    if (!child) {
+      syscall(numbers[i], -1, 0, 0, 0, 0, 0);
+      _exit(0);
+    }
+    usleep(200000);
+    kill(child, SIGKILL);
+    waitpid(child, 0, 0);
+  }
+}
+
 static void timed(const char *name, long times, long number, long a, long b, long c) {
   struct timespec from, to;
   clock_gettime(CLOCK_MONOTONIC, &from);
@@ -331,6 +423,10 @@ int main(int count, char **words) {
   else if (!strcmp(what, "numbers")) numbers();
   else if (!strcmp(what, "leaves")) leaves(words[2]);
   else if (!strcmp(what, "flood")) flood(atol(words[2]));
+  else if (!strcmp(what, "first")) first();
+  else if (!strcmp(what, "crowd")) crowd(atol(words[2]));
+  else if (!strcmp(what, "churn")) churn(atol(words[2]));
+  else if (!strcmp(what, "killed")) killed();
   else if (!strcmp(what, "costs")) costs();
   else if (!strcmp(what, "architecture")) other_architecture();
   else return 2;

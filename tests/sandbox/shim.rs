@@ -62,14 +62,14 @@ fn job(session: &str, script: &str) -> Job {
     }
 }
 
-struct Run {
-    sandbox: Sandbox,
-    link: ShimLink,
-    spec: Spec,
-    session: String,
+pub struct Run {
+    pub sandbox: Sandbox,
+    pub link: ShimLink,
+    pub spec: Spec,
+    pub session: String,
 }
 
-async fn run(world: &World, script: &str) -> Run {
+pub async fn run(world: &World, script: &str) -> Run {
     let mut spec = world.spec("");
     spec.shim = shim();
     let session = new_session();
@@ -81,7 +81,7 @@ async fn run(world: &World, script: &str) -> Run {
 }
 
 /// Reads to the end, acknowledging as it goes. Standard output, standard error, and how it ended.
-async fn read_to_end(link: &mut ShimLink) -> (Vec<u8>, Vec<u8>, Exited) {
+pub async fn read_to_end(link: &mut ShimLink) -> (Vec<u8>, Vec<u8>, Exited) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     loop {
         match link.recv().await.expect("receives") {
@@ -94,7 +94,7 @@ async fn read_to_end(link: &mut ShimLink) -> (Vec<u8>, Vec<u8>, Exited) {
     }
 }
 
-async fn finish(mut run: Run) -> i64 {
+pub async fn finish(mut run: Run) -> i64 {
     run.link.release().await.expect("releases");
     let ended = tokio::time::timeout(LONG, run.sandbox.wait()).await.expect("ends in time").expect("ends");
     run.sandbox.remove().await.expect("is removed");
@@ -106,7 +106,7 @@ async fn a_job_runs_and_the_engine_never_sees_it() {
     let world = World::new().await;
     let script = "echo \"out $API_TOKEN\"; echo err >&2; env | cut -d= -f1 | sort | tr '\\n' ' '; pwd; id -u
         grep -hE '^(CapEff|NoNewPrivs|Seccomp):' /proc/1/status /proc/self/status
-        cat /proc/1/environ /proc/1/maps 2>&1 | head -c 100; ls -la /run/kage; sleep 1; exit 3";
+        cat /proc/1/environ /proc/1/maps 2>&1 | head -c 100; ls -la /run/kage /run/kage/run.sock 2>&1; sleep 1; exit 3";
     let mut run = run(&world, script).await;
 
     let seen = world.engine.api().inspect_container(run.sandbox.id(), None).await.expect("inspects");
@@ -121,7 +121,8 @@ async fn a_job_runs_and_the_engine_never_sees_it() {
     assert_eq!(out.matches("CapEff:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2\n").count(), 2, "{out}");
     // PID 1 is not dumpable: its environment and memory are closed to the CLI, which is the same user.
     assert!(out.contains("/proc/1/environ: Permission denied"), "{out}");
-    assert!(!out.contains("run.sock"), "the socket is gone before the CLI begins: {out}");
+    assert!(out.contains("/run/kage': Permission denied"), "the folder can be listed: {out}");
+    assert!(out.contains("run.sock': No such file"), "the socket is gone before the CLI begins: {out}");
     assert_eq!(err, b"err\n");
     assert_eq!((exited.code, exited.ended_by), (Some(3), EndedBy::Itself));
     assert_eq!(finish(run).await, 3);
@@ -132,13 +133,13 @@ async fn a_successor_goes_on_without_loss_while_the_cli_pretends_to_be_the_shim(
     let world = World::new().await;
     // Writes numbers, and connects to every socket that appears, as the shim would.
     let script = "
-        perl -MSocket -e 'while (1) { if (-S \"/run/kage/run.sock\") { socket(S, PF_UNIX, SOCK_STREAM, 0);
-            if (connect(S, sockaddr_un(\"/run/kage/run.sock\"))) {
+        perl -MSocket -e 'while (1) { for my $at (\"/run/kage/run.sock\", glob(\"/run/kage/*\")) { -S $at or next; socket(S, PF_UNIX, SOCK_STREAM, 0);
+            if (connect(S, sockaddr_un($at))) { push @held, S; open(F, \">/workspace/found\");
                 my $hello = \"\\x01{\\\"version\\\":1,\\\"session\\\":null,\\\"acked\\\":{\\\"stdout\\\":0,\\\"stderr\\\":0}}\";
                 syswrite(S, pack(\"N\", length $hello) . $hello); sysread(S, my $answer, 100);
                 if (length $answer) { open(F, \">/workspace/fooled\"); print F $answer } } }
             select(undef, undef, undef, 0.01) }' &
-        for i in $(seq 1 20000); do echo line $i; done; touch written; while ! test -e /workspace/go; do sleep 0.1; done; echo last; kill %1";
+        for i in $(seq 1 20000); do echo line $i; done; touch written; while ! test -e /workspace/go; do sleep 0.1; done; cat /proc/net/unix >named; echo last; kill %1";
     let mut run = run(&world, script).await;
     let mut out = Vec::new();
     // Half of it, of which the last part is not acknowledged; then the runner is gone.
@@ -158,7 +159,8 @@ async fn a_successor_goes_on_without_loss_while_the_cli_pretends_to_be_the_shim(
     drop(run.link);
     eventually("all is written", async || run.spec.workspace.join("written").exists()).await;
 
-    let listener = ShimListener::bind(&run.spec.io_dir, run.spec.user).expect("listens");
+    let (folder, user) = (&run.spec.io_dir, run.spec.user);
+    let listener = ShimListener::bind_again(folder, user, &run.session).expect("listens");
     run.link = listener.accept_resumed(&run.session, committed, LONG).await.expect("links");
     std::fs::write(run.spec.workspace.join("go"), "").expect("write");
     let (rest, _, exited) = read_to_end(&mut run.link).await;
@@ -167,6 +169,10 @@ async fn a_successor_goes_on_without_loss_while_the_cli_pretends_to_be_the_shim(
     assert!(out == expected.as_bytes(), "{} bytes of {}", out.len(), expected.len());
     assert_eq!(exited.code, Some(0));
     assert!(!run.spec.workspace.join("fooled").exists(), "the CLI was taken for the shim");
+    assert!(!run.spec.workspace.join("found").exists(), "the CLI has found where the runner waits");
+    let named = std::fs::read_to_string(run.spec.workspace.join("named")).expect("is written");
+    let secret = &run.session[..run.session.len() / 2];
+    assert!(named.contains("Flags") && !named.contains(secret), "{named}");
     assert_eq!(finish(run).await, 0);
 }
 

@@ -14,6 +14,7 @@ use kage::domain::limits::{Enforcement, Limits};
 use kage::sandbox::container::{Ended, Inspected, Sandbox, list};
 use kage::sandbox::engine::Engine;
 use kage::sandbox::image_check::inspect_image;
+use kage::sandbox::refusals::lane::Pace;
 use kage::sandbox::refusals::listener::{Refusals, Watched};
 use kage::sandbox::refusals::tally::Refused;
 use kage::sandbox::seccomp::table::Told;
@@ -52,12 +53,17 @@ impl World {
 
     /// With another image.
     pub async fn of(image: &str) -> Self {
+        Self::at(image, Pace::default()).await
+    }
+
+    /// With answers to refused calls at another pace.
+    pub async fn at(image: &str, pace: Pace) -> Self {
         let engine = Engine::connect(&engine_uri()).await.expect("these tests need a Docker Engine");
         let image = inspect_image(&engine, image).await.expect("the engine answers");
         let image = image.expect("these tests need a Debian base image (KAGE_TEST_BASE_IMAGE)").digest;
         let folder = tempfile::Builder::new().prefix("kage-sandbox-").tempdir().expect("a folder");
         let instance = format!("test-{}", Uuid::new_v4().simple());
-        let refusals = Refusals::listen(&folder.path().join("l")).expect("listens");
+        let refusals = Refusals::listen_at(&folder.path().join("l"), pace).expect("listens");
         Self { engine, instance, image, folder, refusals, watched: Mutex::default() }
     }
 

@@ -59,12 +59,14 @@ pub fn job(argv: &[&str]) -> Job {
 pub struct Runner {
     folder: TempDir,
     listener: Option<UnixListener>,
+    /// The job was given: the shim comes back elsewhere.
+    given: bool,
 }
 
 impl Runner {
     /// A folder without a socket.
     pub fn absent() -> Self {
-        Self { folder: TempDir::new().unwrap(), listener: None }
+        Self { folder: TempDir::new().unwrap(), listener: None, given: false }
     }
 
     pub fn listening() -> Self {
@@ -81,8 +83,13 @@ impl Runner {
         self.folder.path().join("run.sock")
     }
 
+    /// Where the shim comes next.
+    fn awaited(&self) -> PathBuf {
+        if self.given { self.folder.path().join(protocol::socket_of(SESSION)) } else { self.socket() }
+    }
+
     pub fn listen(&mut self) {
-        let listener = UnixListener::bind(self.socket()).unwrap();
+        let listener = UnixListener::bind(self.awaited()).unwrap();
         listener.set_nonblocking(true).unwrap();
         self.listener = Some(listener);
     }
@@ -98,7 +105,7 @@ impl Runner {
             Err(error) if error.kind() == ErrorKind::WouldBlock => None,
             Err(error) => panic!("cannot accept: {error}"),
         });
-        fs::remove_file(self.socket()).unwrap();
+        fs::remove_file(self.awaited()).unwrap();
         stream.set_nonblocking(false).unwrap();
         stream.set_read_timeout(Some(HANG)).unwrap();
         stream.set_write_timeout(Some(HANG)).unwrap();
@@ -114,6 +121,7 @@ impl Runner {
         assert_eq!(hello.session, None);
         assert_eq!(hello.acked, Offsets::default());
         connection.send(&FromRunner::Job(Box::new(job.clone())));
+        self.given = true;
         connection
     }
 

@@ -17,6 +17,7 @@ use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use crate::sandbox::refusals::handover::{self, Handover, HandoverError};
+use crate::sandbox::refusals::lane::Pace;
 use crate::sandbox::refusals::tally::Tally;
 use crate::sandbox::refusals::watch;
 use crate::sandbox::seccomp::SeccompProfile;
@@ -43,6 +44,7 @@ pub struct Refusals {
 #[derive(Debug)]
 struct Shared {
     path: PathBuf,
+    pace: Pace,
     expected: Mutex<HashMap<String, Arc<Expected>>>,
     /// Of all sandboxes, also of those that nobody watches any more.
     listening: AtomicUsize,
@@ -86,8 +88,17 @@ impl Refusals {
     /// # Errors
     /// The folder's or the socket's; a path that is too long for a socket says so.
     pub fn listen(folder: &Path) -> io::Result<Self> {
+        Self::listen_at(folder, Pace::default())
+    }
+
+    /// The same, with another pace.
+    ///
+    /// # Errors
+    /// As [`Refusals::listen`].
+    pub fn listen_at(folder: &Path, pace: Pace) -> io::Result<Self> {
         let (path, listener) = bind(folder, SOCKET)?;
-        let shared = Arc::new(Shared { path, expected: Mutex::default(), listening: AtomicUsize::new(0) });
+        let (expected, listening) = (Mutex::default(), AtomicUsize::new(0));
+        let shared = Arc::new(Shared { path, pace, expected, listening });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared))).abort_handle();
         Ok(Self { shared, accepting })
     }
@@ -238,7 +249,7 @@ async fn take(handover: Handover, shared: &Shared) {
         return;
     }
     shared.listening.fetch_add(1, Ordering::SeqCst);
-    if let Err(error) = watch::answer_all(handover.listener, &expected.tally).await {
+    if let Err(error) = watch::answer_all(handover.listener, &expected.tally, shared.pace).await {
         expected.tally.fail();
         tracing::error!(%error, "refusals.listener_failed: the kernel refuses, unrecorded");
     }

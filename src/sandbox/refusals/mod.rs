@@ -2,8 +2,8 @@
 //!
 //! The kernel holds a call that the profile marks until somebody has answered it ([`crate::sandbox::seccomp`]). The runtime
 //! connects to [`listener`] while it starts a sandbox and hands the kernel's descriptor over ([`handover`]); [`watch`]
-//! answers, always with an error; [`tally`] counts, so that a million refusals are a few rows; [`words`] says which
-//! form of a call it was.
+//! counts and answers, always with an error; [`lane`] holds answers back in a flood, never the count; [`tally`] counts, so
+//! that a million refusals are a few rows; [`words`] says which form of a call it was.
 //!
 //! For runs all of this is done by a process of its own, the keeper (a role, and a room of its own), which goes on when the runner
 //! dies: [`client`] is the runner's side of it, [`protocol`] what they say to each other. The conformance kit, whose
@@ -19,6 +19,7 @@
 pub mod address;
 pub mod client;
 pub mod handover;
+pub mod lane;
 pub mod listener;
 pub mod protocol;
 pub mod tally;

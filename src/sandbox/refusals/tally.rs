@@ -20,6 +20,10 @@ pub const MAX_KINDS: usize = 1024;
 /// The call under which all are counted beyond that.
 pub const OTHER_CALLS: &str = "(other calls)";
 
+/// The form under which calls are counted whose answers are held back: there are too many of them. Always an alarm,
+/// and told apart whatever other forms there are.
+pub const FLOOD: &str = "a flood: answers are held back";
+
 /// Calls of one name and form.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -78,7 +82,7 @@ impl Tally {
                 .by_name
                 .range((key.0.clone(), String::new())..)
                 .take_while(|(there, _)| there.0 == key.0);
-            if forms.count() >= MAX_FORMS {
+            if forms.count() >= MAX_FORMS && key.1 != FLOOD {
                 key.1 = OTHERS.to_owned();
             }
             if kinds.by_name.len() >= MAX_KINDS && !kinds.by_name.contains_key(&key) {
@@ -175,6 +179,18 @@ mod tests {
         assert_eq!(news.iter().map(|kind| kind.count).sum::<u64>(), 1_000_000);
         let others = news.iter().find(|kind| kind.form == OTHERS).expect("the others");
         assert_eq!(others.count, 1_000_000 - MAX_FORMS as u64 * 1000);
+    }
+
+    #[test]
+    fn a_flood_is_told_apart_whatever_else_there_is() {
+        let tally = Tally::default();
+        for number in 0..100 {
+            tally.count("socket".to_owned(), format!("family {number}"), [0; 6], true);
+        }
+        count(&tally, "socket", FLOOD);
+        let news = tally.take_news().expect("something was counted");
+        let flood = news.iter().find(|kind| kind.form == FLOOD).expect("the flood");
+        assert_eq!((flood.count, flood.quiet, news.len()), (1, false, MAX_FORMS + 2));
     }
 
     #[test]

@@ -17,6 +17,10 @@ pub fn form(call: &str, arguments: &[u64; 6]) -> String {
         "mknod" => mode(argument(1)),
         "mknodat" => mode(argument(2)),
         "personality" => format!("persona {:#x}", argument(0)),
+        "prlimit64" => "of another process".to_owned(),
+        "setpriority" if argument(0) == 0 => "of another process".to_owned(),
+        "setpriority" => "of several processes".to_owned(),
+        "sched_setaffinity" => "of the first process".to_owned(),
         _ => String::new(),
     }
 }

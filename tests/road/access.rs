@@ -60,7 +60,7 @@ impl Ids {
         } else {
             &self.task
         };
-        path.replace("{id}", id).replace("{name}", &self.repository).replace("{cli}", "shell")
+        path.replace("{id}", id).replace("{name}", &self.repository).replace("{cli}", "shell").replace("{index}", "0")
     }
 }
 
@@ -209,6 +209,11 @@ async fn what_is_outside_a_keys_limits_does_not_exist_for_it() {
             tried += 1;
             assert!(!there.text().contains("secret of the tenant"), "{name}: {}", there.text());
             assert!(!there.text().contains(&inside.task), "{name}: {}", there.text());
+            // The trail is of everything: no key with limits reads any of it.
+            if operation.path.starts_with("/api/v1/audit") {
+                there.problem(403);
+                continue;
+            }
             if operation.path.contains('{') {
                 let nowhere = kage.try_operation(operation, &absent, Some(key)).await;
                 assert_eq!(
@@ -227,7 +232,8 @@ async fn what_is_outside_a_keys_limits_does_not_exist_for_it() {
     let (_, mine) =
         kage.key_with(&json!({ "scopes": ["admin"], "repositories": ["demo"], "clis": ["shell"] })).await;
     for operation in described(&kage).await.iter().filter(|one| one.method == Method::GET) {
-        if operation.scopes.is_some() && !operation.path.contains("/keys/{id}") {
+        let is_whole = operation.path.contains("/keys/{id}") || operation.path.contains("/audit");
+        if operation.scopes.is_some() && !is_whole {
             let found = kage.try_operation(operation, &inside, Some(&mine)).await;
             assert_eq!(found.status, 200, "{}: {}", operation.path, found.text());
         }

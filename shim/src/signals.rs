@@ -1,18 +1,18 @@
 //! Signals as events of the poll loop.
 //!
-//! PID 1 has no default actions, so each signal needs a handler to be noticed at all.
-//! A handler also means that `execve` gives the CLI the default action back, even if
-//! whoever started the shim had the signal ignored.
+//! They are blocked and read from a descriptor: no handler runs. A program in the sandbox may send many at once, and
+//! handlers that interrupt one another would fill the small stack that they run on, which ends the process. There are
+//! handlers all the same, because `execve` gives the CLI the default action of such signals back, even if whoever
+//! started the shim had them ignored.
 //!
 //! SIGTERM ends the run, and so it matters who sends it. As PID 1 the shim obeys one from outside its namespace alone,
 //! which has no sender's number in here. A program in the sandbox can send it too, being the same user: such a run would
 //! choose its own end, or to be tried again.
 
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use nix::sys::signal;
 use nix::sys::signalfd::{SfdFlags, SigSet, SignalFd, siginfo};
@@ -30,8 +30,9 @@ pub enum Event {
     Forward(Signal),
 }
 
-const WATCHED: [(i32, Event); 7] = [
+const WATCHED: [(i32, Event); 8] = [
     (consts::SIGCHLD, Event::ChildEnded),
+    (consts::SIGTERM, Event::Terminate),
     (consts::SIGINT, Event::Forward(Signal::INT)),
     (consts::SIGHUP, Event::Forward(Signal::HUP)),
     (consts::SIGQUIT, Event::Forward(Signal::QUIT)),
@@ -41,12 +42,11 @@ const WATCHED: [(i32, Event); 7] = [
 ];
 
 /// Of no interest, but they must neither end or stop the shim nor be ignored in the CLI.
-const SWALLOWED: [i32; 12] = [
+const SWALLOWED: [i32; 11] = [
     consts::SIGALRM,
     consts::SIGCONT,
     consts::SIGIO,
     consts::SIGPROF,
-    consts::SIGTERM,
     consts::SIGTSTP,
     consts::SIGTTIN,
     consts::SIGTTOU,
@@ -60,67 +60,59 @@ const SWALLOWED: [i32; 12] = [
 const SI_USER: i32 = 0;
 
 pub struct Signals {
-    wake: UnixStream,
-    /// SIGTERM, with its sender.
-    terminate: SignalFd,
-    raised: Vec<(Arc<AtomicBool>, Event)>,
+    /// All of them, with their senders.
+    sent: SignalFd,
+}
+
+fn all() -> SigSet {
+    let numbers = WATCHED.iter().map(|(number, _)| *number).chain(SWALLOWED);
+    numbers.filter_map(|number| signal::Signal::try_from(number).ok()).collect()
 }
 
 impl Signals {
-    /// Installs the handlers.
+    /// To be called before there is another thread.
     ///
     /// # Errors
-    /// When the kernel refuses a handler or the pipe that wakes the loop.
+    /// When the kernel refuses a handler or the descriptor.
     pub fn install() -> io::Result<Self> {
-        let (wake, waker) = UnixStream::pair()?;
-        wake.set_nonblocking(true)?;
-        let mut raised = Vec::with_capacity(WATCHED.len());
-        for (number, event) in WATCHED {
-            let flag = Arc::new(AtomicBool::new(false));
-            // Handlers run in the order of registration: the flag is up before the loop wakes.
-            signal_hook::flag::register(number, Arc::clone(&flag))?;
-            signal_hook::low_level::pipe::register(number, waker.try_clone()?)?;
-            raised.push((flag, event));
-        }
+        all().thread_block()?;
         let ignored = Arc::new(AtomicBool::new(false));
-        for number in SWALLOWED {
+        for number in WATCHED.iter().map(|(number, _)| *number).chain(SWALLOWED) {
             signal_hook::flag::register(number, Arc::clone(&ignored))?;
         }
-        // Blocked before there is another thread.
-        let terminate = SigSet::from(signal::SIGTERM);
-        terminate.thread_block()?;
-        let terminate = SignalFd::with_flags(&terminate, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
-        Ok(Self { wake, terminate, raised })
+        Ok(Self { sent: SignalFd::with_flags(&all(), SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)? })
     }
 
-    /// Become readable when a signal has come.
-    pub fn as_fds(&self) -> [BorrowedFd<'_>; 2] {
-        [self.wake.as_fd(), self.terminate.as_fd()]
+    /// Becomes readable when a signal has come.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.sent.as_fd()
     }
 
-    /// What came since the last call; repeats of one signal count once.
+    /// What came since the last call.
     pub fn take(&mut self) -> Vec<Event> {
-        let mut wakes = [0; 64];
-        while matches!(self.wake.read(&mut wakes), Ok(count) if count > 0) {}
-        let raised = self.raised.iter().filter(|(flag, _)| flag.swap(false, Ordering::SeqCst));
-        let mut events: Vec<Event> = raised.map(|&(_, event)| event).collect();
-        while let Ok(Some(sent)) = self.terminate.read_signal() {
-            if !getpid().is_init() || is_from_outside(&sent) {
-                events.push(Event::Terminate);
+        let mut events = Vec::new();
+        // So many at a time: who sends without end does not hold the loop up.
+        for _ in 0..64 {
+            let Ok(Some(sent)) = self.sent.read_signal() else { break };
+            let watched = WATCHED.iter().find(|(number, _)| u32::try_from(*number) == Ok(sent.ssi_signo));
+            match watched {
+                Some((_, Event::Terminate)) if getpid().is_init() && !is_from_outside(&sent) => {}
+                Some((_, event)) if events.contains(event) => {}
+                Some((_, event)) => events.push(*event),
+                None => {}
             }
         }
         events
     }
 }
 
-/// Starts a program that is to have SIGTERM unblocked: it inherits our mask. One that comes in between is lost; an engine
-/// that sends it goes on to SIGKILL.
+/// Starts a program that is to have no signal blocked: it inherits our mask. What comes in between is lost; an engine
+/// that sends SIGTERM goes on to SIGKILL.
 pub fn while_unblocked<T>(start: impl FnOnce() -> T) -> T {
-    let terminate = SigSet::from(signal::SIGTERM);
     // Neither can fail with a set of ours.
-    let _ = terminate.thread_unblock();
+    let _ = all().thread_unblock();
     let started = start();
-    let _ = terminate.thread_block();
+    let _ = all().thread_block();
     started
 }
 

@@ -177,8 +177,8 @@ impl Supervisor {
 
     /// Waits until something can be read or written, a signal comes, or `step` is due.
     fn wait(&self, signals: &Signals, now: Instant) -> rustix::io::Result<()> {
-        let mut polled = Vec::with_capacity(6);
-        polled.extend(signals.as_fds().map(|signals| PollFd::from_borrowed_fd(signals, PollFlags::IN)));
+        let mut polled = Vec::with_capacity(5);
+        polled.push(PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN));
         if let Some(socket) = self.connection.socket() {
             let writing = self.connection.has_mail() || self.has_output();
             let flags = if writing { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };

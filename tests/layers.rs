@@ -58,6 +58,7 @@ const TABLE: &[(&str, &[&str])] = &[
 /// Sections of `config`, by who may read them.
 const CONFIG_READERS: &[(&str, &[&str])] = &[
     ("api", &["api", "cli"]),
+    ("edge", &["api", "cli"]),
     ("gateway", &["gateway", "cli"]),
     ("providers", &["gateway", "cli"]),
     ("policy", &["gateway", "cli"]),

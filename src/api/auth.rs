@@ -50,18 +50,37 @@ pub(super) async fn require_key(State(state): State<ApiState>, mut request: Requ
     let origin = Origin::of(&request);
     let path = request.extensions().get::<MatchedPath>().map_or("?", MatchedPath::as_str);
     let route = format!("{} {path}", request.method());
-    let (caller, response) = match authenticate(&state, request.headers(), &origin).await {
+    let authenticated = match state.limits.may_authenticate(&origin) {
+        Err(shut_out) => Err(shut_out),
+        Ok(()) => authenticate(&state, request.headers(), &origin).await,
+    };
+    let (caller, response) = match authenticated {
         Err(refused) => (None, refused.into_response()),
         Ok(caller) => {
             request.extensions_mut().insert(caller.clone());
-            (Some(caller), next.run(request).await)
+            let response = within_limit(&state, &caller, request, next).await;
+            (Some(caller), response)
         }
     };
+    if response.status() == StatusCode::UNAUTHORIZED && state.limits.failed(&origin) {
+        state.alarms.repeated_failures(&origin);
+    }
     if let Some(reason) = refused(caller.as_ref(), &response) {
         let key_id = caller.map(|caller| caller.key_id);
         state.refusals.note(Refusal { origin, key_id, reason, route });
     }
     response
+}
+
+async fn within_limit(state: &ApiState, caller: &Caller, request: Request, next: Next) -> Response {
+    match state.limits.of_key(&caller.key_id) {
+        Err(limited) => limited.into_response(),
+        Ok(left) => {
+            let mut response = next.run(request).await;
+            left.tell(response.headers_mut());
+            response
+        }
+    }
 }
 
 /// Why the trail must know of an answer. What a limited key does not find may be there for others.
@@ -125,7 +144,7 @@ mod tests {
         let mut settings = Settings::from_parts(BTreeMap::new(), None).expect("settings");
         let config = ApiConfig::from_settings(&mut settings).expect("settings");
         let state = ApiState::new(pool, config, &Lifecycle::new());
-        let origin = Origin { address: None, request_id: "r".to_owned() };
+        let origin = Origin { request_id: "r".to_owned(), ..Origin::default() };
         let status = async |key: Option<&str>| {
             let mut headers = HeaderMap::new();
             if let Some(key) = key {

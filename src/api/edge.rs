@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::http::{HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use crate::api::origin::Origin;
 use crate::api::problem::ApiError;
+use crate::api::state::ApiState;
 
 /// Most bytes of path and query.
 const URL_BYTES: usize = 8 * 1024;
@@ -32,7 +34,8 @@ fn content_security_policy(path: &str) -> &'static str {
     if below.is_some_and(|below| below.is_empty() || below.starts_with('/')) { DOCS_PAGE } else { NO_PAGE }
 }
 
-pub(super) async fn guard(request: Request, next: Next) -> Response {
+pub(super) async fn guard(State(state): State<ApiState>, request: Request, next: Next) -> Response {
+    let tls = Origin::of(&request).tls;
     let url = request.uri().path_and_query().map_or(0, |both| both.as_str().len());
     let headers: usize =
         request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
@@ -57,6 +60,14 @@ pub(super) async fn guard(request: Request, next: Next) -> Response {
     headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
     headers.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
+    let secs = state.config.edge.hsts_secs;
+    // Said in plain HTTP it means nothing, and anybody on the way could say it.
+    if tls
+        && secs > 0
+        && let Ok(value) = HeaderValue::from_str(&format!("max-age={secs}"))
+    {
+        headers.insert(header::STRICT_TRANSPORT_SECURITY, value);
+    }
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
 }

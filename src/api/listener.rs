@@ -1,9 +1,11 @@
-//! Connections: counted, cut off when the other side does not read, closed when nothing moves on them.
+//! Connections: counted, cut off when the other side does not read, closed when nothing moves on them. TLS is spoken
+//! on top: a handshake runs beside the others, and whoever does not finish it holds up nobody.
 
+use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -12,17 +14,45 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_io_timeout::TimeoutWriter;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
 
+use crate::api::network::network;
+use crate::api::tls::{Tls, identity};
 use crate::config::api::ApiConfig;
 
 /// What the kernel holds for a client beyond what is on its way, in bytes. Left to itself it takes megabytes for each
 /// client that does not read.
 const UNSENT_BYTES: u32 = 256 << 10;
 
-/// Takes a permit before it accepts, so that the kernel's backlog holds what is too much.
+/// Most handshakes of one address (IPv6: of a /64) at once: they hold permits, and nobody shall have them all.
+const HANDSHAKES: usize = 512;
+
+/// The other end of a connection.
+#[derive(Debug, Clone)]
+pub(super) struct Remote {
+    pub address: SocketAddr,
+    pub tls: bool,
+    /// The subject of the certificate that the client has shown, verified.
+    pub certificate: Option<Arc<str>>,
+}
+
+pub(super) type Io = Either<Connection, Box<TlsStream<Connection>>>;
+
+/// Takes connections, and makes them ready for requests.
 pub(super) struct Guarded {
+    door: Door,
+    tls: Option<Tls>,
+    handshakes: JoinSet<Option<(Io, Remote)>>,
+    pending: Pending,
+}
+
+/// Takes a permit before it accepts, so that the kernel's backlog holds what is too much.
+struct Door {
     listener: TcpListener,
     permits: Arc<Semaphore>,
     stall: Duration,
@@ -30,12 +60,71 @@ pub(super) struct Guarded {
 }
 
 impl Guarded {
-    pub fn new(listener: TcpListener, config: &ApiConfig) -> Self {
-        Self {
+    pub fn new(listener: TcpListener, config: &ApiConfig, tls: Option<Tls>) -> Self {
+        let door = Door {
             listener,
             permits: Arc::new(Semaphore::new(config.connections)),
             stall: Duration::from_secs(config.stall_secs),
             idle: Duration::from_secs(config.idle_secs),
+        };
+        Self { door, tls, handshakes: JoinSet::new(), pending: Pending::default() }
+    }
+}
+
+/// Handshakes under way, by network.
+#[derive(Debug, Clone, Default)]
+struct Pending(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+struct Handshake {
+    pending: Pending,
+    network: IpAddr,
+}
+
+impl Pending {
+    fn begin(&self, address: IpAddr) -> Option<Handshake> {
+        let network = network(address.to_canonical());
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(network).or_default();
+        (*count < HANDSHAKES).then(|| {
+            *count += 1;
+            Handshake { pending: self.clone(), network }
+        })
+    }
+}
+
+impl Drop for Handshake {
+    fn drop(&mut self) {
+        let mut counts = self.pending.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.network) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.network);
+            }
+        }
+    }
+}
+
+/// `None`: the client did not manage it, or not in time.
+async fn shake_hands(
+    tls: Tls,
+    connection: Connection,
+    address: SocketAddr,
+    _: Handshake,
+) -> Option<(Io, Remote)> {
+    let handshake = TlsAcceptor::from(tls.current()).accept(connection);
+    match timeout(tls.handshake, handshake).await {
+        Ok(Ok(stream)) => {
+            let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+            let certificate = shown.map(|shown| Arc::from(identity::subject(shown)));
+            Some((Either::Right(Box::new(stream)), Remote { address, tls: true, certificate }))
+        }
+        Ok(Err(error)) => {
+            tracing::debug!(%address, %error, "api.handshake_failed");
+            None
+        }
+        Err(_) => {
+            tracing::debug!(%address, "api.handshake_late");
+            None
         }
     }
 }
@@ -51,10 +140,7 @@ pub(super) struct Connection {
     _permit: OwnedSemaphorePermit,
 }
 
-impl Listener for Guarded {
-    type Io = Connection;
-    type Addr = SocketAddr;
-
+impl Door {
     async fn accept(&mut self) -> (Connection, SocketAddr) {
         let permit = Arc::clone(&self.permits).acquire_owned().await.expect("the semaphore is never closed");
         let (stream, address) = Listener::accept(&mut self.listener).await;
@@ -75,9 +161,43 @@ impl Listener for Guarded {
         };
         (connection, address)
     }
+}
 
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+impl Listener for Guarded {
+    type Io = Io;
+    type Addr = Remote;
+
+    async fn accept(&mut self) -> (Io, Remote) {
+        loop {
+            let Self { door, tls, handshakes, pending } = self;
+            // Nothing is lost by the branch that is given up: neither has taken anything yet.
+            let (connection, address) = tokio::select! {
+                Some(done) = handshakes.join_next() => match done {
+                    Ok(Some(ready)) => return ready,
+                    Ok(None) => continue,
+                    Err(error) => {
+                        tracing::error!(%error, "api.handshake_broke");
+                        continue;
+                    }
+                },
+                accepted = door.accept() => accepted,
+            };
+            let Some(tls) = tls else {
+                let remote = Remote { address, tls: false, certificate: None };
+                return (Either::Left(connection), remote);
+            };
+            match pending.begin(address.ip()) {
+                Some(handshake) => {
+                    drop(handshakes.spawn(shake_hands(tls.clone(), connection, address, handshake)))
+                }
+                None => tracing::debug!(%address, "api.too_many_handshakes"),
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<Remote> {
+        let address = self.door.listener.local_addr()?;
+        Ok(Remote { address, tls: self.tls.is_some(), certificate: None })
     }
 }
 

@@ -3,16 +3,20 @@
 //!
 //! This page is the route table. Each endpoint is a file: its request, its answer, its refusals.
 
+mod alarms;
 mod audit;
 mod auth;
 mod bearers;
+mod cors;
 mod edge;
 mod extract;
 mod first_key;
 mod health;
 mod hub;
 mod keys;
+mod limits;
 mod listener;
+mod network;
 mod origin;
 mod problem;
 mod quarantine;
@@ -22,6 +26,7 @@ mod runs;
 mod state;
 mod table;
 mod tasks;
+pub mod tls;
 
 use axum::Router;
 use axum::middleware;
@@ -126,14 +131,21 @@ fn router(state: &ApiState) -> Router {
     let (open, keyed) = table();
     let keyed = keyed.route_layer(middleware::from_fn_with_state(state.clone(), auth::require_key));
     let (router, document) = open.nest("/api/v1", keyed).split_for_parts();
-    router
+    let router = router
         .merge(SwaggerUi::new(edge::DOCS).url("/openapi.json", document))
         .fallback(problem::no_such_route)
         .method_not_allowed_fallback(problem::no_such_method)
         .layer(axum::extract::DefaultBodyLimit::max(state.config.body_bytes))
         .layer(CatchPanicLayer::custom(problem::panicked))
-        .layer(middleware::from_fn(edge::guard))
-        .layer(middleware::from_fn(origin::mark))
+        .layer(middleware::from_fn_with_state(state.clone(), limits::of_address));
+    // Around the limits: what they say may be read too, and a preflight is answered without a key.
+    let router = match cors::layer(&state.config.edge.cors_origins) {
+        Some(cors) => router.layer(cors),
+        None => router,
+    };
+    router
+        .layer(middleware::from_fn_with_state(state.clone(), edge::guard))
+        .layer(middleware::from_fn_with_state(state.clone(), origin::mark))
         .with_state(state.clone())
 }
 
@@ -148,7 +160,7 @@ pub async fn bind(config: &ApiConfig) -> std::io::Result<TcpListener> {
 /// Serves until the soft token; open streams end then, and their clients resume elsewhere.
 ///
 /// # Errors
-/// If the listener breaks.
+/// If the listener breaks, or TLS cannot be spoken with the files that are given.
 pub async fn serve(
     listener: TcpListener,
     pool: PgPool,
@@ -161,8 +173,17 @@ pub async fn serve(
     lifecycle.spawn_essential("hub", hub::listen(state.clone()));
     lifecycle.spawn_essential("bearers", bearers::follow(state.clone()));
     lifecycle.spawn_essential("refusals", refusals::write(state.clone()));
-    tracing::info!(%address, "api.listening");
-    let listener = listener::Guarded::new(listener, &state.config);
+    lifecycle.spawn_essential("alarms", alarms::write(state.clone()));
+    let tls = match &state.config.edge.tls {
+        None => None,
+        Some(config) => {
+            let (tls, follower) = tls::open(config).map_err(std::io::Error::other)?;
+            lifecycle.spawn_essential("certificate", follower.run(state.soft.clone()));
+            Some(tls)
+        }
+    };
+    tracing::info!(%address, tls = tls.is_some(), "api.listening");
+    let listener = listener::Guarded::new(listener, &state.config, tls);
     let service = router(&state).into_make_service_with_connect_info::<origin::Peer>();
     axum::serve(listener, service).with_graceful_shutdown(lifecycle.soft().clone().cancelled_owned()).await
 }

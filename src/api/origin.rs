@@ -1,9 +1,10 @@
 //! Where a request comes from, and its id: in every answer, problem, log line and audit entry of it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
+use std::sync::Arc;
 
 use axum::extract::connect_info::Connected;
-use axum::extract::{ConnectInfo, Request};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::Response;
@@ -12,7 +13,9 @@ use serde_json::{Value, json};
 use tracing::Instrument;
 use uuid::Uuid;
 
-use crate::api::listener::Guarded;
+use crate::api::listener::{Guarded, Remote};
+use crate::api::network;
+use crate::api::state::ApiState;
 
 const HEADER: HeaderName = HeaderName::from_static("x-request-id");
 /// Most bytes of an id that a client chose.
@@ -23,26 +26,30 @@ tokio::task_local! {
 }
 
 /// The other end of the connection.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Peer(SocketAddr);
+#[derive(Debug, Clone)]
+pub(super) struct Peer(Remote);
 
 impl Connected<IncomingStream<'_, Guarded>> for Peer {
     fn connect_info(stream: IncomingStream<'_, Guarded>) -> Self {
-        Self(*stream.remote_addr())
+        Self(stream.remote_addr().clone())
     }
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Origin {
-    /// The client's address; `None` where there is no connection, in tests.
+    /// The client's address, through trusted proxies; `None` where there is no connection, in tests.
     pub address: Option<IpAddr>,
     pub request_id: String,
+    /// Whether the connection is our own TLS.
+    pub tls: bool,
+    /// The subject of the certificate that the connection's other end has shown.
+    pub certificate: Option<Arc<str>>,
 }
 
 impl Origin {
     pub fn of(request: &Request) -> Self {
         let known = request.extensions().get::<Self>().cloned();
-        known.unwrap_or_else(|| Self { address: None, request_id: Uuid::new_v4().to_string() })
+        known.unwrap_or_else(|| Self { request_id: Uuid::new_v4().to_string(), ..Self::default() })
     }
 
     /// What an audit entry says of the request, beside its own details.
@@ -50,6 +57,9 @@ impl Origin {
         if let Value::Object(fields) = &mut details {
             fields.insert("request_id".to_owned(), json!(self.request_id));
             fields.insert("address".to_owned(), json!(self.address));
+            if let Some(certificate) = &self.certificate {
+                fields.insert("certificate".to_owned(), json!(**certificate));
+            }
         }
         details
     }
@@ -61,11 +71,17 @@ pub(super) fn request_id() -> Option<String> {
 }
 
 /// Outermost: everything that is said of a request is said under its id.
-pub(super) async fn mark(mut request: Request, next: Next) -> Response {
+pub(super) async fn mark(State(state): State<ApiState>, mut request: Request, next: Next) -> Response {
     let request_id = chosen(&request).unwrap_or_else(|| Uuid::new_v4().to_string());
-    let peer = request.extensions().get::<ConnectInfo<Peer>>().map(|peer| peer.0.0.ip().to_canonical());
-    let span = tracing::info_span!("request", request_id = %request_id, method = %request.method());
-    request.extensions_mut().insert(Origin { address: peer, request_id: request_id.clone() });
+    let peer = request.extensions().get::<ConnectInfo<Peer>>().map(|peer| peer.0.0.clone());
+    let edge = &state.config.edge;
+    let address = peer.as_ref().map(|peer| network::client(peer.address.ip(), request.headers(), edge));
+    let span = tracing::info_span!(
+        "request", request_id = %request_id, method = %request.method(), address = address.map(tracing::field::display)
+    );
+    let tls = peer.as_ref().is_some_and(|peer| peer.tls);
+    let certificate = peer.and_then(|peer| peer.certificate);
+    request.extensions_mut().insert(Origin { address, request_id: request_id.clone(), tls, certificate });
     let value = HeaderValue::from_str(&request_id).ok();
     let mut response = REQUEST_ID.scope(request_id, next.run(request)).instrument(span).await;
     if let Some(value) = value {

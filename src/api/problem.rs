@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::collections::BTreeSet;
 
-use axum::http::{HeaderName, HeaderValue, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 
 use crate::api::origin;
@@ -74,6 +74,18 @@ impl ApiError {
             Self::new(StatusCode::TOO_MANY_REQUESTS, "quota-exhausted", "Quota exhausted", detail);
         error.headers.push((header::RETRY_AFTER, HeaderValue::from(retry_after_secs)));
         error
+    }
+
+    /// Too many requests in too short a time.
+    pub fn rate_limited(detail: impl Into<String>, retry_after_secs: u64) -> Self {
+        let mut error = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate-limited", "Too many requests", detail);
+        error.headers.push((header::RETRY_AFTER, HeaderValue::from(retry_after_secs)));
+        error
+    }
+
+    pub fn with_headers(mut self, headers: HeaderMap) -> Self {
+        self.headers.extend(headers.into_iter().filter_map(|(name, value)| Some((name?, value))));
+        self
     }
 
     pub fn not_found(what: &str) -> Self {

@@ -2,13 +2,14 @@
 //! count. Whoever is refused often makes the trail no longer than whoever is refused twice a minute.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio::sync::Notify;
 
+use crate::api::network::network;
 use crate::api::origin::Origin;
 use crate::api::state::ApiState;
 use crate::db;
@@ -46,17 +47,6 @@ impl Sort {
             address: refusal.origin.address.map(network),
             key_id: refusal.key_id.clone(),
             reason: refusal.reason,
-        }
-    }
-}
-
-/// Whoever has one IPv6 address has the 2^64 beside it.
-fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(v6) => {
-            let [a, b, c, d, ..] = v6.segments();
-            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
         }
     }
 }
@@ -169,11 +159,13 @@ async fn append(state: &ApiState, due: &[(Sort, Tally)]) -> Result<(), DbError> 
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
     use super::*;
 
     fn refusal(address: &str, key_id: Option<&str>) -> Refusal {
         Refusal {
-            origin: Origin { address: address.parse().ok(), request_id: "r".to_owned() },
+            origin: Origin { address: address.parse().ok(), request_id: "r".to_owned(), ..Origin::default() },
             key_id: key_id.map(str::to_owned),
             reason: "key-unknown",
             route: "GET /".to_owned(),

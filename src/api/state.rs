@@ -6,8 +6,10 @@ use sqlx::PgPool;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::api::alarms::Alarms;
 use crate::api::bearers::Bearers;
 use crate::api::hub::Hub;
+use crate::api::limits::Limits;
 use crate::api::refusals::Refusals;
 use crate::config::api::ApiConfig;
 use crate::lifecycle::Lifecycle;
@@ -19,6 +21,8 @@ pub(super) struct ApiState {
     pub hub: Arc<Hub>,
     pub bearers: Arc<Bearers>,
     pub refusals: Arc<Refusals>,
+    pub limits: Arc<Limits>,
+    pub alarms: Arc<Alarms>,
     /// One permit an open event stream.
     pub streams: Arc<Semaphore>,
     /// Streams end when it is cancelled.
@@ -32,6 +36,8 @@ impl ApiState {
             hub: Arc::new(Hub::default()),
             bearers: Arc::new(Bearers::default()),
             refusals: Arc::new(Refusals::default()),
+            limits: Arc::new(Limits::new(config.edge.rates)),
+            alarms: Arc::new(Alarms::default()),
             streams: Arc::new(Semaphore::new(config.streams)),
             config: Arc::new(config),
             soft: lifecycle.soft().clone(),

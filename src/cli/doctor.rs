@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::api::tls;
 use crate::cli::escape;
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::host::Configuration;
@@ -22,10 +23,10 @@ use crate::sandbox::refusals::client::{Keeper, KeeperError};
 /// For the engine's and the database's answer.
 const WITHIN: Duration = Duration::from_secs(15);
 
-/// Check the providers, the database, the engine, the keeper of refused calls and the host beneath, without spending anything (on the server's host)
+/// Check the providers, the database, the certificate, the engine, the keeper of refused calls and the host beneath, without spending anything (on the server's host)
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Only these: providers by name, `database`, `engine`, `keeper`, `host`
+    /// Only these: providers by name, `database`, `tls`, `engine`, `keeper`, `host`
     names: Vec<String>,
     /// Only what this role needs [default: that of the database's user in KAGE_DATABASE_URL, as in a role's container]
     #[arg(long, value_enum, conflicts_with = "names")]
@@ -63,7 +64,7 @@ fn own_role(configuration: &Configuration) -> Option<Role> {
 
 #[derive(Debug, serde::Serialize)]
 struct Line {
-    /// `provider`, `database`, `engine`, `keeper` or `host`.
+    /// `provider`, `database`, `tls`, `engine`, `keeper` or `host`.
     kind: &'static str,
     name: String,
     ok: bool,
@@ -79,7 +80,7 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, CliError> {
     let configuration = crate::cli::host::load()?;
     let mut known: Vec<&str> =
         configuration.gateway.providers.providers.iter().map(|provider| provider.name.as_str()).collect();
-    known.extend(["database", "engine", "keeper", "host"]);
+    known.extend(["database", "tls", "engine", "keeper", "host"]);
     if let Some(unknown) = args.names.iter().find(|name| !known.contains(&name.as_str())) {
         return Err(CliError::Usage(format!("{unknown:?} is none of {}", known.join(", "))));
     }
@@ -92,15 +93,18 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, CliError> {
     }
     let wanted = |name: &str| match role {
         None => args.names.is_empty() || args.names.iter().any(|asked| asked == name),
-        Some(Role::Api) => name == "database",
+        Some(Role::Api) => matches!(name, "database" | "tls"),
         Some(Role::Runner) => matches!(name, "database" | "engine" | "keeper" | "host"),
-        Some(Role::Gateway) => !matches!(name, "engine" | "keeper" | "host"),
+        Some(Role::Gateway) => !matches!(name, "tls" | "engine" | "keeper" | "host"),
     };
     let mut gateway = configuration.gateway.clone();
     gateway.providers.providers.retain(|provider| wanted(&provider.name));
     let mut lines = Vec::new();
     if wanted("database") {
         lines.push(database().await);
+    }
+    if wanted("tls") {
+        lines.push(tls(&configuration).await);
     }
     if wanted("engine") {
         lines.push(engine(&configuration).await);
@@ -144,6 +148,23 @@ async fn database() -> Line {
         }
     };
     line("database", "database", ask).await
+}
+
+/// The certificate, its key and who signs clients', as the API would take them now.
+async fn tls(configuration: &Configuration) -> Line {
+    let ask = async {
+        let Some(config) = &configuration.api.edge.tls else {
+            return Ok("off: plain HTTP, on loopback or behind something that does it".to_owned());
+        };
+        let identity = tls::examine(config).map_err(|error| error.to_string())?;
+        let told = |validity: String| format!("the certificate of {} {validity}", identity.subject);
+        match tls::validity(&identity) {
+            Ok(validity) if tls::ends_soon(&identity) => Err(format!("{}: renew it", told(validity))),
+            Ok(validity) => Ok(told(validity)),
+            Err(ended) => Err(told(ended)),
+        }
+    };
+    line("tls", "tls", ask).await
 }
 
 async fn engine(configuration: &Configuration) -> Line {

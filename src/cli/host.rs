@@ -11,7 +11,7 @@ use crate::config::gateway::GatewayConfig;
 use crate::config::runner::RunnerConfig;
 use crate::config::sequencer::SequencerConfig;
 use crate::config::settings::Settings;
-use crate::config::{api, database, gateway, runner, secrets, sequencer};
+use crate::config::{api, database, edge, gateway, runner, secrets, sequencer};
 use crate::db;
 use crate::db::Zone;
 use crate::db::private::Cluster;
@@ -34,6 +34,7 @@ pub fn load() -> Result<Configuration, ConfigError> {
         &secrets::NAMES[..],
         &database::NAMES,
         &api::NAMES,
+        &edge::NAMES,
         &runner::NAMES,
         &gateway::NAMES,
         &sequencer::NAMES,

@@ -87,7 +87,16 @@ impl Client {
             return Err(ClientError::BadKey);
         }
         key.set_sensitive(true);
-        let http = reqwest::Client::builder()
+        let mut builder = reqwest::Client::builder();
+        if let Some(pem) = &config.ca {
+            let unusable = || ClientError::Setup("KAGE_CA_FILE holds no certificate in PEM form".to_owned());
+            let signers = reqwest::Certificate::from_pem_bundle(pem).map_err(|_| unusable())?;
+            if signers.is_empty() {
+                return Err(unusable());
+            }
+            builder = builder.tls_certs_merge(signers);
+        }
+        let http = builder
             .default_headers(HeaderMap::from_iter([(API_KEY, key)]))
             .user_agent(concat!("kage/", env!("CARGO_PKG_VERSION")))
             .redirect(redirect::Policy::none())

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use secrecy::SecretString;
 
+use crate::config::edge::EdgeConfig;
 use crate::config::error::ConfigError;
 use crate::config::settings::Settings;
 use crate::domain::repository::AllowedSources;
@@ -38,11 +39,12 @@ pub struct ApiConfig {
     /// Made known with all rights if there is no key at all.
     pub first_key: Option<SecretString>,
     pub sources: AllowedSources,
+    pub edge: EdgeConfig,
 }
 
 impl ApiConfig {
     /// `KAGE_API_LISTEN` (127.0.0.1:8787), `KAGE_API_ALLOW_PLAIN_HTTP` (false; plain HTTP is for loopback
-    /// only, unless this says that something in front does TLS), `KAGE_API_BODY_BYTES` (4 MiB),
+    /// only without TLS of the server's own, unless this says that something in front does it), `KAGE_API_BODY_BYTES` (4 MiB),
     /// `KAGE_API_STREAMS` (10000), `KAGE_API_STALL_SECS` (30), `KAGE_API_IDLE_SECS` (60), `KAGE_API_CONNECTIONS` (20000), `KAGE_API_FIRST_KEY` or `KAGE_API_FIRST_KEY_FILE` (none),
     /// `KAGE_REPOSITORIES_ALLOW` (none), `KAGE_REPOSITORIES_ALLOW_PRIVATE` (none).
     ///
@@ -51,15 +53,17 @@ impl ApiConfig {
     pub fn from_settings(settings: &mut Settings) -> Result<Self, ConfigError> {
         let listen: SocketAddr = settings.or("KAGE_API_LISTEN", SocketAddr::from(([127, 0, 0, 1], 8787)))?;
         let plain_http = settings.or("KAGE_API_ALLOW_PLAIN_HTTP", false)?;
-        if !listen.ip().is_loopback() && !plain_http {
+        let edge = EdgeConfig::from_settings(settings)?;
+        if edge.tls.is_none() && !listen.ip().to_canonical().is_loopback() && !plain_http {
             let problem = format!(
-                "{listen} is not loopback and would carry keys in plain HTTP; put a TLS proxy in front and set \
-                 KAGE_API_ALLOW_PLAIN_HTTP=true"
+                "{listen} is not loopback and would carry keys in plain HTTP; give a certificate (KAGE_API_TLS_CERT, \
+                 KAGE_API_TLS_KEY_FILE), or put a TLS proxy in front and set KAGE_API_ALLOW_PLAIN_HTTP=true"
             );
             return Err(ConfigError::Invalid { name: "KAGE_API_LISTEN".to_owned(), problem });
         }
         Ok(Self {
             listen,
+            edge,
             body_bytes: settings.within("KAGE_API_BODY_BYTES", 4 << 20, 1 << 10, 64 << 20)? as usize,
             streams: settings.within("KAGE_API_STREAMS", 10_000, 1, 1_000_000)? as usize,
             stall_secs: settings.within("KAGE_API_STALL_SECS", 30, 1, 3600)?,

@@ -1,6 +1,6 @@
 //! What the client needs to know: where the server is, and its own key.
 //!
-//! `KAGE_URL` and `KAGE_API_KEY` first, then `url` and `key` in `$XDG_CONFIG_HOME/kage/config.toml`
+//! `KAGE_URL`, `KAGE_API_KEY` and `KAGE_CA_FILE` first, then `url`, `key` and `ca_file` in `$XDG_CONFIG_HOME/kage/config.toml`
 //! (by default `~/.config/kage/config.toml`), which must be its owner's alone. The key may be a reference
 //! (`exec:/usr/bin/pass kage`).
 
@@ -23,12 +23,16 @@ pub const DEFAULT_URL: &str = "http://127.0.0.1:8787";
 
 /// A configuration file is a few lines; more is not one.
 const MAX_FILE_BYTES: u64 = 64 * 1024;
+/// All that a system trusts is a quarter of it.
+const MAX_CA_BYTES: u64 = 1 << 20;
 
 /// Server and key, checked: the key may be sent to this URL.
 #[derive(Debug, Clone)]
 pub struct ClientConfig {
     pub url: Url,
     pub key: SecretString,
+    /// PEM: who signed the server's certificate, beside those whom the system trusts.
+    pub ca: Option<Vec<u8>>,
 }
 
 /// Why there is no usable configuration. Never carries the key.
@@ -55,7 +59,7 @@ pub enum ClientConfigError {
     #[error("{path} can be read or written by others (mode {mode:03o}): chmod 600 {path}", path = .path.display())]
     Exposed { path: PathBuf, mode: u32 },
     #[error(
-        "{path}:{line}: not understood; it may have url = \"…\" and key = \"…\", nothing else",
+        "{path}:{line}: not understood; it may have url = \"…\", key = \"…\" and ca_file = \"…\", nothing else",
         path = .path.display()
     )]
     Malformed { path: PathBuf, line: usize },
@@ -73,6 +77,7 @@ pub enum ClientConfigError {
 struct ConfigFile {
     url: Option<String>,
     key: Option<SecretString>,
+    ca_file: Option<PathBuf>,
 }
 
 impl ClientConfig {
@@ -88,6 +93,7 @@ impl ClientConfig {
         let url = text("KAGE_URL")?;
         let key = text("KAGE_API_KEY")?;
         let plain = text("KAGE_ALLOW_PLAIN_HTTP")?;
+        let ca_file = text("KAGE_CA_FILE")?.map(PathBuf::from);
         let path = config_path(&lookup);
 
         // A file that is not needed is not looked at: its faults are then no one's concern.
@@ -111,7 +117,17 @@ impl ClientConfig {
         if url.scheme() == "http" && !allow_plain && !is_loopback(&url) {
             return Err(ClientConfigError::PlainHttp { host: url.host_str().unwrap_or_default().to_owned() });
         }
-        Ok(Self { url, key })
+        let ca = ca_file.or(file.ca_file).map(read_ca).transpose()?;
+        Ok(Self { url, key, ca })
+    }
+}
+
+fn read_ca(path: PathBuf) -> Result<Vec<u8>, ClientConfigError> {
+    let (mut pem, file) = (Vec::new(), File::open(&path));
+    let read = file.and_then(|file| file.take(MAX_CA_BYTES).read_to_end(&mut pem));
+    match read {
+        Ok(_) => Ok(pem),
+        Err(source) => Err(ClientConfigError::Unreadable { path, source }),
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod api;
 pub mod client;
 pub mod database;
+pub mod edge;
 pub mod error;
 pub mod gateway;
 pub mod policy;

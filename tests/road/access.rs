@@ -155,11 +155,16 @@ async fn inhabited(kage: &TestKage) -> Ids {
     }
 }
 
-/// Status, body and headers, but for the time.
+/// Status, body and headers, but for the time and what is left of the rate.
 fn seen(answer: &Answer) -> (u16, String, Vec<(String, String)>) {
     let header =
         |name: &reqwest::header::HeaderName| (name.to_string(), answer.header(name.as_str()).to_owned());
-    let mut headers: Vec<_> = answer.headers.keys().filter(|name| *name != "date").map(header).collect();
+    let mut headers: Vec<_> = answer
+        .headers
+        .keys()
+        .filter(|name| !["date", "ratelimit"].contains(&name.as_str()))
+        .map(header)
+        .collect();
     headers.sort();
     (answer.status, answer.text(), headers)
 }

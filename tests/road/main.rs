@@ -10,6 +10,7 @@ mod bench;
 mod calls;
 mod cancel;
 mod containment;
+mod edge;
 mod ends;
 mod golden;
 mod host;

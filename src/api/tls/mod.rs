@@ -1,0 +1,134 @@
+//! TLS in the server itself: 1.3 and 1.2, with files that may be exchanged while it serves.
+
+pub mod error;
+pub mod identity;
+
+use std::sync::Arc;
+
+use chrono::{TimeDelta, Utc};
+use rustls::ServerConfig;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::tls::error::TlsError;
+use crate::api::tls::identity::{Files, Identity};
+use crate::config::edge::TlsConfig;
+
+/// A certificate that ends sooner is warned of.
+const SOON: TimeDelta = TimeDelta::days(14);
+/// How often a warning is repeated.
+const REPEAT: TimeDelta = TimeDelta::hours(12);
+
+/// What is served now. New handshakes take the newest; connections keep what they began with.
+#[derive(Clone)]
+pub(super) struct Tls {
+    current: watch::Receiver<Arc<ServerConfig>>,
+    pub handshake: std::time::Duration,
+}
+
+impl Tls {
+    pub fn current(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.current.borrow())
+    }
+}
+
+/// Reads the files and looks whether they can be served.
+///
+/// # Errors
+/// [`TlsError`] says what is wrong with which file.
+pub fn examine(config: &TlsConfig) -> Result<Identity, TlsError> {
+    Files::read(config)?.understand(config)
+}
+
+/// How long a certificate is good for yet, as a person says it; an error if it is not.
+///
+/// # Errors
+/// Since when it is over.
+pub fn validity(identity: &Identity) -> Result<String, String> {
+    let (left, ends) = (identity.not_after - Utc::now(), identity.not_after);
+    match left {
+        left if left <= TimeDelta::zero() => Err(format!("ended on {ends}")),
+        left => Ok(format!("ends on {ends}, in {} days", left.num_days())),
+    }
+}
+
+/// Whether a certificate should be renewed by now.
+pub fn ends_soon(identity: &Identity) -> bool {
+    identity.not_after - Utc::now() <= SOON
+}
+
+/// The files as they are now, and the loop that follows them.
+///
+/// # Errors
+/// [`TlsError`]: a server that cannot be reached safely does not start.
+pub(super) fn open(config: &TlsConfig) -> Result<(Tls, Follower), TlsError> {
+    let files = Files::read(config)?;
+    let identity = files.understand(config)?;
+    let (sender, current) = watch::channel(Arc::clone(&identity.server));
+    let tls = Tls { current, handshake: config.handshake };
+    tracing::info!(subject = identity.subject, not_after = %identity.not_after, "api.certificate");
+    let follower = Follower { config: config.clone(), seen: files.digest(), identity, sender, warned: None };
+    Ok((tls, follower))
+}
+
+/// Looks at the files again and again.
+pub(super) struct Follower {
+    config: TlsConfig,
+    /// Of the files that were looked at last, good or not: a bad pair is told of once.
+    seen: [u8; 32],
+    identity: Identity,
+    sender: watch::Sender<Arc<ServerConfig>>,
+    warned: Option<chrono::DateTime<Utc>>,
+}
+
+impl Follower {
+    /// Runs until the token.
+    pub async fn run(mut self, soft: CancellationToken) {
+        loop {
+            self.warn();
+            tokio::select! {
+                () = soft.cancelled() => return,
+                () = tokio::time::sleep(self.config.reload) => {}
+            }
+            let config = self.config.clone();
+            let read = tokio::task::spawn_blocking(move || Files::read(&config)).await;
+            match read {
+                Ok(read) => self.take(read),
+                Err(error) => tracing::error!(%error, "api.certificate_not_read"),
+            }
+        }
+    }
+
+    /// Two files are never exchanged at once: while they do not belong together the former pair stays.
+    fn take(&mut self, read: Result<Files, TlsError>) {
+        let digest = read.as_ref().map_or([0; 32], Files::digest);
+        if digest == self.seen {
+            return;
+        }
+        self.seen = digest;
+        match read.and_then(|files| files.understand(&self.config)) {
+            Ok(identity) => {
+                tracing::info!(subject = identity.subject, not_after = %identity.not_after, "api.certificate_exchanged");
+                self.sender.send_replace(Arc::clone(&identity.server));
+                (self.identity, self.warned) = (identity, None);
+            }
+            Err(error) => {
+                let kept = &self.identity.subject;
+                tracing::error!(%error, kept, "api.certificate_refused");
+            }
+        }
+    }
+
+    fn warn(&mut self) {
+        let due = self.warned.is_none_or(|at| Utc::now() - at >= REPEAT);
+        if !due || !ends_soon(&self.identity) {
+            return;
+        }
+        self.warned = Some(Utc::now());
+        let (subject, not_after) = (&self.identity.subject, self.identity.not_after);
+        match validity(&self.identity) {
+            Ok(_) => tracing::warn!(subject, %not_after, "api.certificate_ends_soon"),
+            Err(_) => tracing::error!(subject, %not_after, "api.certificate_has_ended"),
+        }
+    }
+}

@@ -1,0 +1,392 @@
+//! What stands between the network and the API, with real sockets and real clients: TLS and the exchange of its
+//! files, addresses behind proxies, limits of rates, other origins.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use reqwest::{Certificate, Identity, Method};
+use serde_json::{Value, json};
+
+use crate::support::http::send;
+use crate::support::tasks::{shell, string};
+use crate::support::{TestKage, eventually};
+
+/// Who signs certificates in a test.
+struct Signer {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+}
+
+impl Signer {
+    fn new(name: &str) -> Self {
+        let mut params = CertificateParams::new(Vec::new()).expect("no names");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, name);
+        let key = KeyPair::generate().expect("a key");
+        let pem = params.self_signed(&key).expect("signs itself").pem();
+        Self { issuer: Issuer::new(params, key), pem }
+    }
+
+    /// Certificate and key in PEM.
+    fn sign(&self, name: &str) -> (String, String) {
+        let hosts = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let mut params = CertificateParams::new(hosts).expect("names");
+        params.distinguished_name.push(DnType::CommonName, name);
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.signed_by(&key, &self.issuer).expect("signs");
+        (certificate.pem(), key.serialize_pem())
+    }
+}
+
+impl TestKage {
+    fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.folder.join(name);
+        std::fs::write(&path, text).expect("write");
+        path
+    }
+
+    fn set_path(&mut self, name: &str, file: &str, text: &str) {
+        let path = self.file(file, text).display().to_string();
+        self.set(name, &path);
+    }
+
+    /// From now on over TLS, with a client that trusts the signer.
+    fn speak_tls(&mut self, signer: &Signer, name: &str) {
+        let (certificate, key) = signer.sign(name);
+        self.set_path("KAGE_API_TLS_CERT", "cert.pem", &certificate);
+        self.set_path("KAGE_API_TLS_KEY_FILE", "key.pem", &key);
+        self.set("KAGE_API_TLS_RELOAD_SECS", "1");
+        self.url = format!("https://127.0.0.1:{}", self.address().port());
+        self.http = tls_client(signer, None);
+    }
+
+    /// The name in the certificate that is served now, as OpenSSL shows it.
+    async fn served_name(&self) -> String {
+        let output = self.openssl(&["-showcerts"]).await;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let subject = text.lines().find_map(|line| line.trim().strip_prefix("subject="));
+        subject.unwrap_or_else(|| panic!("{text}")).rsplit('=').next().unwrap_or_default().trim().to_owned()
+    }
+
+    /// `openssl s_client`, another implementation than ours.
+    async fn openssl(&self, args: &[&str]) -> Output {
+        let mut command = Command::new("openssl");
+        command.args(["s_client", "-connect", &self.address().to_string()]).args(args);
+        command.stdin(Stdio::null());
+        let run = tokio::task::spawn_blocking(move || command.output().expect("openssl is installed"));
+        run.await.expect("no panic")
+    }
+}
+
+fn tls_client(signer: &Signer, identity: Option<(String, String)>) -> reqwest::Client {
+    let builder = reqwest::Client::builder()
+        .no_proxy()
+        .read_timeout(Duration::from_secs(60))
+        .tls_certs_only([Certificate::from_pem(signer.pem.as_bytes()).expect("PEM")]);
+    let builder = match identity {
+        Some((certificate, key)) => {
+            builder.identity(Identity::from_pem(format!("{certificate}{key}").as_bytes()).expect("PEM"))
+        }
+        None => builder,
+    };
+    builder.build().expect("a client")
+}
+
+#[tokio::test]
+async fn tls_is_served_and_its_files_are_exchanged_while_a_stream_is_open() {
+    let signer = Signer::new("Test signer");
+    let mut kage = TestKage::new().await;
+    kage.speak_tls(&signer, "first");
+    let server = kage.start("serve").await;
+    kage.demo().await;
+
+    let answer = kage.get("/api/v1/tasks").await;
+    assert_eq!((answer.status, answer.header("strict-transport-security")), (200, "max-age=31536000"));
+    // The same port speaks nothing else, and nobody's client is asked to trust what it does not know.
+    let plain = crate::support::http::client().get(format!("http://{}/health", kage.address())).send().await;
+    assert!(plain.is_err_and(|error| !error.is_timeout()));
+    let stranger = crate::support::http::client().get(format!("{}/health", kage.url)).send().await;
+    assert!(stranger.is_err(), "nobody signed it whom the system trusts");
+
+    // Versions, tried with another implementation. What is refused is refused by the server's alert.
+    for (version, good) in [("-tls1_3", true), ("-tls1_2", true), ("-tls1_1", false), ("-tls1", false)] {
+        let output = kage.openssl(&[version, "-cipher", "ALL:@SECLEVEL=0"]).await;
+        let said =
+            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert_eq!(said.contains("Cipher is (NONE)"), !good, "{version}: {said}");
+        assert!(good || said.contains("alert protocol version"), "{version}: {said}");
+    }
+
+    // Our own client with the signer's file.
+    let ca = kage.file("ca.pem", &signer.pem).display().to_string();
+    let list = |ca: Option<&str>| {
+        let mut command = kage.client_command(&["tasks"]);
+        command.envs(ca.map(|ca| ("KAGE_CA_FILE", ca)));
+        command.output().expect("starts")
+    };
+    let output = list(Some(&ca));
+    assert!(output.status.success(), "{output:?}");
+    assert!(!list(None).status.success(), "a signer that nobody named is not trusted");
+    // `kage doctor` looks at the pair.
+    let output = kage.server_command(&["doctor", "tls"]).output().expect("starts");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && said.contains("CN=first") && said.contains("ends on"), "{output:?}");
+
+    // Half of a new pair: the old one stays. Then the other half.
+    let task = kage.submit(&shell("while [ ! -e go ]; do sleep 0.1; done; echo over")).await;
+    let id = string(&task["id"]).to_owned();
+    let mut stream =
+        kage.request(Method::GET, &format!("/api/v1/tasks/{id}/progress")).send().await.expect("a stream");
+    assert!(stream.chunk().await.expect("reads").is_some());
+    let (certificate, key) = signer.sign("second");
+    kage.file("key.pem", &key);
+    eventually("the half pair is refused", async || {
+        kage.process(server).log_says("api.certificate_refused").then_some(())
+    })
+    .await;
+    assert_eq!(kage.served_name().await, "first");
+    let output = kage.server_command(&["doctor", "tls"]).output().expect("starts");
+    assert!(
+        !output.status.success()
+            && String::from_utf8_lossy(&output.stdout).contains("do not belong together")
+    );
+    kage.file("cert.pem", &certificate);
+    eventually("the new pair is served", async || (kage.served_name().await == "second").then_some(())).await;
+    kage.delete(&format!("/api/v1/tasks/{id}")).await;
+    kage.post(&format!("/api/v1/tasks/{id}/cancel"), &json!({})).await;
+    let mut rest = Vec::new();
+    while let Some(bytes) = stream.chunk().await.expect("the stream from before the exchange goes on") {
+        rest.extend_from_slice(&bytes);
+    }
+    assert!(String::from_utf8_lossy(&rest).contains("event: task_complete"));
+
+    // A pair that does not belong together, or none, is no start.
+    let (other, _) = signer.sign("other");
+    let other = kage.file("other.pem", &other).display().to_string();
+    for (certificate, says) in
+        [(other.as_str(), "do not belong together"), ("/nonexistent.pem", "cannot read")]
+    {
+        let mut command = kage.server_command(&["api"]);
+        command.env("KAGE_API_TLS_CERT", certificate).env("KAGE_API_LISTEN", "127.0.0.1:0");
+        let output = command.output().expect("starts");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains(says), "{certificate}: {said}");
+        assert!(!said.contains("PRIVATE KEY"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn whoever_does_not_finish_a_handshake_holds_up_nobody() {
+    let signer = Signer::new("Test signer");
+    let mut kage = TestKage::new().await;
+    kage.speak_tls(&signer, "server");
+    kage.set("KAGE_API_TLS_HANDSHAKE_SECS", "5");
+    kage.start("api").await;
+    let mut silent: Vec<TcpStream> = (0..100)
+        .map(|number| {
+            let mut stream = TcpStream::connect(kage.address()).expect("connects");
+            // Some say nothing, some begin a record and stop.
+            if number % 2 == 0 {
+                stream.write_all(&[0x16, 0x03, 0x01, 0x02, 0x00, 0x01]).expect("writes");
+            }
+            stream
+        })
+        .collect();
+    // A client that knows nothing of them, with a connection of its own for each request.
+    for _ in 0..3 {
+        let client = tls_client(&signer, None);
+        assert_eq!(send(client.get(format!("{}/health", kage.url))).await.status, 200);
+    }
+    let ended = tokio::task::spawn_blocking(move || {
+        silent.iter_mut().all(|stream| {
+            stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
+            match stream.read(&mut [0; 64]) {
+                Ok(_) => true,
+                Err(error) => !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+            }
+        })
+    });
+    assert!(ended.await.expect("no panic"), "each is closed");
+}
+
+#[tokio::test]
+async fn a_clients_certificate_is_asked_for_and_named_in_the_trail() {
+    let (signer, stranger) = (Signer::new("Test signer"), Signer::new("Stranger"));
+    let mut kage = TestKage::new().await;
+    kage.speak_tls(&signer, "server");
+    let ca = kage.file("clients.pem", &signer.pem).display().to_string();
+    kage.set("KAGE_API_TLS_CLIENT_CA", &ca);
+    kage.http = tls_client(&signer, Some(signer.sign("build farm")));
+    let api = kage.start("api").await;
+    assert_eq!(kage.get("/api/v1/tasks").await.status, 200);
+    for identity in [None, Some(stranger.sign("build farm"))] {
+        let client = tls_client(&signer, identity);
+        assert!(client.get(format!("{}/health", kage.url)).send().await.is_err(), "nobody else is let in");
+    }
+    let (_, key) = kage.key_with(&json!({ "scopes": ["tasks:read"] })).await;
+    send(kage.bare_request(Method::GET, "/api/v1/keys").header("X-API-Key", key)).await.problem(403);
+    kage.process(api).terminate().await;
+    let named: Vec<String> = sqlx::query_scalar(
+        "SELECT details->>'certificate' FROM audit_entries WHERE action IN ('key.create', 'access.refuse') \
+         AND details ? 'certificate'",
+    )
+    .fetch_all(kage.pool())
+    .await
+    .expect("reads");
+    assert!(named.len() >= 2 && named.iter().all(|name| name.contains("CN=build farm")), "{named:?}");
+}
+
+/// Entries of the trail about failures, by address.
+async fn alarms(kage: &TestKage) -> Vec<Value> {
+    let sql = "SELECT details FROM audit_entries WHERE action = 'auth.repeated_failures' ORDER BY at";
+    sqlx::query_scalar(sql).fetch_all(kage.pool()).await.expect("reads")
+}
+
+#[tokio::test]
+async fn forged_addresses_and_other_keys_do_not_reset_a_limit() {
+    let mut kage = TestKage::new().await;
+    kage.set("KAGE_API_RATE_FAILURES", "5");
+    kage.start("api").await;
+    let guess = |number: u32| {
+        let request = kage.bare_request(Method::GET, "/api/v1/tasks");
+        request
+            .header("X-API-Key", format!("kage_{number:010}_abcdefghijklmnopqrstuvwxyzABCDEF000000"))
+            .header("X-Forwarded-For", format!("198.51.100.{number}"))
+            .header("Forwarded", format!("for=198.51.100.{number}"))
+            .header("X-Real-IP", format!("198.51.100.{number}"))
+    };
+    let mut statuses = Vec::new();
+    for number in 0..20 {
+        statuses.push(send(guess(number)).await.status);
+    }
+    assert!(statuses[..5].iter().all(|status| *status == 401), "{statuses:?}");
+    assert!(statuses[8..].iter().all(|status| *status == 429), "{statuses:?}");
+    let refused = send(guess(99)).await;
+    let problem = refused.problem(429);
+    assert_eq!(problem["type"], "urn:kage:problem:rate-limited");
+    let wait: u64 = refused.header("retry-after").parse().expect("seconds");
+    assert!((1..=60).contains(&wait));
+    assert!(refused.header("ratelimit").contains("\"failures\";r=0;"), "{}", refused.header("ratelimit"));
+    // A right key tells no guesser that it is right.
+    kage.get("/api/v1/tasks").await.problem(429);
+    assert_eq!(
+        send(kage.bare_request(Method::GET, "/health")).await.status,
+        200,
+        "what needs no key goes on"
+    );
+    let raised = eventually("the alarm is in the trail", async || {
+        let raised = alarms(&kage).await;
+        (!raised.is_empty()).then_some(raised)
+    })
+    .await;
+    assert_eq!((raised.len(), &raised[0]["address"]), (1, &json!("127.0.0.1")));
+}
+
+#[tokio::test]
+async fn behind_a_trusted_proxy_each_client_has_a_limit_of_its_own() {
+    let mut kage = TestKage::new().await;
+    kage.set("KAGE_API_TRUSTED_PROXIES", "127.0.0.0/8");
+    kage.set("KAGE_API_RATE_FAILURES", "3");
+    kage.start("api").await;
+    let from =
+        |address: &str| kage.bare_request(Method::GET, "/api/v1/tasks").header("X-Forwarded-For", address);
+    for number in 0..10 {
+        // What the client wrote stands left of what the proxy adds.
+        send(from(&format!("203.0.113.{number}, 198.51.100.1"))).await;
+    }
+    send(from("198.51.100.1")).await.problem(429);
+    send(from("198.51.100.2")).await.problem(401);
+    for host in 0..8 {
+        send(from(&format!("2001:db8::{host}:1"))).await;
+    }
+    send(from("2001:db8::ffff")).await.problem(429);
+    send(from("2001:db8:0:1::1")).await.problem(401);
+    let good = from("198.51.100.3").header("X-API-Key", &kage.key);
+    assert_eq!(send(good).await.status, 200);
+    let raised = eventually("both alarms are in the trail", async || {
+        let raised = alarms(&kage).await;
+        (raised.len() >= 2).then_some(raised)
+    })
+    .await;
+    assert_eq!(raised[0]["address"], "198.51.100.1", "{raised:?}");
+}
+
+#[tokio::test]
+async fn keys_and_addresses_have_rates_and_hear_of_them() {
+    let mut kage = TestKage::new().await;
+    kage.set("KAGE_API_RATE_KEY", "5");
+    kage.start("api").await;
+    let (id, key) = kage.key_with(&json!({ "scopes": ["tasks:read"] })).await;
+    let with = |key: &str| kage.bare_request(Method::GET, "/api/v1/tasks").header("X-API-Key", key);
+    let first = send(with(&key)).await;
+    let (policy, left) = (first.header("ratelimit-policy"), first.header("ratelimit"));
+    assert_eq!(policy, "\"address\";q=6000;w=60, \"key\";q=5;w=60");
+    assert!(left.contains("\"key\";r=4;t=12") && left.contains("\"address\";r="), "{left}");
+    let mut last = 200;
+    for _ in 0..8 {
+        last = send(with(&key)).await.status;
+    }
+    assert_eq!(last, 429);
+    // Another secret of the same key, and another address that it claims to come from, are the same key.
+    let rotated: Value = serde_json::from_str(&kage.host(&["key", "rotate", &id, "--json"])).expect("JSON");
+    send(with(string(&rotated["key"]))).await.problem(429);
+    send(with(&key).header("X-Forwarded-For", "198.51.100.7")).await.problem(429);
+    let (_, other) = kage.key_with(&json!({ "scopes": ["tasks:read"] })).await;
+    assert_eq!(send(with(&other)).await.status, 200, "another key has its own");
+}
+
+#[tokio::test]
+async fn pages_of_other_origins_are_let_in_by_name_alone() {
+    let mut kage = TestKage::new().await;
+    let index = kage.start("api").await;
+    let preflight = |origin: &str| {
+        kage.bare_request(Method::OPTIONS, "/api/v1/tasks")
+            .header("Origin", origin)
+            .header("Access-Control-Request-Method", "POST")
+            .header("Access-Control-Request-Headers", "x-api-key,content-type")
+    };
+    let off = send(preflight("https://console.example")).await;
+    assert_eq!(off.header("access-control-allow-origin"), "", "off unless listed");
+    kage.process(index).terminate().await;
+    kage.set("KAGE_API_CORS_ORIGINS", "https://console.example");
+    kage.start("api").await;
+    let preflight = |origin: &str| {
+        kage.bare_request(Method::OPTIONS, "/api/v1/tasks")
+            .header("Origin", origin)
+            .header("Access-Control-Request-Method", "POST")
+            .header("Access-Control-Request-Headers", "x-api-key,content-type")
+    };
+    let listed = send(preflight("https://console.example")).await;
+    assert_eq!(
+        (listed.status, listed.header("access-control-allow-origin")),
+        (200, "https://console.example")
+    );
+    assert!(listed.header("access-control-allow-headers").contains("x-api-key"));
+    for other in
+        ["https://evil.example", "https://console.example.evil.example", "http://console.example", "null"]
+    {
+        let answer = send(preflight(other)).await;
+        assert_eq!(answer.header("access-control-allow-origin"), "", "{other}");
+        let answer = send(kage.request(Method::GET, "/api/v1/tasks").header("Origin", other)).await;
+        assert_eq!(answer.header("access-control-allow-origin"), "", "{other}");
+    }
+    let answer =
+        send(kage.request(Method::GET, "/api/v1/tasks").header("Origin", "https://console.example")).await;
+    assert_eq!(answer.header("access-control-allow-origin"), "https://console.example");
+    assert_eq!(
+        answer.header("access-control-allow-credentials"),
+        "",
+        "a browser adds nothing of its own accord"
+    );
+    assert_eq!(answer.header("strict-transport-security"), "", "not over plain HTTP");
+    assert!(answer.header("access-control-expose-headers").contains("ratelimit"));
+    // A refusal can be read as well.
+    let refused = kage.bare_request(Method::GET, "/api/v1/tasks").header("Origin", "https://console.example");
+    let refused = send(refused).await;
+    refused.problem(401);
+    assert_eq!(refused.header("access-control-allow-origin"), "https://console.example");
+}

@@ -94,7 +94,7 @@ async fn other_things_that_are_missing_are_named() {
 }
 
 /// For each setting a value that it cannot have.
-const BAD: [(&str, &str); 52] = [
+const BAD: [(&str, &str); 57] = [
     ("KAGE_DATABASE_URL", "mysql://x/y"),
     ("KAGE_DATABASE_URL", "nonsense"),
     ("KAGE_DATABASE_CONNECTIONS", "1"),
@@ -106,6 +106,11 @@ const BAD: [(&str, &str); 52] = [
     ("KAGE_API_LISTEN", "0.0.0.0:8787"),
     ("KAGE_API_LISTEN", "[::]:8787"),
     ("KAGE_API_ALLOW_PLAIN_HTTP", "yes"),
+    ("KAGE_API_TLS_CLIENT_AUTH", "maybe"),
+    ("KAGE_API_TLS_KEY_FILE", "/nonexistent/key.pem"),
+    ("KAGE_API_TRUSTED_PROXIES", "0.0.0.0/0"),
+    ("KAGE_API_RATE_FAILURES", "0"),
+    ("KAGE_API_CORS_ORIGINS", "*"),
     ("KAGE_API_BODY_BYTES", "1"),
     ("KAGE_API_BODY_BYTES", "-1"),
     ("KAGE_API_STREAMS", "0"),

@@ -124,13 +124,16 @@ fn table() -> (OpenApiRouter<ApiState>, OpenApiRouter<ApiState>) {
 /// The API's description, as `/openapi.json` serves it.
 pub fn openapi() -> utoipa::openapi::OpenApi {
     let (open, keyed) = table();
-    open.nest("/api/v1", keyed).into_openapi()
+    let mut document = open.nest("/api/v1", keyed).into_openapi();
+    table::describe_limits(&mut document);
+    document
 }
 
 fn router(state: &ApiState) -> Router {
     let (open, keyed) = table();
     let keyed = keyed.route_layer(middleware::from_fn_with_state(state.clone(), auth::require_key));
-    let (router, document) = open.nest("/api/v1", keyed).split_for_parts();
+    let (router, mut document) = open.nest("/api/v1", keyed).split_for_parts();
+    table::describe_limits(&mut document);
     let router = router
         .merge(SwaggerUi::new(edge::DOCS).url("/openapi.json", document))
         .fallback(problem::no_such_route)

@@ -5,7 +5,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::security::SecurityRequirement;
-use utoipa::openapi::{ContentBuilder, Ref, ResponseBuilder};
+use utoipa::openapi::{ContentBuilder, OpenApi, Ref, ResponseBuilder};
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 
 use crate::api::auth::Caller;
@@ -76,13 +76,25 @@ fn describe(operation: &mut Operation, needs: Needs) {
     let scopes = needs.scope().map(Scope::as_str);
     operation.security = Some(vec![SecurityRequirement::new("key", scopes)]);
     if let Some(scope) = needs.scope() {
-        let problem = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
-        let refused = ResponseBuilder::new()
-            .description(format!("The key has not the scope {scope}"))
-            .content(CONTENT_TYPE, problem)
-            .build();
-        operation.responses.responses.entry("403".to_owned()).or_insert_with(|| refused.into());
+        may_answer(operation, "403", format!("The key has not the scope {scope}"));
     }
+}
+
+/// Says of every operation that it is subject to the limits of rates.
+pub(super) fn describe_limits(document: &mut OpenApi) {
+    for item in document.paths.paths.values_mut() {
+        for operation in operations(item) {
+            let what = "Too many requests; Retry-After says when to come back";
+            may_answer(operation, "429", what.to_owned());
+        }
+    }
+}
+
+/// Unless the operation itself says when it does.
+fn may_answer(operation: &mut Operation, status: &str, description: String) {
+    let problem = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
+    let response = ResponseBuilder::new().description(description).content(CONTENT_TYPE, problem).build();
+    operation.responses.responses.entry(status.to_owned()).or_insert_with(|| response.into());
 }
 
 async fn check(needs: Needs, request: Request, next: Next) -> Response {

@@ -33,6 +33,8 @@ fn keyed() -> Vec<(Method, String)> {
 #[tokio::test]
 async fn nothing_is_told_or_done_without_a_valid_key() {
     let mut kage = TestKage::new().await;
+    // Hundreds are refused here, each for its own reason.
+    kage.set("KAGE_API_RATE_FAILURES", "10000");
     kage.start("api").await;
     let made: Value =
         serde_json::from_str(&kage.host(&["key", "create", "--admin", "--json", "--name", "gone"]))

@@ -162,12 +162,15 @@ impl Drive<'_> {
 
     /// Told once: the listener has ended before the run.
     async fn say_uncounted(&self, run: &RunRow) -> Result<(), RunFailure> {
-        if self.here.uncounted.swap(true, Ordering::SeqCst) {
+        if self.here.uncounted.load(Ordering::SeqCst) {
             return Ok(());
         }
         let told = if self.environment.config.record_addresses { UNCONNECTED } else { UNRECORDED };
         let (pool, lease) = (&self.environment.pool, self.lease);
-        self.commit(|| db::refused_calls::interrupted(pool, lease, run, told)).await
+        self.commit(|| db::refused_calls::interrupted(pool, lease, run, told)).await?;
+        // Not before: a commit that the run's end cuts short is made again at its end.
+        self.here.uncounted.store(true, Ordering::SeqCst);
+        Ok(())
     }
 }
 

@@ -104,7 +104,7 @@ async fn the_proof_is_on_record_before_the_job() {
     let proof = &run["containment"];
     assert_eq!((&proof["state"], &proof["attempt"]), (&json!("proved"), &json!(1)), "{proof}");
     let checks = proof["checks"].as_array().expect("checks");
-    assert!(checks.len() == 8 && checks.iter().all(|check| check["result"] == "ok"), "{proof}");
+    assert!(checks.len() == 9 && checks.iter().all(|check| check["result"] == "ok"), "{proof}");
     assert!(proof["took_ms"].as_f64().is_some_and(|took| took > 0.0), "{proof}");
     assert_eq!(proof["found"], Value::Null, "the facts are the audit trail's: {proof}");
     let proofs = proofs(&kage, run).await;

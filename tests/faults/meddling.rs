@@ -23,9 +23,9 @@ async fn removed_killed_and_paused() {
         let task = kage.ended(&id).await;
         let run = &task["runs"][0];
         println!("docker {arguments:?}: {}: {}", run["state"], run["error"]);
-        // `stop` ends the CLI through the shim, which then tells of it.
+        // `stop` ends the CLI through the shim, which then tells of it: as when the whole engine is stopped.
         let expected: &[&str] =
-            if arguments[0] == "stop" { &["failed", "sandbox_error"] } else { &["sandbox_error"] };
+            if arguments[0] == "stop" { &["lost", "sandbox_error"] } else { &["sandbox_error"] };
         assert!(expected.contains(&string(&run["state"])), "{arguments:?}: {run}");
         assert!(kage.containers().is_empty());
     }

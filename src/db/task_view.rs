@@ -31,10 +31,15 @@ pub async fn to_wire(pool: &PgPool, rows: Vec<TaskRow>) -> Result<Vec<wire::task
     let ids: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
     let all = runs::of_tasks(pool, &ids).await?;
     let run_ids: Vec<Uuid> = all.iter().map(|run| run.id).collect();
+    // Given back before the next is asked for: requests that each hold one and want another wait for one another.
+    let parts = {
+        let mut connection = pool.acquire().await?;
+        run_parts::of_runs(&mut connection, &run_ids).await?
+    };
     let mut around = Around {
+        parts,
         runs: BTreeMap::new(),
         paths: results::paths_of_runs(pool, &run_ids).await?.into_iter().collect(),
-        parts: run_parts::of_runs(&mut *pool.acquire().await?, &run_ids).await?,
         budgets: budgets::of_tasks(pool, &ids).await?.iter().filter_map(budget).collect(),
     };
     for run in all {

@@ -207,6 +207,10 @@ const NEEDS_NO_VISIBLE: &[&str] = &[
     "images::find",
     "notify::send",
     "audit::append",
+    // The trail is of everything: its routes are for keys without limits (`Needs::Everything`).
+    "trail::cosignatures",
+    "trail::note",
+    "trail::placed",
     // Keys: `api/keys` asks what the caller reaches.
     "keys::find",
     "keys::find_shown",

@@ -11,7 +11,6 @@ use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 use crate::api::auth::Caller;
 use crate::api::problem::ApiError;
 use crate::api::state::ApiState;
-use crate::db::visible::Visible;
 use crate::domain::access::Scope;
 use crate::wire::problem::CONTENT_TYPE;
 
@@ -107,7 +106,7 @@ async fn check(needs: Needs, request: Request, next: Next) -> Response {
     {
         return ApiError::scope_missing(scope, &caller.rights.scopes).into_response();
     }
-    if matches!(needs, Needs::Everything(_)) && caller.visible != Visible::EVERYTHING {
+    if matches!(needs, Needs::Everything(_)) && caller.rights.is_limited() {
         let detail = "this answers of all repositories and CLIs; this API key is limited to some";
         return ApiError::forbidden(detail).into_response();
     }

@@ -113,7 +113,11 @@ pub(super) async fn audit_checkpoint(State(state): State<ApiState>) -> ApiResult
     let (checkpoint, note) = last(&mut connection).await?;
     let lines = db::trail::cosignatures(&mut connection, checkpoint.size).await?;
     let note = lines.into_iter().fold(note, |note, line| note + &line + "\n");
-    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], note).into_response())
+    let headers = [
+        (header::CONTENT_TYPE, "text/plain; charset=utf-8"),
+        (header::CONTENT_DISPOSITION, "attachment; filename=\"checkpoint\""),
+    ];
+    Ok((headers, note).into_response())
 }
 
 /// The log as of its last checkpoint, a line an entry. `jsonl` is verified by `kage audit verify --export`.
@@ -138,6 +142,8 @@ pub(super) async fn export_audit(
     let mut response = Body::from_stream(pages(state.pool.clone(), export)).into_response();
     let ndjson = HeaderValue::from_static("application/x-ndjson");
     response.headers_mut().insert(header::CONTENT_TYPE, ndjson);
+    let name = HeaderValue::from_static("attachment; filename=\"audit.jsonl\"");
+    response.headers_mut().insert(header::CONTENT_DISPOSITION, name);
     Ok(response)
 }
 

@@ -125,7 +125,8 @@ impl Settings {
         let resolver = self.resolver()?;
         let Some(given) = self.given_secret(name, file)? else { return Ok(None) };
         let secret = Secret::new(name, given.source, resolver, |_| true);
-        secret.read_at_once().map_err(|source| ConfigError::Secret { name: name.to_owned(), source })?;
+        let named = if self.given.contains_key(name) { name } else { file };
+        secret.read_at_once().map_err(|source| ConfigError::Secret { name: named.to_owned(), source })?;
         self.secrets.push(secret.clone());
         Ok(Some(secret))
     }
@@ -215,7 +216,8 @@ impl Settings {
         }
         let here = Resolver { commands: commands.clone(), ..Resolver::default() };
         let secret = Secret::new(name, given.source.clone(), Arc::new(here), |_| true);
-        secret.read_at_once().map_err(|source| ConfigError::Secret { name: name.to_owned(), source })?;
+        let named = if self.given.contains_key(name) { name } else { file };
+        secret.read_at_once().map_err(|source| ConfigError::Secret { name: named.to_owned(), source })?;
         self.secrets.push(secret);
         Ok(Some(given.source))
     }

@@ -60,7 +60,10 @@ impl Ids {
         } else {
             &self.task
         };
-        path.replace("{id}", id).replace("{name}", &self.repository).replace("{cli}", "shell").replace("{index}", "0")
+        path.replace("{id}", id)
+            .replace("{name}", &self.repository)
+            .replace("{cli}", "shell")
+            .replace("{index}", "0")
     }
 }
 

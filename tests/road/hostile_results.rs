@@ -18,6 +18,12 @@ fn warnings(files: &Value) -> Vec<&str> {
     files["warnings"].as_array().expect("an array").iter().map(string).collect()
 }
 
+/// The paths that were left out for a reason of this kind, as they are shown.
+fn left_out<'a>(files: &'a Value, kind: &str) -> Vec<&'a str> {
+    let rejected = files["rejected"].as_array().expect("an array").iter();
+    rejected.filter(|one| one["kind"] == kind).map(|one| string(&one["path"])).collect()
+}
+
 /// The files of a run's branch, which must have succeeded, by name.
 fn branch_of<'a>(kage: &TestKage, task: &'a Value) -> (&'a str, Vec<u8>) {
     let run = &task["runs"][0];
@@ -110,14 +116,14 @@ async fn probes_56_to_62_what_is_left_out_is_said_and_the_rest_comes_in() {
         assert!(listed.split('\0').any(|it| it == name), "{name}: {listed:?}");
     }
     let told = files(&kage, &nested).await;
-    let dropped: Vec<_> = warnings(&told).into_iter().filter(|it| it.starts_with("NestedGit")).collect();
-    assert_eq!(dropped.len(), 2, "{told}");
+    assert_eq!(left_out(&told, "nested_git").len(), 2, "{told}");
 
     let (_, listed) = branch_of(&kage, &special);
     assert_eq!(String::from_utf8_lossy(&listed), "README.md\0data.bin\0new\0");
     let told = files(&kage, &special).await;
     for name in [".gitattributes", ".gitignore", "src/greet.sh", "fifo", "socket"] {
-        let said = format!("SpecialFile \"{name}\"");
+        assert!(left_out(&told, "special_file").contains(&name), "{name}: {told}");
+        let said = format!("Left out \"{name}\": ");
         assert!(warnings(&told).iter().any(|it| it.starts_with(&said)), "{name}: {told}");
     }
 
@@ -141,9 +147,9 @@ async fn probes_56_to_62_what_is_left_out_is_said_and_the_rest_comes_in() {
     expected.sort_unstable();
     assert_eq!(listed, expected);
     let told = files(&kage, &names).await;
-    let left_out: Vec<_> = warnings(&told).into_iter().filter(|it| it.starts_with("ForbiddenName")).collect();
-    assert_eq!(left_out.len(), 7, "{told}");
-    assert!(left_out.iter().all(|it| it.is_ascii()), "shown as they are: {left_out:?}");
+    let forbidden = left_out(&told, "forbidden_name");
+    assert_eq!(forbidden.len(), 7, "{told}");
+    assert!(forbidden.iter().all(|it| it.is_ascii()), "shown as they are: {forbidden:?}");
     // The same rule in the list, in the patch and in what is on the branch.
     assert_eq!(told["files"].as_array().map(Vec::len), Some(8), "{told}");
     let id = string(&names["id"]);
@@ -169,16 +175,16 @@ async fn probe_61_what_is_too_much_ends_at_a_limit_that_is_named() {
             "python3 -c 'import os\nfor i in range(30): os.mkdir(\"d\" * 200); os.chdir(\"d\" * 200)\nopen(\"x\", \"w\")'"
         ),
     );
-    for (task, what) in [
-        (&giant, "bytes in a file"),
-        (&many, "changed files"),
-        (&deep, "folders one in another"),
-        (&long, "bytes in a path"),
-    ] {
+    // What is too much by itself is left out; what is too much together fails the whole.
+    for (task, kind) in [(&giant, "too_large"), (&deep, "too_deep"), (&long, "path_too_long")] {
         let run = &task["runs"][0];
-        assert_eq!((&run["state"], &run["branch"]), (&"failed".into(), &Value::Null), "{what}: {run}");
-        assert!(string(&run["error"]).contains(what), "{what}: {run}");
+        assert_eq!((&run["state"], &run["branch"]), (&"no_changes".into(), &Value::Null), "{kind}: {run}");
+        let told = files(&kage, task).await;
+        assert_eq!(left_out(&told, kind).len(), 1, "{kind}: {told}");
     }
+    let run_of_many = &many["runs"][0];
+    assert_eq!((&run_of_many["state"], &run_of_many["branch"]), (&"failed".into(), &Value::Null), "{many}");
+    assert!(string(&run_of_many["error"]).contains("changed files"), "{many}");
     assert_eq!(terabyte["runs"][0]["state"], "file_limit", "{terabyte}");
     assert_eq!(run("echo on > and").await["runs"][0]["state"], "succeeded");
 }

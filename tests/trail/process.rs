@@ -258,7 +258,7 @@ async fn the_api_answers_with_what_can_be_verified() {
         command.env_remove("KAGE_SEQUENCER_KEY_FILE");
         command
     };
-    let api_key = run(keyless(&["key", "create", "--name", "reader"]));
+    let api_key = run(keyless(&["key", "create", "--name", "reader", "--scope", "audit:read"]));
     let api_key = String::from_utf8_lossy(&api_key.stdout).trim().to_owned();
     let port =
         std::net::TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port").port();

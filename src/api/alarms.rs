@@ -61,13 +61,13 @@ pub(super) async fn write(state: ApiState) {
 async fn append(state: &ApiState, origin: &Origin) -> Result<(), DbError> {
     let mut transaction = state.pool.begin().await?;
     let failures = state.config.edge.rates.failures;
-    let entry = Entry {
+    let entry = origin.asked(Entry {
         actor: Actor::Anonymous,
         action: "auth.repeated_failures",
         object: "route:*".to_owned(),
         outcome: Outcome::Refused,
-        details: origin.audited(json!({ "more_than_a_minute": failures, "shut_out_secs": 60 })),
-    };
+        details: json!({ "more_than_a_minute": failures, "shut_out_secs": 60 }),
+    });
     db::audit::append(&mut transaction, &entry).await?;
     Ok(transaction.commit().await?)
 }

@@ -1,11 +1,14 @@
 //! The audit trail. `routes` is the one place that says who may read it.
 
+use std::net::IpAddr;
+
 use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use futures::Stream;
+use ipnet::IpNet;
 
 use crate::api::extract::{Path, Query};
 use crate::api::problem::{ApiError, ApiResult};
@@ -45,6 +48,12 @@ fn to_wire(placed: &Placed) -> ApiResult<AuditEntry> {
     Ok(AuditEntry { index: placed.index.unsigned_abs(), hash: hex::encode(placed.hash()?), entry })
 }
 
+fn network(text: &str) -> ApiResult<IpNet> {
+    let one = text.parse().map(|address: IpAddr| IpNet::from(address.to_canonical()));
+    let network = one.or_else(|_| text.parse().map(|network: IpNet| network.trunc()));
+    network.map_err(|_| ApiError::invalid("address is an address, or a network such as 192.0.2.0/24"))
+}
+
 /// Entries in the order of the log, as soon as they have their place in it (within a second).
 #[utoipa::path(get, path = "/audit", tag = "audit", params(AuditFilter),
     responses((status = 200, body = AuditPage), (status = 401, body = Problem), (status = 422, body = Problem)))]
@@ -60,6 +69,10 @@ pub(super) async fn list_audit(
     if first > END {
         return Err(ApiError::invalid("cursor is the next of a page before"));
     }
+    let texts = [&asked.action, &asked.object, &asked.actor, &asked.outcome, &asked.request_id, &asked.route];
+    if texts.into_iter().flatten().any(|text| text.contains('\0')) {
+        return Err(ApiError::invalid("no filter holds NUL"));
+    }
     let filter = Filter {
         action: asked.action,
         object: asked.object,
@@ -67,7 +80,10 @@ pub(super) async fn list_audit(
         outcome: asked.outcome,
         since: asked.since,
         until: asked.until,
-        task: None,
+        task: asked.task,
+        request: asked.request_id,
+        address: asked.address.as_deref().map(network).transpose()?,
+        route: asked.route,
     };
     let mut connection = state.pool.acquire().await?;
     let placed = db::trail::placed(&mut connection, &filter, (first, END), i64::from(limit)).await?;
@@ -78,7 +94,7 @@ pub(super) async fn list_audit(
 }
 
 /// The last checkpoint: its note, and what it says.
-async fn last(connection: &mut sqlx::PgConnection) -> ApiResult<(Checkpoint, String)> {
+pub(super) async fn last(connection: &mut sqlx::PgConnection) -> ApiResult<(Checkpoint, String)> {
     let note = db::trail::note(connection, None).await?;
     let note = note.ok_or_else(|| ApiError::not_found("checkpoint: nothing has been sequenced yet"))?;
     let read = Note::parse(&note).and_then(|note| Checkpoint::parse(&note.text));

@@ -19,7 +19,7 @@ use crate::db::keys::Bearer;
 use crate::db::visible::Visible;
 use crate::domain::access::Rights;
 use crate::domain::api_key;
-use crate::domain::audit::{Actor, Entry, Outcome};
+use crate::domain::audit::{Actor, Asked, Entry, Outcome};
 
 /// Whoever may call: who, with what rights, and what shows that it is still so.
 #[derive(Debug, Clone)]
@@ -40,16 +40,17 @@ impl Caller {
     }
 
     /// The audit entry of an act of its own that is done.
-    pub fn did(&self, action: &'static str, object: String, details: Value) -> Entry {
-        let details = self.origin.audited(details);
-        Entry { actor: self.actor(), action, object, outcome: Outcome::Done, details }
+    pub fn did(&self, action: &'static str, object: String, details: Value) -> Asked {
+        let entry = Entry { actor: self.actor(), action, object, outcome: Outcome::Done, details };
+        self.origin.asked(entry)
     }
 }
 
 pub(super) async fn require_key(State(state): State<ApiState>, mut request: Request, next: Next) -> Response {
-    let origin = Origin::of(&request);
+    let mut origin = Origin::of(&request);
     let path = request.extensions().get::<MatchedPath>().map_or("?", MatchedPath::as_str);
     let route = format!("{} {path}", request.method());
+    origin.route = Some(route.as_str().into());
     let authenticated = match state.limits.may_authenticate(&origin) {
         Err(shut_out) => Err(shut_out),
         Ok(()) => authenticate(&state, request.headers(), &origin).await,

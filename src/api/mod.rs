@@ -5,6 +5,7 @@
 
 mod alarms;
 mod audit;
+mod audit_tiles;
 mod auth;
 mod bearers;
 mod cors;
@@ -117,6 +118,7 @@ fn table() -> (OpenApiRouter<ApiState>, OpenApiRouter<ApiState>) {
         .needs(audit, routes!(audit::prove_audit))
         .needs(audit, routes!(audit::audit_checkpoint))
         .needs(audit, routes!(audit::export_audit))
+        .needs(audit, routes!(audit_tiles::audit_tile))
         .into_router();
     (open, keyed)
 }

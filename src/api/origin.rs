@@ -16,6 +16,7 @@ use uuid::Uuid;
 use crate::api::listener::{Guarded, Remote};
 use crate::api::network;
 use crate::api::state::ApiState;
+use crate::domain::audit::{self, Asked, Entry};
 
 const HEADER: HeaderName = HeaderName::from_static("x-request-id");
 /// Most bytes of an id that a client chose.
@@ -44,6 +45,8 @@ pub(super) struct Origin {
     pub tls: bool,
     /// The subject of the certificate that the connection's other end has shown.
     pub certificate: Option<Arc<str>>,
+    /// Method and path of the route, once it is known.
+    pub route: Option<Arc<str>>,
 }
 
 impl Origin {
@@ -52,16 +55,13 @@ impl Origin {
         known.unwrap_or_else(|| Self { request_id: Uuid::new_v4().to_string(), ..Self::default() })
     }
 
-    /// What an audit entry says of the request, beside its own details.
-    pub fn audited(&self, mut details: Value) -> Value {
-        if let Value::Object(fields) = &mut details {
-            fields.insert("request_id".to_owned(), json!(self.request_id));
-            fields.insert("address".to_owned(), json!(self.address));
-            if let Some(certificate) = &self.certificate {
-                fields.insert("certificate".to_owned(), json!(**certificate));
-            }
+    /// An audit entry with the request that it came of.
+    pub fn asked(&self, mut entry: Entry) -> Asked {
+        if let (Value::Object(fields), Some(certificate)) = (&mut entry.details, &self.certificate) {
+            fields.insert("certificate".to_owned(), json!(**certificate));
         }
-        details
+        let route = self.route.as_deref().map(str::to_owned);
+        Asked { entry, request: audit::Request { id: self.request_id.clone(), address: self.address, route } }
     }
 }
 
@@ -81,7 +81,13 @@ pub(super) async fn mark(State(state): State<ApiState>, mut request: Request, ne
     );
     let tls = peer.as_ref().is_some_and(|peer| peer.tls);
     let certificate = peer.and_then(|peer| peer.certificate);
-    request.extensions_mut().insert(Origin { address, request_id: request_id.clone(), tls, certificate });
+    request.extensions_mut().insert(Origin {
+        address,
+        request_id: request_id.clone(),
+        tls,
+        certificate,
+        route: None,
+    });
     let value = HeaderValue::from_str(&request_id).ok();
     let mut response = REQUEST_ID.scope(request_id, next.run(request)).instrument(span).await;
     if let Some(value) = value {

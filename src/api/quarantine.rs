@@ -12,11 +12,11 @@ use crate::api::problem::{ApiError, ApiResult};
 use crate::api::state::ApiState;
 use crate::db;
 use crate::db::quarantine::{ApprovalRow, ConfigurationRow};
-use crate::domain::audit::Entry;
+use crate::domain::audit::Asked;
 use crate::wire::problem::Problem;
 use crate::wire::quarantine::{Approval, Approvals, Configurations, NewApproval};
 
-fn entry(caller: &Caller, action: &'static str, name: &str, approval: &ApprovalRow) -> Entry {
+fn entry(caller: &Caller, action: &'static str, name: &str, approval: &ApprovalRow) -> Asked {
     let details = json!({ "approval": approval.id, "path": approval.path, "digest": approval.digest });
     caller.did(action, format!("repository:{name}"), details)
 }

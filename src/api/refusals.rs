@@ -145,13 +145,15 @@ async fn append(state: &ApiState, due: &[(Sort, Tally)]) -> Result<(), DbError> 
     let mut transaction = state.pool.begin().await?;
     for (sort, tally) in due {
         let details = json!({ "reason": sort.reason, "count": tally.count });
-        let entry = Entry {
+        let mut origin = tally.latest.origin.clone();
+        origin.route = Some(tally.latest.route.as_str().into());
+        let entry = origin.asked(Entry {
             actor: sort.key_id.clone().map_or(Actor::Anonymous, Actor::Key),
             action: "access.refuse",
             object: format!("route:{}", tally.latest.route),
             outcome: Outcome::Refused,
-            details: tally.latest.origin.audited(details),
-        };
+            details,
+        });
         db::audit::append(&mut transaction, &entry).await?;
     }
     Ok(transaction.commit().await?)

@@ -10,13 +10,13 @@ use crate::api::extract::{Json as Body, Path};
 use crate::api::problem::{ApiError, ApiResult};
 use crate::api::state::ApiState;
 use crate::db;
-use crate::domain::audit::Entry;
+use crate::domain::audit::Asked;
 use crate::domain::name::Name;
 use crate::domain::repository::RepositoryState;
 use crate::wire::problem::Problem;
 use crate::wire::repository::{NewRepository, Repositories, Repository};
 
-fn entry(caller: &Caller, action: &'static str, name: &str, details: serde_json::Value) -> Entry {
+fn entry(caller: &Caller, action: &'static str, name: &str, details: serde_json::Value) -> Asked {
     caller.did(action, format!("repository:{name}"), details)
 }
 

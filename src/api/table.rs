@@ -79,8 +79,10 @@ fn describe(operation: &mut Operation, needs: Needs) {
     }
 }
 
-/// Says of every operation that it is subject to the limits of rates.
+/// Says of every operation that it is subject to the limits of rates; and a path to the end (`{*path}`) as OpenAPI does.
 pub(super) fn describe_limits(document: &mut OpenApi) {
+    let paths = std::mem::take(&mut document.paths.paths);
+    document.paths.paths = paths.into_iter().map(|(path, item)| (path.replace("{*", "{"), item)).collect();
     for item in document.paths.paths.values_mut() {
         for operation in operations(item) {
             let what = "Too many requests; Retry-After says when to come back";

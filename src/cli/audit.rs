@@ -7,10 +7,11 @@ use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret as _, SecretString};
 use uuid::Uuid;
 
+use crate::cli::audit_tiles::TilesArgs;
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::host::{self, Configuration};
 use crate::cli::output::{self, Globals};
-use crate::cli::{audit_cosign, audit_export, audit_show, audit_verify, sequencer_key};
+use crate::cli::{audit_cosign, audit_export, audit_show, audit_tiles, audit_verify, sequencer_key};
 use crate::config::sequencer::SequencerConfig;
 use crate::trail::note::{Kind, SignerKey, VerifierKey};
 
@@ -27,6 +28,8 @@ enum Command {
     Verify(VerifyArgs),
     /// Write entries that can be verified offline to standard output
     Export(ExportArgs),
+    /// Write the log as files of C2SP tlog-tiles, for monitors and witnesses
+    Tiles(TilesArgs),
     /// Tell one task's story
     Show {
         #[arg(long)]
@@ -98,6 +101,7 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, CliError> {
     match args.command {
         Command::Verify(args) => audit_verify::run(args, globals).await,
         Command::Export(args) => audit_export::run(args).await,
+        Command::Tiles(args) => audit_tiles::run(args).await,
         Command::Show { task } => audit_show::run(task, globals).await,
         Command::Checkpoint => audit_cosign::checkpoint().await,
         Command::Cosign { file } => audit_cosign::run(&file).await,

@@ -47,6 +47,9 @@ fn told(index: i64, row: &Value) -> String {
         Some(id) => format!("{} {id}", text("actor_kind")),
         None => text("actor_kind").to_owned(),
     };
+    let from = ["address", "route", "request_id"].map(|name| row[name].as_str());
+    let from: Vec<&str> = from.into_iter().flatten().collect();
+    let from = if from.is_empty() { String::new() } else { format!("  ({})", from.join(", ")) };
     let mut details = row["details"].to_string();
     if details.len() > WIDTH {
         let end = (0..=WIDTH).rev().find(|end| details.is_char_boundary(*end)).unwrap_or(0);
@@ -55,5 +58,5 @@ fn told(index: i64, row: &Value) -> String {
     }
     let outcome = if text("outcome") == "done" { String::new() } else { format!(" [{}]", text("outcome")) };
     let at = text("at").get(..19).unwrap_or("?").replace('T', " ");
-    format!("{index:>6}  {at}  {who}  {}{outcome}  {}  {details}", text("action"), text("object"))
+    format!("{index:>6}  {at}  {who}{from}  {}{outcome}  {}  {details}", text("action"), text("object"))
 }

@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use crate::api;
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::host::{self, Configuration};
+use crate::cli::role_trail::RoleTrail;
 use crate::cli::secrets;
 use crate::cli::sequencer_key;
 use crate::db;
@@ -122,17 +123,24 @@ async fn roles(configuration: &mut Configuration, roles: Roles) -> Result<Exit, 
     keep_memory_private().context("core dumps").map_err(CliError::Host)?;
     let lifecycle = Lifecycle::new();
     lifecycle.watch_signals().context("signals").map_err(CliError::Host)?;
-    let started = start(configuration, roles, &lifecycle);
+    let mut trail = RoleTrail::of(configuration);
+    let started = start(configuration, roles, &mut trail, &lifecycle);
     let started = tokio::select! {
         started = started => started.map_err(CliError::Host),
-        () = lifecycle.soft().cancelled() => return Ok(Exit::Success),
+        () = lifecycle.soft().cancelled() => {
+            trail.end(false).await;
+            return Ok(Exit::Success);
+        }
     };
     if let Err(error) = started {
         lifecycle.stop();
         lifecycle.wait().await;
+        trail.end(true).await;
         return Err(error);
     }
-    Ok(if lifecycle.wait().await { Exit::Success } else { Exit::Failed })
+    let good = lifecycle.wait().await;
+    trail.end(!good).await;
+    Ok(if good { Exit::Success } else { Exit::Failed })
 }
 
 /// No core file of a role, and no look into its memory by another process of its user: there are secrets in it.
@@ -142,13 +150,19 @@ pub(super) fn keep_memory_private() -> std::io::Result<()> {
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
-async fn start(configuration: &mut Configuration, roles: Roles, lifecycle: &Lifecycle) -> anyhow::Result<()> {
+async fn start(
+    configuration: &mut Configuration,
+    roles: Roles,
+    trail: &mut RoleTrail,
+    lifecycle: &Lifecycle,
+) -> anyhow::Result<()> {
     let database = &configuration.database;
     let mut pools = Vec::new();
     db::prepare(database, DATABASE_WITHIN).await.context("database")?;
     // First: what the others record is to have its place from the beginning on.
     if roles.has(Roles::Sequencer) {
         let pool = db::connect(database, Zone::Sequencer).await?;
+        trail.begin("sequencer", &pool).await?;
         pools.push(pool.clone());
         let mut config = configuration.sequencer.clone();
         if config.key.is_none() {
@@ -160,6 +174,7 @@ async fn start(configuration: &mut Configuration, roles: Roles, lifecycle: &Life
         let listener = api::bind(&configuration.api).await;
         let listener = listener.with_context(|| format!("KAGE_API_LISTEN {}", configuration.api.listen))?;
         let pool = db::connect(database, Zone::Api).await?;
+        trail.begin("api", &pool).await?;
         pools.push(pool.clone());
         let (config, this) = (configuration.api.clone(), lifecycle.clone());
         lifecycle.spawn_essential("api", async move {
@@ -170,6 +185,7 @@ async fn start(configuration: &mut Configuration, roles: Roles, lifecycle: &Life
     }
     if roles.has(Roles::Gateway) {
         let pool = db::connect(database, Zone::Gateway).await?;
+        trail.begin("gateway", &pool).await?;
         pools.push(pool.clone());
         // Beside the runner it lives as long as the runner's runs; alone, its own time to drain is all.
         let beside = roles.has(Roles::Runner);
@@ -181,6 +197,7 @@ async fn start(configuration: &mut Configuration, roles: Roles, lifecycle: &Life
     }
     if roles.has(Roles::Runner) {
         let pool = db::connect(database, Zone::Runner).await?;
+        trail.begin("runner", &pool).await?;
         pools.push(pool.clone());
         runner::start(pool, configuration.runner.clone(), lifecycle).await.context("runner")?;
         drain_deadline(Duration::from_secs(configuration.runner.drain_secs), lifecycle);

@@ -8,6 +8,7 @@ pub mod error;
 pub mod gateway;
 pub mod policy;
 pub mod providers;
+pub mod recorded;
 pub mod runner;
 pub mod secrets;
 pub mod sequencer;

@@ -32,7 +32,7 @@ pub const NAMES: [&str; 14] = [
     "KAGE_VAULT_SECRET_ID_FILE",
 ];
 
-const MASK: &str = "********";
+pub(super) const MASK: &str = "********";
 
 /// What is given of a secret setting.
 struct Given {
@@ -133,6 +133,7 @@ impl Settings {
 
     fn given_secret(&mut self, name: &'static str, file: &'static str) -> Result<Option<Given>, ConfigError> {
         let invalid = |problem: String| ConfigError::Invalid { name: name.to_owned(), problem };
+        self.confidential.insert(name);
         let given = match (self.given.get(name).cloned(), self.given.get(file).cloned()) {
             (Some(_), Some(_)) => return Err(invalid(format!("give it or {file}, not both"))),
             (Some(value), None) => {

@@ -3,7 +3,7 @@
 //!
 //! Secrets are read by `config/secrets.rs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -62,6 +62,8 @@ pub struct Settings {
     pub(super) secrets: Vec<Secret>,
     /// Those of them whose new values count without a restart.
     pub(super) watched: Vec<Secret>,
+    /// Names of settings that are secrets, given or not.
+    pub(super) confidential: BTreeSet<&'static str>,
 }
 
 impl Settings {

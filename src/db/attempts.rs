@@ -291,6 +291,8 @@ pub struct Harvested {
     pub paths: Vec<String>,
     /// Changed paths that a CLI, an editor or a build would obey; the first of them.
     pub flagged: Vec<String>,
+    /// What the audit trail keeps of it: files with their hashes.
+    pub record: Value,
 }
 
 async fn end_attempt(transaction: &mut PgConnection, run: &RunRow, ending: &Ending) -> Result<(), DbError> {
@@ -357,6 +359,13 @@ pub async fn finish(
                           "branch": finished.branch, "commit": finished.commit_hash,
                           "files": finished.files_changed, "warnings": warnings.len(),
                           "flagged": harvested.map(|h| &h.flagged) });
+    if let Some(harvested) = harvested {
+        let mut details = harvested.record.clone();
+        details["task"] = json!(lease.task);
+        details["attempt"] = json!(run.attempt);
+        let state = audit_state(lease, ending.state, Value::Null);
+        audit::append(connection, &Entry { action: "run.harvest", details, ..state }).await?;
+    }
     audit::append(connection, &audit_state(lease, ending.state, details)).await?;
     tasks::settle(connection, lease.task, &Actor::Runner(lease.runner.to_string())).await?;
     write.transaction.commit().await?;

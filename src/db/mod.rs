@@ -25,6 +25,7 @@ pub mod refused_calls;
 pub mod reloads;
 pub mod repositories;
 pub mod results;
+pub mod role_starts;
 mod run_events;
 mod run_parts;
 pub mod runners;
@@ -36,6 +37,7 @@ pub mod task_view;
 pub mod tasks;
 pub mod trail;
 pub mod trail_export;
+pub mod trail_tiles;
 pub mod visible;
 
 use std::time::Duration;

@@ -1,11 +1,17 @@
 //! The record of every call to a model: made when its cost is reserved, ended when it is settled.
 
 use chrono::{DateTime, Utc};
+use serde_json::json;
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
+use crate::db::audit;
 use crate::db::budgets::Amount;
 use crate::db::error::DbError;
+use crate::domain::audit::{Actor, Entry, Outcome};
+
+/// Of a model's name in the audit trail: a CLI names what it likes.
+const NAME_CHARS: usize = 200;
 
 /// How a call ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,16 +154,30 @@ pub struct EndedCall {
     pub duration_ms: i32,
 }
 
-/// In the transaction that settles. False if it has ended already: then nothing may be charged.
+/// What its row says of a call, for the audit trail. Never what was asked or answered.
+#[derive(sqlx::FromRow)]
+struct CallFacts {
+    run_id: Uuid,
+    task_id: Uuid,
+    attempt: i32,
+    provider: String,
+    dialect: String,
+    model_asked: String,
+    model: String,
+    streamed: bool,
+}
+
+/// In the transaction that settles, with its audit entry. False if it has ended already: then nothing may be charged.
 ///
 /// # Errors
 /// [`DbError`].
 pub async fn finish(connection: &mut PgConnection, id: Uuid, ended: &EndedCall) -> Result<bool, DbError> {
-    let done = sqlx::query(
+    let facts: Option<CallFacts> = sqlx::query_as(
         "UPDATE model_calls SET outcome = $2, status = $3, input_tokens = $4, output_tokens = $5,
              cached_input_tokens = $6, cache_write_tokens = $7, cost_micros = $8, estimated = $9, error = $10,
              first_byte_ms = $11, duration_ms = $12
-         WHERE id = $1 AND outcome = 'open'",
+         WHERE id = $1 AND outcome = 'open'
+         RETURNING run_id, task_id, attempt, provider, dialect, model_asked, model, streamed",
     )
     .bind(id)
     .bind(ended.outcome.as_str())
@@ -171,9 +191,42 @@ pub async fn finish(connection: &mut PgConnection, id: Uuid, ended: &EndedCall) 
     .bind(&ended.error)
     .bind(ended.first_byte_ms)
     .bind(ended.duration_ms)
-    .execute(connection)
+    .fetch_optional(&mut *connection)
     .await?;
-    Ok(done.rows_affected() == 1)
+    let Some(facts) = facts else { return Ok(false) };
+    audit::append(connection, &entry(id, &facts, ended)).await?;
+    Ok(true)
+}
+
+fn entry(id: Uuid, facts: &CallFacts, ended: &EndedCall) -> Entry {
+    let cut = |name: &str| name.chars().take(NAME_CHARS).collect::<String>();
+    let details = json!({
+        "call": id,
+        "task": facts.task_id,
+        "attempt": facts.attempt,
+        "provider": facts.provider,
+        "dialect": facts.dialect,
+        "model_asked": cut(&facts.model_asked),
+        "model": cut(&facts.model),
+        "streamed": facts.streamed,
+        "outcome": ended.outcome.as_str(),
+        "status": ended.status,
+        "input_tokens": ended.input_tokens,
+        "output_tokens": ended.output_tokens,
+        "cached_input_tokens": ended.cached_input_tokens,
+        "cache_write_tokens": ended.cache_write_tokens,
+        "cost_micros": ended.cost_micros,
+        "estimated": ended.estimated,
+        "duration_ms": ended.duration_ms,
+    });
+    let outcome = if ended.outcome == CallOutcome::Ok { Outcome::Done } else { Outcome::Failed };
+    Entry {
+        actor: Actor::Gateway,
+        action: "model.call",
+        object: format!("run:{}", facts.run_id),
+        outcome,
+        details,
+    }
 }
 
 /// # Errors

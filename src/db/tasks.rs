@@ -12,7 +12,7 @@ use crate::db::events::{self, NewEvent};
 use crate::db::runs::{self, RunRow};
 use crate::db::visible::Visible;
 use crate::db::{audit, run_events};
-use crate::domain::audit::{Actor, Entry, Outcome};
+use crate::domain::audit::{Actor, Entry, Outcome, Record};
 use crate::domain::event::EventKind;
 use crate::domain::name::Name;
 use crate::domain::run::RunState;
@@ -227,8 +227,7 @@ pub async fn cancel(
     pool: &PgPool,
     visible: &Visible,
     task: Uuid,
-    actor: &Actor,
-    details: Value,
+    entry: &(impl Record + Sync),
 ) -> Result<Cancel, DbError> {
     let mut transaction = pool.begin().await?;
     let row: Option<TaskRow> = sqlx::query_as(
@@ -251,17 +250,7 @@ pub async fn cancel(
     .bind(task)
     .execute(&mut *transaction)
     .await?;
-    audit::append(
-        &mut transaction,
-        &Entry {
-            actor: actor.clone(),
-            action: "task.cancel",
-            object: format!("task:{task}"),
-            outcome: Outcome::Done,
-            details,
-        },
-    )
-    .await?;
+    audit::append(&mut transaction, entry).await?;
     let waiting: Vec<RunRow> = sqlx::query_as(
         "UPDATE runs SET state = 'cancelled', error = 'cancelled before it began', finished_at = now()
          WHERE task_id = $1 AND state = 'queued' AND (lease_expires_at IS NULL OR lease_expires_at < now())
@@ -271,11 +260,20 @@ pub async fn cancel(
     .fetch_all(&mut *transaction)
     .await?;
     for run in &waiting {
+        let state = Entry {
+            actor: entry.entry().actor.clone(),
+            action: "run.state",
+            object: format!("run:{}", run.id),
+            outcome: Outcome::Done,
+            details: json!({ "task": task, "state": RunState::Cancelled,
+                             "facts": { "attempt": run.attempt, "error": run.error } }),
+        };
+        audit::append(&mut transaction, &state).await?;
         let ended = run_events::state_event(run, RunState::Cancelled, run.attempt, run.error.as_deref());
         events::append(&mut transaction, task, Some(run.id), &[ended]).await?;
         run_events::append_result(&mut transaction, run, Vec::new(), &[]).await?;
     }
-    settle(&mut transaction, task, actor).await?;
+    settle(&mut transaction, task, &entry.entry().actor).await?;
     transaction.commit().await?;
     Ok(Cancel::Done)
 }

@@ -4,6 +4,7 @@
 //! it are UTC, as in every session of ours.
 
 use chrono::{DateTime, Utc};
+use ipnet::IpNet;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -252,6 +253,12 @@ pub struct Filter {
     pub until: Option<DateTime<Utc>>,
     /// This task, and its runs.
     pub task: Option<Uuid>,
+    /// Id of the request that asked for the act.
+    pub request: Option<String>,
+    /// Where that came from: an address, or all of a network.
+    pub address: Option<IpNet>,
+    /// Method and path of its route.
+    pub route: Option<String>,
 }
 
 /// Entries from `first` on, below `size`, that a filter lets through.
@@ -276,7 +283,10 @@ pub async fn placed(
            AND ($8::timestamptz IS NULL OR e.at < $8)
            AND ($9::uuid IS NULL OR e.object = 'task:' || $9::text
                 OR e.object IN (SELECT 'run:' || id::text FROM runs WHERE task_id = $9))
-         ORDER BY l.index LIMIT $10",
+           AND ($10::text IS NULL OR e.request_id = $10)
+           AND ($11::text IS NULL OR e.address <<= $11::inet)
+           AND ($12::text IS NULL OR e.route = $12)
+         ORDER BY l.index LIMIT $13",
     )
     .bind(first as i64)
     .bind(size as i64)
@@ -287,6 +297,9 @@ pub async fn placed(
     .bind(filter.since)
     .bind(filter.until)
     .bind(filter.task)
+    .bind(&filter.request)
+    .bind(filter.address.map(|network| network.to_string()))
+    .bind(&filter.route)
     .bind(limit)
     .fetch_all(connection)
     .await?;

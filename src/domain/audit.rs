@@ -1,5 +1,7 @@
 //! Audit entries: security-relevant facts, kept for ever.
 
+use std::net::IpAddr;
+
 use serde_json::Value;
 
 /// Who did it.
@@ -67,4 +69,48 @@ pub struct Entry {
     pub object: String,
     pub outcome: Outcome,
     pub details: Value,
+}
+
+/// The request that an act came of.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Request {
+    /// As in the answer's `X-Request-Id`.
+    pub id: String,
+    /// The client's, through trusted proxies.
+    pub address: Option<IpAddr>,
+    /// Method and path of the route: `POST /api/v1/tasks`.
+    pub route: Option<String>,
+}
+
+/// An entry of an act that a request asked for.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    pub entry: Entry,
+    pub request: Request,
+}
+
+/// What can be appended to the trail.
+pub trait Record {
+    fn entry(&self) -> &Entry;
+
+    /// None: no request asked for it.
+    fn request(&self) -> Option<&Request> {
+        None
+    }
+}
+
+impl Record for Entry {
+    fn entry(&self) -> &Entry {
+        self
+    }
+}
+
+impl Record for Asked {
+    fn entry(&self) -> &Entry {
+        &self.entry
+    }
+
+    fn request(&self) -> Option<&Request> {
+        Some(&self.request)
+    }
 }

@@ -78,6 +78,8 @@ pub struct FileChange {
     pub compared: bool,
     /// Bytes of the new content; 0 where there is none.
     pub size: u64,
+    /// Git's id of the new content; `None` where there is none.
+    pub blob: Option<Oid>,
 }
 
 /// A patch that `git apply` takes.
@@ -373,6 +375,7 @@ fn change(delta: &DiffDelta<'_>, size: u64, lines: (usize, usize, usize)) -> Fil
         path: path(delta),
         old_path: old_path(delta),
         status,
+        blob: Some(delta.new_file().id()).filter(|id| !id.is_zero()),
         old_mode: delta.old_file().mode().into(),
         new_mode: delta.new_file().mode().into(),
         insertions: lines.1 as u64,

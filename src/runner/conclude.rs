@@ -30,6 +30,7 @@ use crate::runner::drive::{Drive, Ended};
 use crate::runner::environment::Environment;
 use crate::runner::failure::RunFailure;
 use crate::runner::grant::{self, Record};
+use crate::runner::harvest_record;
 use crate::runner::left_out;
 use crate::runner::past_call;
 use crate::runner::prepare;
@@ -299,6 +300,7 @@ fn take(
     let flagged = review::flagged(&files, manifest);
     findings.warnings.splice(0..0, [secrets.warnings, review::warnings(&flagged)].concat());
     findings.flagged = review::listed(&flagged);
+    let record = harvest_record::of(&branch, id, &files, &patch, &findings);
     let files: Vec<FileChange> = files.into_iter().map(file_change).collect();
     let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     let result = ResultRow {
@@ -316,6 +318,7 @@ fn take(
         paths: db::results::listed(files.into_iter().map(|file| file.path).collect()),
         flagged: flagged.into_iter().take(review::LISTED).map(|it| it.path).collect(),
         result,
+        record,
     };
     Ok(Taken { branch: Some(harvested), findings, secrets: secrets.paths })
 }

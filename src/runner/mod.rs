@@ -30,6 +30,7 @@ mod fetch_source;
 mod flow;
 mod folders;
 mod grant;
+mod harvest_record;
 mod host;
 mod keeper;
 mod lease;

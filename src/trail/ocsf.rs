@@ -60,12 +60,19 @@ pub fn event(index: u64, entry: &Value, version: &str) -> Result<Value, TrailErr
         api["request"] = json!({ "uid": request });
         metadata["correlation_uid"] = json!(request);
     }
+    let http = entry["route"].as_str().and_then(|route| route.split_once(' ')).map(|(method, path)| {
+        let mut http = json!({ "http_method": method, "url": { "path": path } });
+        if let Some(request) = entry["request_id"].as_str() {
+            http["uid"] = json!(request);
+        }
+        http
+    });
     // Required by the class; what has no address says where it came from by its role.
     let source = match entry["address"].as_str() {
         Some(address) => json!({ "ip": address }),
         None => json!({ "name": text("actor_kind") }),
     };
-    Ok(json!({
+    let mut event = json!({
         "category_uid": CATEGORY,
         "category_name": "Application Activity",
         "class_uid": CLASS,
@@ -85,5 +92,9 @@ pub fn event(index: u64, entry: &Value, version: &str) -> Result<Value, TrailErr
         "resources": [{ "type": kind, "uid": uid }],
         "metadata": metadata,
         "unmapped": { "index": index, "entry": entry },
-    }))
+    });
+    if let Some(http) = http {
+        event["http_request"] = http;
+    }
+    Ok(event)
 }

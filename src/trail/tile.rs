@@ -41,15 +41,7 @@ impl Tile {
 
     /// `tile/<L>/<N>[.p/<W>]`.
     pub fn path(self, width: u64) -> String {
-        let mut groups = vec![format!("{:03}", self.index % 1000)];
-        let mut rest = self.index / 1000;
-        while rest > 0 {
-            groups.push(format!("x{:03}", rest % 1000));
-            rest /= 1000;
-        }
-        groups.reverse();
-        let partial = if width < WIDTH { format!(".p/{width}") } else { String::new() };
-        format!("tile/{}/{}{partial}", self.level, groups.join("/"))
+        format!("tile/{}/{}", self.level, index_path(self.index, width))
     }
 
     /// The tile and its width.
@@ -60,14 +52,7 @@ impl Tile {
         let malformed = || TrailError::malformed("tile's path", format!("{path:?}"));
         let parse = || -> Option<(Self, u64)> {
             let (level, rest) = path.strip_prefix("tile/")?.split_once('/')?;
-            let (index, width) = match rest.split_once(".p/") {
-                Some((index, width)) => (index, width.parse().ok()?),
-                None => (rest, WIDTH),
-            };
-            let index = index.split('/').try_fold(0u64, |sum, group| {
-                let group: u64 = group.strip_prefix('x').unwrap_or(group).parse().ok()?;
-                sum.checked_mul(1000)?.checked_add(group)
-            })?;
+            let (index, width) = parse_index(rest)?;
             Some((Self { level: level.parse().ok()?, index }, width))
         };
         let (tile, width) = parse().ok_or_else(malformed)?;
@@ -75,6 +60,32 @@ impl Tile {
         let one = (1..=WIDTH).contains(&width) && tile.level <= MAX_LEVEL && tile.path(width) == path;
         if one { Ok((tile, width)) } else { Err(malformed()) }
     }
+}
+
+/// `<N>[.p/<W>]`.
+pub(super) fn index_path(index: u64, width: u64) -> String {
+    let mut groups = vec![format!("{:03}", index % 1000)];
+    let mut rest = index / 1000;
+    while rest > 0 {
+        groups.push(format!("x{:03}", rest % 1000));
+        rest /= 1000;
+    }
+    groups.reverse();
+    let partial = if width < WIDTH { format!(".p/{width}") } else { String::new() };
+    format!("{}{partial}", groups.join("/"))
+}
+
+/// Index and width, of more texts than [`index_path`] makes.
+pub(super) fn parse_index(text: &str) -> Option<(u64, u64)> {
+    let (index, width) = match text.split_once(".p/") {
+        Some((index, width)) => (index, width.parse().ok()?),
+        None => (text, WIDTH),
+    };
+    let index = index.split('/').try_fold(0u64, |sum, group| {
+        let group: u64 = group.strip_prefix('x').unwrap_or(group).parse().ok()?;
+        sum.checked_mul(1000)?.checked_add(group)
+    })?;
+    Some((index, width))
 }
 
 /// The tiles that hold what proofs need.

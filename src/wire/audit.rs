@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
 
 /// An entry in its place in the log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -52,6 +53,14 @@ pub struct AuditFilter {
     pub since: Option<DateTime<Utc>>,
     /// Before this time.
     pub until: Option<DateTime<Utc>>,
+    /// This task and its runs.
+    pub task: Option<Uuid>,
+    /// Those of one request, by its `X-Request-Id`.
+    pub request_id: Option<String>,
+    /// From an address, or a network such as `192.0.2.0/24`.
+    pub address: Option<String>,
+    /// Method and path of a route, such as `POST /api/v1/tasks`.
+    pub route: Option<String>,
     /// `next` of the page before.
     pub cursor: Option<u64>,
     /// 1 to 500; 100 if it is not given.

@@ -9,7 +9,7 @@ use kage::db::runs::RunRow;
 use kage::db::starts;
 use kage::db::tasks;
 use kage::db::visible::Visible;
-use kage::domain::audit::Actor;
+use kage::domain::audit::{Actor, Entry, Outcome};
 use kage::domain::event::EventKind;
 use kage::domain::run::RunState;
 use kage::wire::run::HarvestFindings;
@@ -56,6 +56,7 @@ fn harvested() -> Harvested {
         deletions: 0,
         paths: vec!["file".to_owned()],
         flagged: Vec::new(),
+        record: json!({}),
         result: ResultRow {
             patch: b"diff".to_vec(),
             patch_truncated: false,
@@ -174,9 +175,14 @@ async fn a_late_claimer_cannot_end_a_run_that_a_cancel_has_ended() {
     let task = db.task(1).await;
     let run = queue::claim_queued(&db.runner, runner, 60, 1, &[]).await.expect("claims").remove(0);
     db.expire().await;
-    let actor = Actor::Key("k".to_owned());
-    let cancelled =
-        tasks::cancel(&db.api, &Visible::EVERYTHING, task, &actor, json!({})).await.expect("cancels");
+    let entry = Entry {
+        actor: Actor::Key("k".to_owned()),
+        action: "task.cancel",
+        object: format!("task:{task}"),
+        outcome: Outcome::Done,
+        details: json!({}),
+    };
+    let cancelled = tasks::cancel(&db.api, &Visible::EVERYTHING, task, &entry).await.expect("cancels");
     assert_eq!(cancelled, tasks::Cancel::Done);
     every_write_is_refused(&db, lease_of(&run, runner), &run).await;
     db.remove().await;

@@ -73,13 +73,30 @@ async fn every_act_and_every_state_has_its_entry() {
         let of_runner = all.iter().filter(|entry| entry.0 == "runner" && entry.2 == action).count();
         assert_eq!(of_runner, count, "{action}: {all:#?}");
     }
-    for (run, last) in [(done_run, "succeeded"), (&gone["runs"][0], "cancelled")] {
+    for (run, last) in [(done_run, &["run.harvest", "succeeded"][..]), (&gone["runs"][0], &["cancelled"])] {
         let object = format!("run:{}", string(&run["id"]));
         let of_run = all.iter().filter(|entry| entry.3 == object);
         let acts: Vec<&str> = of_run
             .map(|entry| if entry.2 == "run.state" { string(&entry.5["state"]) } else { entry.2.as_str() })
             .collect();
-        assert_eq!(acts, ["preparing", "running", "sandbox.contained", "harvesting", last]);
+        assert_eq!(acts, [&["preparing", "running", "sandbox.contained", "harvesting"], last].concat());
+    }
+    // What was harvested is named with its hashes: those that git itself gives.
+    let harvest = all.iter().find(|entry| entry.2 == "run.harvest").expect("one");
+    let file = &harvest.5["files"][0];
+    assert_eq!(
+        (&harvest.5["commit"], &harvest.5["files_total"]),
+        (&done_run["commit_hash"], &json!(1)),
+        "{harvest:#?}"
+    );
+    assert_eq!(
+        (&file["path"], &file["blob"]),
+        (&json!("x"), &json!("587be6b4c3f93f93c489c0111bba5596147a26cb"))
+    );
+    for role in ["sequencer", "api", "gateway", "runner"] {
+        let object = format!("role:{role}");
+        let starts = all.iter().filter(|entry| entry.2 == "role.start" && entry.3 == object);
+        assert_eq!(starts.count(), 1, "{role}: {all:#?}");
     }
     // What the sandbox was is part of the record: its image, its walls, its limits.
     let record =
@@ -87,7 +104,7 @@ async fn every_act_and_every_state_has_its_entry() {
     let record = record.5["facts"]["sandbox"].to_string();
     assert!(record.contains(string(&done_run["image"])) && record.contains("seccomp"), "{record}");
     assert_eq!(all.iter().filter(|entry| !entry.0.is_empty()).count(), all.len());
-    let known: usize = 11 + 2 + 1 + 2 + 1 + 10;
+    let known: usize = 11 + 2 + 1 + 2 + 1 + 10 + 1 + 4;
     assert_eq!(all.len(), known, "{all:#?}");
 }
 

@@ -242,7 +242,7 @@ async fn a_clients_certificate_is_asked_for_and_named_in_the_trail() {
 
 /// Entries of the trail about failures, by address.
 async fn alarms(kage: &TestKage) -> Vec<Value> {
-    let sql = "SELECT details FROM audit_entries WHERE action = 'auth.repeated_failures' ORDER BY at";
+    let sql = "SELECT details || jsonb_build_object('address', host(address)) FROM audit_entries WHERE action = 'auth.repeated_failures' ORDER BY at";
     sqlx::query_scalar(sql).fetch_all(kage.pool()).await.expect("reads")
 }
 

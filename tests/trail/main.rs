@@ -4,8 +4,11 @@
 #[path = "../road/support/database.rs"]
 #[expect(dead_code, reason = "its other half is for tests of the road")]
 mod database;
+mod entries;
 mod harmless;
+mod monitor;
 mod process;
 mod rights;
 mod support;
 mod tampered;
+mod tiles;

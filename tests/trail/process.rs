@@ -319,3 +319,56 @@ async fn the_api_answers_with_what_can_be_verified() {
     }
     assert_eq!(text("/export?format=ocsf").await.lines().count(), 300);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_role_says_when_it_starts_and_stops_and_with_what_settings() {
+    let trail = Trail::new().await;
+    let home = tempfile::tempdir().expect("a folder");
+    let folder = home.path();
+    let key = folder.join("key").display().to_string();
+    assert!(
+        run(kage(&trail, folder, &["audit", "keygen", "--name", "kage.test/audit", "--out", &key]))
+            .status
+            .success()
+    );
+    let secret = std::fs::read_to_string(&key).expect("a key");
+    let entries = async || -> Vec<(String, String, Value)> {
+        sqlx::query_as(
+            "SELECT action, outcome, details FROM audit_entries WHERE object = 'role:sequencer' ORDER BY at",
+        )
+        .fetch_all(trail.pool())
+        .await
+        .expect("reads")
+    };
+    for (round, batch) in ["100", "200"].into_iter().enumerate() {
+        let mut command = kage(&trail, folder, &["sequencer"]);
+        command.env_remove("KAGE_SEQUENCER_ANCHOR_FILE").env_remove("KAGE_SEQUENCER_ANCHOR_GIT");
+        command.env_remove("KAGE_SEQUENCER_ANCHOR_SYSLOG").env("KAGE_SEQUENCER_BATCH", batch);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
+        until("it has started", async || entries().await.len() == round * 2 + 1).await;
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("is there");
+        assert!(child.wait().expect("ends").success());
+    }
+    let rows = entries().await;
+    let actions: Vec<(&str, &str)> = rows.iter().map(|row| (row.0.as_str(), row.1.as_str())).collect();
+    assert_eq!(
+        actions,
+        [("role.start", "done"), ("role.stop", "done"), ("role.start", "done"), ("role.stop", "done")]
+    );
+    let (first, second) = (&rows[0].2, &rows[2].2);
+    assert_eq!(first["settings"]["KAGE_SEQUENCER_KEY"], "set");
+    assert_eq!(first["settings"]["KAGE_SEQUENCER_BATCH"], "100");
+    assert_eq!(first["changed"], Value::Null);
+    assert_eq!(
+        second["changed"],
+        serde_json::json!({ "KAGE_SEQUENCER_BATCH": { "from": "100", "to": "200" } })
+    );
+    assert_ne!(first["settings_sha256"], second["settings_sha256"]);
+    assert!(!rows.iter().any(|row| row.2.to_string().contains(secret.trim())));
+    // One that does not come to begin says that too.
+    let mut command = kage(&trail, folder, &["sequencer"]);
+    command.env("KAGE_SEQUENCER_ANCHOR_GIT", folder.join("nothing.git"));
+    assert!(!run(command).status.success());
+    assert_eq!((entries().await[5].0.as_str(), entries().await[5].1.as_str()), ("role.stop", "failed"));
+}

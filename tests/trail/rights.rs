@@ -100,6 +100,17 @@ async fn each_role_adds_what_is_its_own_and_nothing_else() {
                 );
             }
         }
+        // Of starts and stops each tells its own.
+        for object in ["role:api", "role:runner", "role:gateway", "role:sequencer", "role:postgres", "x"] {
+            let own = role.strip_prefix("kage_") == object.strip_prefix("role:");
+            for action in ["role.start", "role.stop"] {
+                let statement = format!("{ENTRY} ('host', '{action}', '{object}', 'done', '{{}}')");
+                let refused = as_role(&trail, Some(role), &statement).await;
+                assert_eq!(refused.as_deref(), (!own).then_some("42501"), "{role}: {action} of {object}");
+            }
+        }
+        let certificate = format!("{ENTRY} ('host', 'certificate.reload', 'x', 'done', '{{}}')");
+        assert_eq!(as_role(&trail, Some(role), &certificate).await.is_none(), role == "kage_api", "{role}");
         let read = as_role(&trail, Some(role), "SELECT * FROM audit_entries").await;
         let may = matches!(role, "kage_api" | "kage_sequencer");
         assert_eq!(read.is_none(), may, "{role}: {read:?}");

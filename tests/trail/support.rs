@@ -39,10 +39,15 @@ pub struct Trail {
 
 impl Trail {
     pub async fn new() -> Self {
+        let this = Self::bare().await;
+        db::migrate(this.pool()).await.expect("migrates");
+        this
+    }
+
+    /// Without a schema.
+    pub async fn bare() -> Self {
         let name = uuid::Uuid::new_v4().simple().to_string();
-        let database = Database::create(&name).await;
-        db::migrate(&database.pool).await.expect("migrates");
-        Self { database: Some(database) }
+        Self { database: Some(Database::create(&name).await) }
     }
 
     fn database(&self) -> &Database {

@@ -16,7 +16,9 @@ async fn what_an_administrator_changes_is_named() {
     for (statement, place) in [
         (format!("UPDATE audit_entries SET details = '{{\"n\": 14}}' WHERE id = {OF_13}"), "entry 13"),
         (format!("UPDATE audit_entries SET at = at + interval '1 microsecond' WHERE id = {OF_13}"), "entry 13"),
-        (format!("UPDATE audit_entries SET request_id = gen_random_uuid() WHERE id = {OF_13}"), "entry 13"),
+        (format!("UPDATE audit_entries SET request_id = 'another' WHERE id = {OF_13}"), "entry 13"),
+        (format!("UPDATE audit_entries SET address = '192.0.2.1' WHERE id = {OF_13}"), "entry 13"),
+        (format!("UPDATE audit_entries SET route = 'GET /' WHERE id = {OF_13}"), "entry 13"),
         ("UPDATE audit_leaves SET hash = sha256('x') WHERE index = 13".to_owned(), "entry 13"),
         (format!("DELETE FROM audit_entries WHERE id = {OF_13}"), "entry 13"),
         ("DELETE FROM audit_leaves WHERE index = 13".to_owned(), "entry 13"),

@@ -26,15 +26,8 @@ pub(in crate::api) async fn cancel_task(
     Extension(caller): Extension<Caller>,
     Path(id): Path<Uuid>,
 ) -> ApiResult<Json<Cancelled>> {
-    match db::tasks::cancel(
-        &state.pool,
-        &caller.visible,
-        id,
-        &caller.actor(),
-        caller.origin.audited(json!({})),
-    )
-    .await?
-    {
+    let entry = caller.did("task.cancel", format!("task:{id}"), json!({}));
+    match db::tasks::cancel(&state.pool, &caller.visible, id, &entry).await? {
         Cancel::NotFound => Err(ApiError::not_found("task")),
         Cancel::Ended(status) => Err(ApiError::conflict(format!("the task has ended: {status}"))),
         Cancel::Done => {

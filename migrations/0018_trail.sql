@@ -1,0 +1,48 @@
+-- The request of an act in columns of its own; start and stop of each role, with its settings.
+
+-- As clients may choose it. Nothing has written it before: no leaf changes, and the form of one would be the same.
+ALTER TABLE audit_entries ALTER COLUMN request_id TYPE text USING request_id::text;
+-- Method and path of the route: `POST /api/v1/tasks`.
+ALTER TABLE audit_entries ADD COLUMN route text;
+CREATE INDEX audit_entries_by_request ON audit_entries (request_id) WHERE request_id IS NOT NULL;
+
+-- As in 0013, for more that somebody on the host does through a role. A role tells of itself alone.
+DROP TRIGGER audit_entries_own_name ON audit_entries;
+CREATE TRIGGER audit_entries_own_name BEFORE INSERT ON audit_entries
+    FOR EACH ROW WHEN (NEW.actor_kind <> 'host'
+        OR NEW.action NOT IN ('secret.reload', 'certificate.reload', 'role.start', 'role.stop'))
+    EXECUTE FUNCTION audit_own_name();
+DROP TRIGGER audit_entries_reload ON audit_entries;
+
+CREATE OR REPLACE FUNCTION audit_reload() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    zones text[] := CASE
+        WHEN NEW.action = 'secret.reload' THEN ARRAY['kage_api', 'kage_runner', 'kage_gateway', 'kage_sequencer']
+        WHEN NEW.action = 'certificate.reload' THEN ARRAY['kage_api']
+        WHEN NEW.object IN ('role:api', 'role:runner', 'role:gateway', 'role:sequencer')
+            THEN ARRAY['kage_' || substr(NEW.object, 6)]
+        ELSE '{}' END;
+BEGIN
+    IF NOT pg_has_role(current_user, (SELECT relowner FROM pg_class WHERE oid = TG_RELID), 'USAGE')
+        AND NOT EXISTS (SELECT FROM unnest(zones) AS zone WHERE pg_has_role(current_user, zone::name, 'USAGE')) THEN
+        RAISE EXCEPTION '% may not write an audit entry % of %', current_user, NEW.action, NEW.object
+            USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    NEW.at := clock_timestamp();
+    RETURN NEW;
+END
+$$;
+CREATE TRIGGER audit_entries_reload BEFORE INSERT ON audit_entries
+    FOR EACH ROW WHEN (NEW.actor_kind = 'host'
+        AND NEW.action IN ('secret.reload', 'certificate.reload', 'role.start', 'role.stop'))
+    EXECUTE FUNCTION audit_reload();
+
+-- With what settings a role last began, so that it can say what has changed. Of the trail a role reads no more than this.
+CREATE FUNCTION last_settings(role text, instance text) RETURNS jsonb LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, public, pg_temp AS $$
+    SELECT details -> 'settings' FROM public.audit_entries
+    WHERE object = 'role:' || role AND action = 'role.start' AND details ->> 'instance' = instance
+    ORDER BY at DESC LIMIT 1
+$$;
+REVOKE EXECUTE ON FUNCTION last_settings(text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION last_settings(text, text) TO kage_api, kage_runner, kage_gateway, kage_sequencer;

@@ -37,6 +37,19 @@ CREATE TRIGGER audit_entries_reload BEFORE INSERT ON audit_entries
         AND NEW.action IN ('secret.reload', 'certificate.reload', 'role.start', 'role.stop'))
     EXECUTE FUNCTION audit_reload();
 
+-- How long the entry that waits longest has waited for its place, in seconds; 0: none waits.
+CREATE FUNCTION audit_waits_secs() RETURNS double precision LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, public, pg_temp AS $$
+    SELECT coalesce((SELECT greatest(extract(epoch FROM clock_timestamp() - e.at), 0)::double precision
+                     FROM public.audit_queue q JOIN public.audit_entries e ON e.id = q.entry_id
+                     ORDER BY q.ordinal LIMIT 1), 0)
+$$;
+REVOKE EXECUTE ON FUNCTION audit_waits_secs() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION audit_waits_secs() TO kage_api;
+
+-- Whether the keeper of refused calls answers; NULL: none is needed, or the runner is of the release before.
+ALTER TABLE runners ADD COLUMN keeper_ok boolean;
+
 -- With what settings a role last began, so that it can say what has changed. Of the trail a role reads no more than this.
 CREATE FUNCTION last_settings(role text, instance text) RETURNS jsonb LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path = pg_catalog, public, pg_temp AS $$

@@ -1,6 +1,7 @@
 //! Liveness, readiness, and what is where. No key needed; nothing said that an attacker could use.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
@@ -9,6 +10,9 @@ use axum::http::StatusCode;
 use crate::api::state::ApiState;
 use crate::db;
 use crate::wire::health::{Dependency, Health, Ready};
+
+/// A sequencer that is so far behind is gone, or cannot keep up.
+const SEQUENCER_LAG: Duration = Duration::from_secs(60);
 
 fn healthy() -> Json<Health> {
     Json(Health { status: "healthy".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() })
@@ -53,12 +57,34 @@ pub(super) async fn ready(State(state): State<ApiState>) -> (StatusCode, Json<Re
             say("runner", working > 0, format!("{working} take(s) runs"));
             let engines = runners.iter().filter(|runner| runner.engine_ok).count();
             say("engine", engines > 0, format!("{engines} of {} answer(s)", runners.len()));
+            let keepers: Vec<bool> = runners.iter().filter_map(|runner| runner.keeper_ok).collect();
+            if !keepers.is_empty() {
+                let answering = keepers.iter().filter(|ok| **ok).count();
+                let detail = format!("{answering} of {} answer(s)", keepers.len());
+                say("keeper", answering == keepers.len(), detail);
+            }
         }
         None => say("runner", false, "unknown: the database does not answer".to_owned()),
     }
-    let ready = dependencies.values().all(|dependency| dependency.ok);
+    if let Some(lag) = sequencer_lag(&state).await {
+        let waits = format!("the entry that waits longest has waited for {} s", lag.as_secs());
+        say(
+            "sequencer",
+            lag <= SEQUENCER_LAG,
+            if lag.is_zero() { "no entry waits".to_owned() } else { waits },
+        );
+    }
+    // Runs go on without these: a run whose keeper is gone says so itself.
+    let needed = |name: &str| !matches!(name, "keeper" | "sequencer");
+    let ready = dependencies.iter().all(|(name, dependency)| dependency.ok || !needed(name));
+    let degraded = ready && dependencies.values().any(|dependency| !dependency.ok);
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(Ready { ready, dependencies }))
+    (status, Json(Ready { ready, degraded, dependencies }))
+}
+
+async fn sequencer_lag(state: &ApiState) -> Option<Duration> {
+    let mut connection = state.pool.acquire().await.ok()?;
+    db::trail::lag(&mut connection).await.ok()
 }
 
 /// What is where.

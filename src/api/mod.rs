@@ -183,7 +183,7 @@ pub async fn serve(
         None => None,
         Some(config) => {
             let (tls, follower) = tls::open(config).map_err(std::io::Error::other)?;
-            lifecycle.spawn_essential("certificate", follower.run(state.soft.clone()));
+            lifecycle.spawn_essential("certificate", follower.run(state.clone()));
             Some(tls)
         }
     };

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use secrecy::SecretString;
 use url::Url;
 
 use crate::config::error::ConfigError;
 use crate::config::settings::Settings;
+use crate::secret::watched::Secret;
 
 pub const NAMES: [&str; 14] = [
     "KAGE_API_TLS_CERT",
@@ -58,7 +58,8 @@ pub struct TlsConfig {
 pub enum TlsKey {
     /// Read anew when it changes.
     File(PathBuf),
-    Text(SecretString),
+    /// The value in force counts.
+    Secret(Secret),
 }
 
 #[derive(Debug, Clone)]
@@ -140,7 +141,7 @@ impl EdgeConfig {
 
 fn tls(settings: &mut Settings) -> Result<Option<TlsConfig>, ConfigError> {
     let certificate = settings.optional::<PathBuf>("KAGE_API_TLS_CERT")?;
-    let text = settings.secret("KAGE_API_TLS_KEY", "KAGE_API_TLS_KEY_FILE")?;
+    let secret = settings.watched_secret("KAGE_API_TLS_KEY", "KAGE_API_TLS_KEY_FILE")?;
     let file = settings.optional::<PathBuf>("KAGE_API_TLS_KEY_FILE")?;
     let ca = settings.optional::<PathBuf>("KAGE_API_TLS_CLIENT_CA")?;
     let required = match settings.or("KAGE_API_TLS_CLIENT_AUTH", "required".to_owned())?.as_str() {
@@ -150,9 +151,9 @@ fn tls(settings: &mut Settings) -> Result<Option<TlsConfig>, ConfigError> {
     };
     let reload = Duration::from_secs(settings.within("KAGE_API_TLS_RELOAD_SECS", 10, 1, 86_400)?);
     let handshake = Duration::from_secs(settings.within("KAGE_API_TLS_HANDSHAKE_SECS", 10, 1, 120)?);
-    let key = match (file, text) {
+    let key = match (file, secret) {
         (Some(path), _) => Some(TlsKey::File(path)),
-        (None, text) => text.map(TlsKey::Text),
+        (None, secret) => secret.map(TlsKey::Secret),
     };
     match (certificate, key, ca) {
         (None, None, None) => Ok(None),

@@ -19,6 +19,8 @@ pub struct Presence {
     /// OCI runtime of a run that asks for none, and all that may be asked for.
     pub runtime: String,
     pub runtimes: Vec<String>,
+    /// Whether the keeper of refused calls answers; `None`: no runtime needs one.
+    pub keeper_ok: Option<bool>,
 }
 
 /// # Errors
@@ -26,10 +28,11 @@ pub struct Presence {
 pub async fn announce(pool: &PgPool, presence: &Presence) -> Result<(), DbError> {
     sqlx::query(
         "INSERT INTO runners (id, instance, host, version, concurrency, draining, engine, engine_ok, runtime,
-                              runtimes)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+                              runtimes, keeper_ok)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
          ON CONFLICT (id) DO UPDATE SET instance = $2, host = $3, version = $4, concurrency = $5, draining = $6,
                                         engine = $7, engine_ok = $8, runtime = $9, runtimes = $10,
+                                        keeper_ok = $11,
                                         seen_at = now()",
     )
     .bind(presence.id)
@@ -42,6 +45,7 @@ pub async fn announce(pool: &PgPool, presence: &Presence) -> Result<(), DbError>
     .bind(presence.engine_ok)
     .bind(&presence.runtime)
     .bind(&presence.runtimes)
+    .bind(presence.keeper_ok)
     .execute(pool)
     .await?;
     Ok(())
@@ -54,6 +58,7 @@ pub struct RunnerRow {
     pub draining: bool,
     pub engine: String,
     pub engine_ok: bool,
+    pub keeper_ok: Option<bool>,
     pub seen_at: DateTime<Utc>,
 }
 
@@ -63,7 +68,7 @@ pub struct RunnerRow {
 /// [`DbError`].
 pub async fn alive(pool: &PgPool) -> Result<Vec<RunnerRow>, DbError> {
     Ok(sqlx::query_as(
-        "SELECT id, host, draining, engine, engine_ok, seen_at FROM runners
+        "SELECT id, host, draining, engine, engine_ok, keeper_ok, seen_at FROM runners
          WHERE seen_at > now() - interval '30 seconds' ORDER BY id",
     )
     .fetch_all(pool)

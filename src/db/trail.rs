@@ -3,6 +3,8 @@
 //! Entries come as JSON text that Postgres makes of the whole row, so that a column that is added later is part of it. Times in
 //! it are UTC, as in every session of ours.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use ipnet::IpNet;
 use sqlx::PgConnection;
@@ -328,6 +330,15 @@ pub async fn stray(connection: &mut PgConnection) -> Result<Option<Uuid>, DbErro
 /// [`DbError`].
 pub async fn waiting(connection: &mut PgConnection) -> Result<i64, DbError> {
     Ok(sqlx::query_scalar("SELECT count(*) FROM audit_queue").fetch_one(connection).await?)
+}
+
+/// How long the entry that waits longest has waited for its place; zero: none waits.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn lag(connection: &mut PgConnection) -> Result<Duration, DbError> {
+    let secs: f64 = sqlx::query_scalar("SELECT audit_waits_secs()").fetch_one(connection).await?;
+    Ok(Duration::try_from_secs_f64(secs).unwrap_or_default())
 }
 
 /// Stored hashes of these levels and places.

@@ -10,11 +10,13 @@ use std::time::Duration;
 
 use tokio::process::Command;
 use tokio::sync::Mutex;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, sleep};
 
 use crate::config::runner::{KeeperMode, RunnerConfig};
 use crate::runner::failure::StartError;
 use crate::sandbox::refusals::client::{Connection, Counted, Keeper, KeeperError};
+use crate::sandbox::refusals::protocol::Hello;
 use crate::sandbox::seccomp::SeccompProfile;
 use crate::sandbox::seccomp::table::Told;
 
@@ -34,6 +36,22 @@ pub(super) struct KeeperAccess {
     present: Mutex<Option<Connection>>,
     /// The one that we found when we started.
     pub reads_addresses: bool,
+    /// Tells of keepers that came and went.
+    news: UnboundedSender<Seen>,
+    heard: std::sync::Mutex<Option<UnboundedReceiver<Seen>>>,
+}
+
+/// A keeper that came or went.
+#[derive(Debug, Clone)]
+pub(super) enum Seen {
+    /// `ours`: we have started it.
+    Here {
+        keeper: Hello,
+        ours: bool,
+    },
+    Gone {
+        keeper: Hello,
+    },
 }
 
 impl KeeperAccess {
@@ -43,7 +61,9 @@ impl KeeperAccess {
         let told = if config.record_addresses { Told::RefusedAndAddresses } else { Told::Refused };
         let keeper = Keeper::new(&folder);
         let (mode, present) = (config.keeper, Mutex::default());
-        let mut this = Self { keeper, folder, mode, told, present, reads_addresses: false };
+        let (news, heard) = unbounded_channel();
+        let heard = std::sync::Mutex::new(Some(heard));
+        let mut this = Self { keeper, folder, mode, told, present, reads_addresses: false, news, heard };
         let mut connection = this.first().await.map_err(StartError::Keeper)?;
         if this.mode == KeeperMode::Auto && connection.hello.version != env!("CARGO_PKG_VERSION") {
             // One that holds sandboxes does as well: it speaks our protocol.
@@ -75,18 +95,38 @@ impl KeeperAccess {
     async fn reach(&self) -> Result<Connection, KeeperError> {
         // One at a time: two would each start one.
         let mut present = self.present.lock().await;
-        let connection = match self.keeper.connect().await {
+        let (connection, ours) = match self.keeper.connect().await {
             Err(KeeperError::Away(_)) if self.mode == KeeperMode::Auto => {
-                *present = None;
-                self.start().await?
+                if let Some(gone) = present.take() {
+                    self.tell(Seen::Gone { keeper: gone.hello });
+                }
+                (self.start().await?, true)
             }
-            connected => connected?,
+            connected => (connected?, false),
         };
         let process = &connection.hello.process;
         if present.as_ref().is_none_or(|present| present.hello.process != *process) {
+            if let Some(gone) = present.take() {
+                self.tell(Seen::Gone { keeper: gone.hello });
+            }
             *present = Some(self.keeper.connect().await?);
+            self.tell(Seen::Here { keeper: connection.hello.clone(), ours });
         }
         Ok(connection)
+    }
+
+    fn tell(&self, seen: Seen) {
+        // Nobody listens any more: we are ending.
+        let _ = self.news.send(seen);
+    }
+
+    /// What comes and goes, from the beginning on; once.
+    pub fn news(&self) -> Option<UnboundedReceiver<Seen>> {
+        self.heard.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
+    }
+
+    pub async fn answers(&self) -> bool {
+        self.keeper.connect().await.is_ok()
     }
 
     async fn start(&self) -> Result<Connection, KeeperError> {
@@ -122,10 +162,12 @@ impl KeeperAccess {
     /// The last word of a runner: one that we have started, and that holds nothing, may end.
     pub async fn leave(&self) {
         let present = self.present.lock().await.take();
-        if let (KeeperMode::Auto, Some(connection)) = (self.mode, present)
-            && let Err(error) = connection.leave().await
-        {
-            tracing::info!(%error, "runner.keeper_stays");
+        if let (KeeperMode::Auto, Some(connection)) = (self.mode, present) {
+            let keeper = connection.hello.clone();
+            match connection.leave().await {
+                Ok(()) => self.tell(Seen::Gone { keeper }),
+                Err(error) => tracing::info!(%error, "runner.keeper_stays"),
+            }
         }
     }
 }

@@ -11,6 +11,7 @@
 //!   conclude   container gone, harvest, branch, end (or another try)   retry     which ends are worth one
 //!   flow       how many events a run's output makes, at most
 //! keeper        the way to the process that holds the listeners for refused calls
+//! keeper_trail  that it came or went, in the audit trail
 //! redactor      secrets that it wrote, kept out of what is stored and told
 //! host          what is found beneath the sandboxes at the start; a danger ends it
 //! grant         a run's way to a model, asked of the gateway
@@ -33,6 +34,7 @@ mod grant;
 mod harvest_record;
 mod host;
 mod keeper;
+mod keeper_trail;
 mod lease;
 mod left_out;
 mod lines;
@@ -61,6 +63,7 @@ use crate::config::runner::RunnerConfig;
 use crate::lifecycle::Lifecycle;
 use crate::runner::environment::Environment;
 pub use crate::runner::failure::StartError;
+use crate::runner::keeper::KeeperAccess;
 
 /// Starts the runner's loops; they end with the lifecycle's tokens.
 ///
@@ -70,13 +73,30 @@ pub async fn start(pool: PgPool, config: RunnerConfig, lifecycle: &Lifecycle) ->
     let environment = Environment::open(pool, config, lifecycle).await?;
     host::check(&environment).await?;
     presence::announce(&environment).await;
+    let mut news = environment.keeper.as_ref().and_then(KeeperAccess::news);
+    if let Some(news) = &mut news {
+        keeper_trail::record(&environment, news).await.map_err(StartError::Audit)?;
+    }
     lifecycle.spawn_essential("presence", presence::run(environment.clone()));
     let last = environment.clone();
     lifecycle.spawn_essential("lease", async move {
-        lease::run(last.clone()).await;
-        // No run is left.
-        if let Some(keeper) = &last.keeper {
-            keeper.leave().await;
+        let serve = async {
+            lease::run(last.clone()).await;
+            // No run is left.
+            if let Some(keeper) = &last.keeper {
+                keeper.leave().await;
+            }
+        };
+        match news {
+            Some(mut news) => {
+                tokio::select! {
+                    () = serve => {}
+                    () = keeper_trail::follow(&last, &mut news) => {}
+                }
+                let told = keeper_trail::record(&last, &mut news).await;
+                told.unwrap_or_else(|error| tracing::error!(%error, "runner.keeper_not_audited"));
+            }
+            None => serve.await,
         }
     });
     lifecycle.spawn_essential("notifier", notifier::run(environment.clone()));

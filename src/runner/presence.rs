@@ -36,6 +36,10 @@ pub(super) async fn announce(environment: &Environment) {
         engine_ok,
         runtime: environment.runtimes.default().to_owned(),
         runtimes: environment.runtimes.allowed(),
+        keeper_ok: match &environment.keeper {
+            Some(keeper) => Some(keeper.answers().await),
+            None => None,
+        },
     };
     if let Err(error) = db::runners::announce(&environment.pool, &presence).await {
         tracing::warn!(%error, "runner.presence_failed");

@@ -14,7 +14,11 @@ pub struct Health {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Ready {
+    /// Whether tasks can be taken and run.
     pub ready: bool,
+    /// They can, and something else is not as it should be: its dependency says what.
+    #[serde(default)]
+    pub degraded: bool,
     pub dependencies: BTreeMap<String, Dependency>,
 }
 

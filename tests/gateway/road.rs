@@ -62,6 +62,16 @@ async fn every_dialect_is_carried_booked_and_paid() {
             .await
             .unwrap();
         assert!((shown - 2.0 * cost as f64 / 1e6).abs() < 1e-9, "{shown}");
+        // Each is in the trail, with what it cost, and nothing of what was said.
+        let told = world.audit(&run, "model.call").await;
+        assert_eq!(told.len(), 2, "{told:#?}");
+        for (outcome, call) in &told {
+            let figures =
+                (&call["cost_micros"], &call["input_tokens"], &call["output_tokens"], &call["status"]);
+            assert_eq!(figures, (&json!(cost), &json!(500), &json!(50), &json!(200)), "{call}");
+            assert_eq!((outcome.as_str(), &call["model"]), ("done", &json!("m-1")));
+            assert!(!call.to_string().contains("well"), "{call}");
+        }
         let totals = kage::db::model_calls::totals_of_run(world.pool(), run.id).await.unwrap();
         assert_eq!((totals.calls, totals.input_tokens, totals.cost_micros), (2, 1000, 2 * cost as u64));
         world.close(&run).await;

@@ -136,7 +136,8 @@ async fn health_docs_and_description_need_no_key() {
     }
     let ready = open("/ready").await;
     assert_eq!((ready.status, ready.json()["ready"].clone()), (200, json!(true)));
-    for name in ["database", "runner", "engine"] {
+    assert_eq!(ready.json()["degraded"], false);
+    for name in ["database", "runner", "engine", "keeper", "sequencer"] {
         assert_eq!(ready.json()["dependencies"][name]["ok"], true, "{name}");
     }
     let index = open("/").await;
@@ -152,6 +153,31 @@ async fn health_docs_and_description_need_no_key() {
         assert_eq!(open(&format!("/docs/{asset}")).await.status, 200, "{asset}");
     }
     describes_itself(&open("/openapi.json").await.json());
+}
+
+/// A sequencer that is gone is told, and refuses nothing by itself.
+#[tokio::test]
+async fn entries_that_wait_for_their_place_are_told_by_readiness() {
+    let mut kage = TestKage::new().await;
+    kage.start("api").await;
+    let sequencer = async || kage.get("/ready").await.json()["dependencies"]["sequencer"].clone();
+    assert_eq!(sequencer().await["ok"], true);
+    sqlx::query(
+        "INSERT INTO audit_entries (at, actor_kind, action, object, outcome, details)
+         VALUES (now() - interval '5 minutes', 'host', 'x', 'x', 'done', '{}')",
+    )
+    .execute(kage.pool())
+    .await
+    .expect("the owner may");
+    sqlx::query(
+        "DELETE FROM audit_queue WHERE entry_id IN (SELECT id FROM audit_entries WHERE action <> 'x')",
+    )
+    .execute(kage.pool())
+    .await
+    .expect("the owner may");
+    let told = sequencer().await;
+    assert_eq!(told["ok"], false, "{told}");
+    assert!(string(&told["detail"]).contains(" 30"), "{told}");
 }
 
 fn describes_itself(document: &Value) {

@@ -164,6 +164,16 @@ async fn tls_is_served_and_its_files_are_exchanged_while_a_stream_is_open() {
     }
     assert!(String::from_utf8_lossy(&rest).contains("event: task_complete"));
 
+    let told: Vec<(String, Value)> = sqlx::query_as(
+        "SELECT outcome, details FROM audit_entries WHERE action = 'certificate.reload' ORDER BY at",
+    )
+    .fetch_all(kage.pool())
+    .await
+    .expect("reads");
+    let outcomes: Vec<&str> = told.iter().map(|one| one.0.as_str()).collect();
+    assert_eq!(outcomes, ["failed", "done"], "{told:#?}");
+    assert!(told[0].1["kept"] == "CN=first" && told[1].1["subject"] == "CN=second", "{told:#?}");
+
     // A pair that does not belong together, or none, is no start.
     let (other, _) = signer.sign("other");
     let other = kage.file("other.pem", &other).display().to_string();
@@ -244,6 +254,25 @@ async fn a_clients_certificate_is_asked_for_and_named_in_the_trail() {
 async fn alarms(kage: &TestKage) -> Vec<Value> {
     let sql = "SELECT details || jsonb_build_object('address', host(address)) FROM audit_entries WHERE action = 'auth.repeated_failures' ORDER BY at";
     sqlx::query_scalar(sql).fetch_all(kage.pool()).await.expect("reads")
+}
+
+#[tokio::test]
+async fn a_key_that_a_command_prints_is_exchanged_too() {
+    let signer = Signer::new("Test signer");
+    let mut kage = TestKage::new().await;
+    kage.speak_tls(&signer, "first");
+    let (certificate, key) = signer.sign("first");
+    kage.file("cert.pem", &certificate);
+    let path = kage.file("key.pem", &key).display().to_string();
+    kage.set("KAGE_API_TLS_KEY_FILE", "");
+    kage.set("KAGE_API_TLS_KEY", &format!("exec:cat {path}"));
+    kage.set("KAGE_SECRETS_RELOAD_SECS", "1");
+    kage.start("api").await;
+    assert_eq!(kage.served_name().await, "first");
+    let (certificate, key) = signer.sign("second");
+    kage.file("key.pem", &key);
+    kage.file("cert.pem", &certificate);
+    eventually("the new pair is served", async || (kage.served_name().await == "second").then_some(())).await;
 }
 
 #[tokio::test]

@@ -318,6 +318,62 @@ async fn the_api_answers_with_what_can_be_verified() {
         assert_eq!(reader.end().expect("holds").entries, entries);
     }
     assert_eq!(text("/export?format=ocsf").await.lines().count(), 300);
+    tiles_are_served(&async |path: &str| get(path, &api_key).await.expect("answers")).await;
+    assert_eq!(get("/tile/0/000", "kage_no_key").await.expect("answers").status(), 401);
+    // Filters of requests.
+    for (filter, entries) in
+        [("task=00000000-0000-0000-0000-000000000001", 0), ("address=192.0.2.0/24", 0), ("route=GET%20/", 0)]
+    {
+        let found = json(&format!("?{filter}")).await;
+        assert_eq!(found["entries"].as_array().map(Vec::len), Some(entries), "{filter}");
+    }
+    for wrong in ["?address=here", "?task=1", "?address=192.0.2.0/64"] {
+        assert_eq!(get(wrong, &api_key).await.expect("answers").status(), 422, "{wrong}");
+    }
+}
+
+/// A monitor that knows the specification alone reads the log over HTTP.
+async fn tiles_are_served(get: &impl AsyncFn(&str) -> reqwest::Response) {
+    let mut served = std::collections::BTreeMap::new();
+    let paths = [
+        "checkpoint",
+        "tile/entries/000",
+        "tile/entries/001.p/44",
+        "tile/0/000",
+        "tile/0/001.p/44",
+        "tile/1/000.p/1",
+    ];
+    for path in paths {
+        let answer = get(&format!("/{path}")).await;
+        assert_eq!(answer.status(), 200, "{path}");
+        let kind = answer.headers()["content-type"].to_str().expect("text").to_owned();
+        let expected =
+            if path == "checkpoint" { "text/plain; charset=utf-8" } else { "application/octet-stream" };
+        assert_eq!(kind, expected, "{path}");
+        served.insert(path, answer.bytes().await.expect("a body").to_vec());
+    }
+    let of = |path: &str| served.get(path).cloned();
+    let vkey = public()[0].to_string();
+    assert_eq!(crate::monitor::entries(&of, &vkey).expect("holds").len(), 300);
+    // What the log has not grown to is not there, and no other path leads anywhere.
+    for path in [
+        "tile/0/001",
+        "tile/0/001.p/45",
+        "tile/0/002",
+        "tile/1/000",
+        "tile/1/000.p/2",
+        "tile/2/000.p/1",
+        "tile/entries/001",
+        "tile/entries/001.p/0",
+        "tile/0/1",
+        "tile/entries/..%2Fcheckpoint",
+        "tile/0/x001/000",
+        "tile/",
+        "tile/64/000",
+        "tile/0/x999/x999/x999/x999/x999/x999/x999/999",
+    ] {
+        assert_eq!(get(&format!("/{path}")).await.status(), 404, "{path}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

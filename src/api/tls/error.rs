@@ -16,6 +16,8 @@ pub enum TlsError {
     Apart { path: PathBuf, place: String, source: rustls::Error },
     #[error("{path} cannot be used as the signers of clients: {problem}", path = path.display())]
     BadClientCa { path: PathBuf, problem: String },
+    #[error("KAGE_API_TLS_KEY: {0}")]
+    Secret(String),
     #[error("TLS cannot be set up: {0}")]
     Setup(#[from] rustls::Error),
 }

@@ -34,13 +34,13 @@ pub struct Identity {
 
 impl Files {
     /// # Errors
-    /// [`TlsError::Unreadable`].
+    /// [`TlsError::Unreadable`], [`TlsError::Secret`].
     pub fn read(config: &TlsConfig) -> Result<Self, TlsError> {
         let read = |path: &Path| {
             std::fs::read(path).map_err(|source| TlsError::Unreadable { path: path.to_owned(), source })
         };
         let key = match &config.key {
-            TlsKey::Text(text) => text.clone(),
+            TlsKey::Secret(secret) => secret.at_use().map_err(|error| TlsError::Secret(error.to_string()))?,
             TlsKey::File(path) => {
                 let text = std::fs::read_to_string(path);
                 text.map_err(|source| TlsError::Unreadable { path: path.clone(), source })?.into()
@@ -73,7 +73,7 @@ impl Files {
             facts(&chain[0]).ok_or_else(|| TlsError::BadCertificate { path: path.clone() })?;
         let place = match &config.key {
             TlsKey::File(path) => path.display().to_string(),
-            TlsKey::Text(_) => "KAGE_API_TLS_KEY".to_owned(),
+            TlsKey::Secret(_) => "KAGE_API_TLS_KEY".to_owned(),
         };
         let key = PrivateKeyDer::from_pem_slice(self.key.expose_secret().as_bytes())
             .map_err(|_| TlsError::NoKey { place: place.clone() })?;

@@ -7,12 +7,15 @@ use std::sync::Arc;
 
 use chrono::{TimeDelta, Utc};
 use rustls::ServerConfig;
+use serde_json::{Value, json};
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
+use crate::api::state::ApiState;
 use crate::api::tls::error::TlsError;
 use crate::api::tls::identity::{Files, Identity};
 use crate::config::edge::TlsConfig;
+use crate::db;
+use crate::domain::audit::{Actor, Entry, Outcome};
 
 /// A certificate that ends sooner is warned of.
 const SOON: TimeDelta = TimeDelta::days(14);
@@ -71,6 +74,19 @@ pub(super) fn open(config: &TlsConfig) -> Result<(Tls, Follower), TlsError> {
     Ok((tls, follower))
 }
 
+/// Who exchanged the files is somebody on the host. What is served is exchanged whether or not this can be written.
+async fn record(state: &ApiState, outcome: Outcome, details: Value) {
+    let (actor, object) = (Actor::Host, "setting:KAGE_API_TLS_CERT".to_owned());
+    let entry = Entry { actor, action: "certificate.reload", object, outcome, details };
+    let written = async {
+        let mut connection = state.pool.acquire().await?;
+        db::audit::append(&mut connection, &entry).await
+    };
+    if let Err(error) = written.await {
+        tracing::error!(%error, "api.certificate_exchange_not_audited");
+    }
+}
+
 /// Looks at the files again and again.
 pub(super) struct Follower {
     config: TlsConfig,
@@ -82,39 +98,46 @@ pub(super) struct Follower {
 }
 
 impl Follower {
-    /// Runs until the token.
-    pub async fn run(mut self, soft: CancellationToken) {
+    /// Runs until the soft token.
+    pub async fn run(mut self, state: ApiState) {
         loop {
             self.warn();
             tokio::select! {
-                () = soft.cancelled() => return,
+                () = state.soft.cancelled() => return,
                 () = tokio::time::sleep(self.config.reload) => {}
             }
             let config = self.config.clone();
             let read = tokio::task::spawn_blocking(move || Files::read(&config)).await;
             match read {
-                Ok(read) => self.take(read),
+                Ok(read) => {
+                    if let Some((outcome, details)) = self.take(read) {
+                        record(&state, outcome, details).await;
+                    }
+                }
                 Err(error) => tracing::error!(%error, "api.certificate_not_read"),
             }
         }
     }
 
     /// Two files are never exchanged at once: while they do not belong together the former pair stays.
-    fn take(&mut self, read: Result<Files, TlsError>) {
+    fn take(&mut self, read: Result<Files, TlsError>) -> Option<(Outcome, Value)> {
         let digest = read.as_ref().map_or([0; 32], Files::digest);
         if digest == self.seen {
-            return;
+            return None;
         }
         self.seen = digest;
         match read.and_then(|files| files.understand(&self.config)) {
             Ok(identity) => {
                 tracing::info!(subject = identity.subject, not_after = %identity.not_after, "api.certificate_exchanged");
                 self.sender.send_replace(Arc::clone(&identity.server));
+                let details = json!({ "subject": identity.subject, "not_after": identity.not_after });
                 (self.identity, self.warned) = (identity, None);
+                Some((Outcome::Done, details))
             }
             Err(error) => {
                 let kept = &self.identity.subject;
                 tracing::error!(%error, kept, "api.certificate_refused");
+                Some((Outcome::Failed, json!({ "problem": error.to_string(), "kept": kept })))
             }
         }
     }

@@ -265,7 +265,7 @@ async fn a_key_that_a_command_prints_is_exchanged_too() {
     kage.file("cert.pem", &certificate);
     let path = kage.file("key.pem", &key).display().to_string();
     kage.set("KAGE_API_TLS_KEY_FILE", "");
-    kage.set("KAGE_API_TLS_KEY", &format!("exec:cat {path}"));
+    kage.set("KAGE_API_TLS_KEY", &format!("exec:/bin/cat {path}"));
     kage.set("KAGE_SECRETS_RELOAD_SECS", "1");
     kage.start("api").await;
     assert_eq!(kage.served_name().await, "first");

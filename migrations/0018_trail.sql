@@ -6,25 +6,21 @@ ALTER TABLE audit_entries ALTER COLUMN request_id TYPE text USING request_id::te
 ALTER TABLE audit_entries ADD COLUMN route text;
 CREATE INDEX audit_entries_by_request ON audit_entries (request_id) WHERE request_id IS NOT NULL;
 
--- As in 0013, for more that somebody on the host does through a role. A role tells of itself alone.
+-- As in 0013, for more that somebody on the host does through a role: its start, its stop, another certificate. A role tells of itself
+-- alone. What 0013 made goes on beside it.
 DROP TRIGGER audit_entries_own_name ON audit_entries;
 CREATE TRIGGER audit_entries_own_name BEFORE INSERT ON audit_entries
     FOR EACH ROW WHEN (NEW.actor_kind <> 'host'
         OR NEW.action NOT IN ('secret.reload', 'certificate.reload', 'role.start', 'role.stop'))
     EXECUTE FUNCTION audit_own_name();
-DROP TRIGGER audit_entries_reload ON audit_entries;
 
-CREATE OR REPLACE FUNCTION audit_reload() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION audit_own_role() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
-    zones text[] := CASE
-        WHEN NEW.action = 'secret.reload' THEN ARRAY['kage_api', 'kage_runner', 'kage_gateway', 'kage_sequencer']
-        WHEN NEW.action = 'certificate.reload' THEN ARRAY['kage_api']
-        WHEN NEW.object IN ('role:api', 'role:runner', 'role:gateway', 'role:sequencer')
-            THEN ARRAY['kage_' || substr(NEW.object, 6)]
-        ELSE '{}' END;
+    zone text := CASE WHEN NEW.action = 'certificate.reload' THEN 'kage_api'
+                      WHEN NEW.object ~ '^role:[a-z]+$' THEN 'kage_' || substr(NEW.object, 6) END;
 BEGIN
     IF NOT pg_has_role(current_user, (SELECT relowner FROM pg_class WHERE oid = TG_RELID), 'USAGE')
-        AND NOT EXISTS (SELECT FROM unnest(zones) AS zone WHERE pg_has_role(current_user, zone::name, 'USAGE')) THEN
+        AND NOT EXISTS (SELECT FROM pg_roles WHERE rolname = zone AND pg_has_role(current_user, oid, 'USAGE')) THEN
         RAISE EXCEPTION '% may not write an audit entry % of %', current_user, NEW.action, NEW.object
             USING ERRCODE = 'insufficient_privilege';
     END IF;
@@ -32,10 +28,9 @@ BEGIN
     RETURN NEW;
 END
 $$;
-CREATE TRIGGER audit_entries_reload BEFORE INSERT ON audit_entries
-    FOR EACH ROW WHEN (NEW.actor_kind = 'host'
-        AND NEW.action IN ('secret.reload', 'certificate.reload', 'role.start', 'role.stop'))
-    EXECUTE FUNCTION audit_reload();
+CREATE TRIGGER audit_entries_own_role BEFORE INSERT ON audit_entries
+    FOR EACH ROW WHEN (NEW.actor_kind = 'host' AND NEW.action IN ('certificate.reload', 'role.start', 'role.stop'))
+    EXECUTE FUNCTION audit_own_role();
 
 -- How long the entry that waits longest has waited for its place, in seconds; 0: none waits.
 CREATE FUNCTION audit_waits_secs() RETURNS double precision LANGUAGE sql STABLE SECURITY DEFINER
@@ -54,8 +49,18 @@ ALTER TABLE runners ADD COLUMN keeper_ok boolean;
 CREATE FUNCTION last_settings(role text, instance text) RETURNS jsonb LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path = pg_catalog, public, pg_temp AS $$
     SELECT details -> 'settings' FROM public.audit_entries
-    WHERE object = 'role:' || role AND action = 'role.start' AND details ->> 'instance' = instance
+    WHERE object = 'role:' || role AND action = 'role.start' AND actor_kind = 'host' AND details ->> 'instance' = instance
     ORDER BY at DESC LIMIT 1
 $$;
 REVOKE EXECUTE ON FUNCTION last_settings(text, text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION last_settings(text, text) TO kage_api, kage_runner, kage_gateway, kage_sequencer;
+DO $$
+DECLARE
+    zone name;
+BEGIN
+    FOR zone IN SELECT rolname FROM pg_roles
+        WHERE rolname IN ('kage_api', 'kage_runner', 'kage_gateway', 'kage_sequencer', 'kage_notifier')
+    LOOP
+        EXECUTE format('GRANT EXECUTE ON FUNCTION last_settings(text, text) TO %I', zone);
+    END LOOP;
+END
+$$;

@@ -63,8 +63,8 @@ fn tiles(level: &str, hashes: usize) -> Vec<(String, usize)> {
         format!("tile/{level}/{number}")
     };
     let full = (0..hashes / 256).map(|index| (path(index), 256));
-    let last =
-        (hashes % 256 > 0).then(|| (format!("{}.p/{}", path(hashes / 256), hashes % 256), hashes % 256));
+    let last = (!hashes.is_multiple_of(256))
+        .then(|| (format!("{}.p/{}", path(hashes / 256), hashes % 256), hashes % 256));
     full.chain(last).collect()
 }
 

@@ -4,6 +4,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use crate::wire::moment;
+
 /// An entry in its place in the log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct AuditEntry {
@@ -49,12 +51,16 @@ pub struct AuditFilter {
     /// `done`, `refused` or `failed`.
     pub outcome: Option<String>,
     /// From this time on.
+    #[serde(default, deserialize_with = "moment::read")]
     pub since: Option<DateTime<Utc>>,
     /// Before this time.
+    #[serde(default, deserialize_with = "moment::read")]
     pub until: Option<DateTime<Utc>>,
     /// `next` of the page before.
+    #[param(maximum = 9_223_372_036_854_775_807_u64)]
     pub cursor: Option<u64>,
     /// 1 to 500; 100 if it is not given.
+    #[param(minimum = 1, maximum = 500)]
     pub limit: Option<u32>,
 }
 
@@ -64,9 +70,12 @@ pub struct AuditFilter {
 #[into_params(parameter_in = Query)]
 pub struct AuditExport {
     /// `jsonl` (can be verified offline) or `ocsf`.
+    #[param(pattern = "^(jsonl|ocsf)$")]
     pub format: Option<String>,
     /// From this time on.
+    #[serde(default, deserialize_with = "moment::read")]
     pub since: Option<DateTime<Utc>>,
     /// Before this time.
+    #[serde(default, deserialize_with = "moment::read")]
     pub until: Option<DateTime<Utc>>,
 }

@@ -12,6 +12,7 @@ mod cancel;
 mod containment;
 mod edge;
 mod ends;
+mod fuzzed;
 mod golden;
 mod host;
 mod hostile_output;

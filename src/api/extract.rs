@@ -24,15 +24,17 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
 #[from_request(via(axum::extract::Path), rejection(ApiError))]
 pub(super) struct Path<T>(pub T);
 
-/// Of a query that is UTF-8: axum would put another character in place of what is not.
+/// Of a query that is UTF-8 without NUL: axum would put another character in place of what is not.
 pub(super) struct Query<T>(pub T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
-        if !is_utf8(parts.uri.query().unwrap_or_default()) {
-            return Err(ApiError::malformed("the query is not UTF-8"));
+        let query = parts.uri.query().unwrap_or_default();
+        // Postgres cannot even be asked for NUL.
+        if !is_utf8(query) || query.contains("%00") {
+            return Err(ApiError::malformed("the query is not UTF-8, or holds the character NUL"));
         }
         let axum::extract::Query(query) = axum::extract::Query::try_from_uri(&parts.uri)?;
         Ok(Self(query))

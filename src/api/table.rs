@@ -95,7 +95,7 @@ pub(super) fn describe_all(document: &mut OpenApi) {
                 may_answer(operation, status, what.to_owned());
             }
             if operation.parameters.iter().flatten().any(is_in_query) {
-                may_answer(operation, "400", "The query is not UTF-8".to_owned());
+                may_answer(operation, "400", "The query is not UTF-8, or holds the character NUL".to_owned());
             }
             operation.responses.responses.values_mut().for_each(of_problems);
         }

@@ -43,12 +43,16 @@ pub struct AuditProof {
 #[into_params(parameter_in = Query)]
 pub struct AuditFilter {
     /// Such as `task.submit`.
+    #[param(pattern = r"^[^\x00]*$")]
     pub action: Option<String>,
     /// Such as `task:ID`.
+    #[param(pattern = r"^[^\x00]*$")]
     pub object: Option<String>,
     /// An id, or a kind such as `runner`.
+    #[param(pattern = r"^[^\x00]*$")]
     pub actor: Option<String>,
     /// `done`, `refused` or `failed`.
+    #[param(pattern = r"^[^\x00]*$")]
     pub outcome: Option<String>,
     /// From this time on.
     #[serde(default, deserialize_with = "moment::read")]

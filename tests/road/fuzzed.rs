@@ -51,7 +51,10 @@ impl Fuzz<'_> {
     fn configuration(&self, ids: &Ids, digest: &str) -> String {
         let auth =
             self.key.map_or_else(String::new, |(_, key)| format!("[auth.openapi.key]\napi_key = \"{key}\""));
-        let (hooks, examples) = (fixed("hooks.py").display().to_string(), self.examples.to_string());
+        // More of them for a longer look by hand.
+        let times = std::env::var("KAGE_TEST_FUZZ_TIMES").map_or(1, |times| times.parse().expect("a number"));
+        let hooks = fixed("hooks.py").display().to_string();
+        let examples = (self.examples * times).to_string();
         let template = std::fs::read_to_string(fixed("schemathesis.toml")).expect("it is in the repository");
         [
             ("HOOKS", hooks.as_str()),

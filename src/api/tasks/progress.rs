@@ -45,6 +45,7 @@ pub(in crate::api) struct Cursor {
     #[param(minimum = 0)]
     after: Option<i64>,
     /// Only this run's events, and the task's own.
+    #[param(pattern = r"^[^\x00]*$")]
     run: Option<String>,
 }
 
@@ -52,7 +53,8 @@ pub(in crate::api) struct Cursor {
 /// `error`, `heartbeat`, and `task_complete`, after which the stream ends. Ids rise by one; resume with
 /// `Last-Event-ID` (or `after`) without gap or duplicate, also long after the task has ended.
 #[utoipa::path(get, path = "/tasks/{id}/progress", tag = "tasks",
-    params(("id" = Uuid, Path), Cursor, ("Last-Event-ID" = Option<i64>, Header, minimum = 0)),
+    params(("id" = Uuid, Path), Cursor, ("Last-Event-ID" = Option<String>, Header, pattern = "^[0-9]*$",
+            description = "Events after this id; empty: as if it were not there")),
     responses((status = 200, content_type = "text/event-stream", body = StreamEvent),
               (status = 401, body = Problem), (status = 404, body = Problem), (status = 422, body = Problem),
               (status = 503, body = Problem, description = "Too many streams")))]

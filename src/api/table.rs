@@ -71,11 +71,15 @@ fn operations(item: &mut PathItem) -> Vec<&mut Operation> {
     all.into_iter().filter_map(Option::as_mut).collect()
 }
 
+/// Said of what answers of everything.
+const OR_LIMITED: &str = ", or is limited to some repositories or CLIs";
+
 fn describe(operation: &mut Operation, needs: Needs) {
     let scopes = needs.scope().map(Scope::as_str);
     operation.security = Some(vec![SecurityRequirement::new("key", scopes)]);
     if let Some(scope) = needs.scope() {
-        may_answer(operation, "403", format!("The key has not the scope {scope}"));
+        let limits = if matches!(needs, Needs::Everything(_)) { OR_LIMITED } else { "" };
+        may_answer(operation, "403", format!("The key has not the scope {scope}{limits}"));
     }
 }
 

@@ -22,7 +22,7 @@ def before_call(context, case, kwargs):
     if case.operation.path == "/api/v1/audit/tile/{path}" and case.method == "GET":
         tiles += 1
         # No value that is generated has a slash in it. The first entry has these.
-        if tiles % 2 == 0 and not case.meta.generation.mode.is_negative:
+        if tiles % 2 == 0 and case.meta is not None and case.meta.generation.mode.is_positive:
             path["path"] = ("0/000.p/1", "entries/000.p/1")[tiles // 2 % 2]
     if case.operation.path == "/api/v1/tasks" and case.method == "POST" and fits(case):
         submitted += 1

@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use crate::api::origin::Origin;
 use crate::api::problem::ApiError;
 use crate::api::state::ApiState;
+use crate::config::edge::EdgeConfig;
 
 /// Most bytes of path and query.
 const URL_BYTES: usize = 8 * 1024;
@@ -34,13 +35,19 @@ fn content_security_policy(path: &str) -> &'static str {
     if below.is_some_and(|below| below.is_empty() || below.starts_with('/')) { DOCS_PAGE } else { NO_PAGE }
 }
 
+fn strict_transport(config: &EdgeConfig) -> Option<HeaderValue> {
+    let below = if config.hsts_subdomains { "; includeSubDomains" } else { "" };
+    let value = format!("max-age={}{below}", config.hsts_secs);
+    HeaderValue::from_str(&value).ok().filter(|_| config.hsts_secs > 0)
+}
+
 pub(super) async fn guard(State(state): State<ApiState>, request: Request, next: Next) -> Response {
     let tls = Origin::of(&request).tls;
     let url = request.uri().path_and_query().map_or(0, |both| both.as_str().len());
     let headers: usize =
         request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
     // Nothing is named with the character NUL, and Postgres cannot even be asked for it.
-    let nul = request.uri().path_and_query().is_some_and(|both| both.as_str().contains("%00"));
+    let nul = request.uri().path().contains("%00");
     let policy = content_security_policy(request.uri().path());
     let mut response = if url > URL_BYTES {
         ApiError::uri_too_long(format!("path and query are {url} bytes; {URL_BYTES} are allowed"))
@@ -49,7 +56,7 @@ pub(super) async fn guard(State(state): State<ApiState>, request: Request, next:
         ApiError::headers_too_large(format!("the headers are {headers} bytes; {HEADER_BYTES} are allowed"))
             .into_response()
     } else if nul {
-        ApiError::not_found("resource: the URL holds the character NUL").into_response()
+        ApiError::not_found("resource: the path holds the character NUL").into_response()
     } else {
         let answer = tokio::time::timeout(ANSWER_WITHIN, next.run(request)).await;
         answer.unwrap_or_else(|_| ApiError::late().into_response())
@@ -60,12 +67,8 @@ pub(super) async fn guard(State(state): State<ApiState>, request: Request, next:
     headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
     headers.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
-    let secs = state.config.edge.hsts_secs;
     // Said in plain HTTP it means nothing, and anybody on the way could say it.
-    if tls
-        && secs > 0
-        && let Ok(value) = HeaderValue::from_str(&format!("max-age={secs}"))
-    {
+    if let Some(value) = strict_transport(&state.config.edge).filter(|_| tls) {
         headers.insert(header::STRICT_TRANSPORT_SECURITY, value);
     }
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));

@@ -127,7 +127,7 @@ fn table() -> (OpenApiRouter<ApiState>, OpenApiRouter<ApiState>) {
 pub fn openapi() -> utoipa::openapi::OpenApi {
     let (open, keyed) = table();
     let mut document = open.nest("/api/v1", keyed).into_openapi();
-    table::describe_limits(&mut document);
+    table::describe_all(&mut document);
     document
 }
 
@@ -135,7 +135,7 @@ fn router(state: &ApiState) -> Router {
     let (open, keyed) = table();
     let keyed = keyed.route_layer(middleware::from_fn_with_state(state.clone(), auth::require_key));
     let (router, mut document) = open.nest("/api/v1", keyed).split_for_parts();
-    table::describe_limits(&mut document);
+    table::describe_all(&mut document);
     let router = router
         .merge(SwaggerUi::new(edge::DOCS).url("/openapi.json", document))
         .fallback(problem::no_such_route)

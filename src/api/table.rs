@@ -2,10 +2,10 @@
 
 use axum::extract::Request;
 use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
-use utoipa::openapi::path::{Operation, PathItem};
+use axum::response::{IntoResponse, Response as Answer};
+use utoipa::openapi::path::{Operation, Parameter, ParameterIn, PathItem};
 use utoipa::openapi::security::SecurityRequirement;
-use utoipa::openapi::{ContentBuilder, OpenApi, Ref, ResponseBuilder};
+use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, Response, ResponseBuilder};
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 
 use crate::api::auth::Caller;
@@ -71,23 +71,54 @@ fn operations(item: &mut PathItem) -> Vec<&mut Operation> {
     all.into_iter().filter_map(Option::as_mut).collect()
 }
 
+/// Said of what answers of everything.
+const OR_LIMITED: &str = ", or is limited to some repositories or CLIs";
+
 fn describe(operation: &mut Operation, needs: Needs) {
     let scopes = needs.scope().map(Scope::as_str);
     operation.security = Some(vec![SecurityRequirement::new("key", scopes)]);
     if let Some(scope) = needs.scope() {
-        may_answer(operation, "403", format!("The key has not the scope {scope}"));
+        let limits = if matches!(needs, Needs::Everything(_)) { OR_LIMITED } else { "" };
+        may_answer(operation, "403", format!("The key has not the scope {scope}{limits}"));
     }
 }
 
-/// Says of every operation that it is subject to the limits of rates; and a path to the end (`{*path}`) as OpenAPI does.
-pub(super) fn describe_limits(document: &mut OpenApi) {
+/// What every operation may answer, whatever it is: the checks around it, and a database that is away.
+const ALWAYS: [(&str, &str); 4] = [
+    ("414", "Path and query are too long"),
+    ("429", "Too many requests; Retry-After says when to come back"),
+    ("431", "The headers are too large"),
+    ("503", "The database does not answer, or not in time"),
+];
+
+/// Says of every operation what they all have in common; and a path to the end (`{*path}`) as OpenAPI does.
+pub(super) fn describe_all(document: &mut OpenApi) {
     let paths = std::mem::take(&mut document.paths.paths);
     document.paths.paths = paths.into_iter().map(|(path, item)| (path.replace("{*", "{"), item)).collect();
     for item in document.paths.paths.values_mut() {
         for operation in operations(item) {
-            let what = "Too many requests; Retry-After says when to come back";
-            may_answer(operation, "429", what.to_owned());
+            for (status, what) in ALWAYS {
+                may_answer(operation, status, what.to_owned());
+            }
+            if operation.parameters.iter().flatten().any(is_in_query) {
+                may_answer(operation, "400", "The query is not UTF-8, or holds the character NUL".to_owned());
+            }
+            operation.responses.responses.values_mut().for_each(of_problems);
         }
+    }
+}
+
+fn is_in_query(parameter: &RefOr<Parameter>) -> bool {
+    matches!(parameter, RefOr::T(parameter) if parameter.parameter_in == ParameterIn::Query)
+}
+
+/// A problem has a media type of its own, which the routes would have to repeat at each of their refusals.
+fn of_problems(response: &mut RefOr<Response>) {
+    let RefOr::T(response) = response else { return };
+    let problem = Some(RefOr::from(Ref::from_schema_name("Problem")));
+    for (media_type, content) in std::mem::take(&mut response.content) {
+        let is_problem = matches!(&content, RefOr::T(content) if content.schema == problem);
+        response.content.insert(if is_problem { CONTENT_TYPE.to_owned() } else { media_type }, content);
     }
 }
 
@@ -98,7 +129,7 @@ fn may_answer(operation: &mut Operation, status: &str, description: String) {
     operation.responses.responses.entry(status.to_owned()).or_insert_with(|| response.into());
 }
 
-async fn check(needs: Needs, request: Request, next: Next) -> Response {
+async fn check(needs: Needs, request: Request, next: Next) -> Answer {
     // Without a caller nothing is allowed: the layer that finds it is around this one.
     let Some(caller) = request.extensions().get::<Caller>() else {
         return ApiError::key_missing().into_response();

@@ -10,7 +10,7 @@ use crate::config::error::ConfigError;
 use crate::config::settings::Settings;
 use crate::secret::watched::Secret;
 
-pub const NAMES: [&str; 14] = [
+pub const NAMES: [&str; 15] = [
     "KAGE_API_TLS_CERT",
     "KAGE_API_TLS_KEY",
     "KAGE_API_TLS_KEY_FILE",
@@ -19,6 +19,7 @@ pub const NAMES: [&str; 14] = [
     "KAGE_API_TLS_RELOAD_SECS",
     "KAGE_API_TLS_HANDSHAKE_SECS",
     "KAGE_API_HSTS_SECS",
+    "KAGE_API_HSTS_SUBDOMAINS",
     "KAGE_API_TRUSTED_PROXIES",
     "KAGE_API_FORWARDED_HEADER",
     "KAGE_API_RATE_ADDRESS",
@@ -32,6 +33,8 @@ pub struct EdgeConfig {
     pub tls: Option<TlsConfig>,
     /// `max-age` of `Strict-Transport-Security` on answers over TLS, in seconds; 0 sends none.
     pub hsts_secs: u64,
+    /// Whether it binds every name below the host's.
+    pub hsts_subdomains: bool,
     /// Whose word about the client's address is taken.
     pub trusted_proxies: Vec<IpNet>,
     /// The one header in which they say it.
@@ -114,7 +117,8 @@ pub struct Rates {
 impl EdgeConfig {
     /// `KAGE_API_TLS_CERT` with `KAGE_API_TLS_KEY` or `KAGE_API_TLS_KEY_FILE` (none: plain HTTP),
     /// `KAGE_API_TLS_CLIENT_CA` (none), `KAGE_API_TLS_CLIENT_AUTH` (required), `KAGE_API_TLS_RELOAD_SECS` (10),
-    /// `KAGE_API_TLS_HANDSHAKE_SECS` (10), `KAGE_API_HSTS_SECS` (a year), `KAGE_API_TRUSTED_PROXIES` (none),
+    /// `KAGE_API_TLS_HANDSHAKE_SECS` (10), `KAGE_API_HSTS_SECS` (a year),
+    /// `KAGE_API_HSTS_SUBDOMAINS` (false), `KAGE_API_TRUSTED_PROXIES` (none),
     /// `KAGE_API_FORWARDED_HEADER` (x-forwarded-for), `KAGE_API_RATE_ADDRESS` (6000), `KAGE_API_RATE_KEY` (6000),
     /// `KAGE_API_RATE_FAILURES` (60), `KAGE_API_CORS_ORIGINS` (none).
     ///
@@ -132,6 +136,7 @@ impl EdgeConfig {
             tls,
             rates,
             hsts_secs: settings.within("KAGE_API_HSTS_SECS", 31_536_000, 0, 315_360_000)?,
+            hsts_subdomains: settings.or("KAGE_API_HSTS_SUBDOMAINS", false)?,
             trusted_proxies: networks("KAGE_API_TRUSTED_PROXIES", settings)?,
             forwarded: settings.or("KAGE_API_FORWARDED_HEADER", ForwardedHeader::XForwardedFor)?,
             cors_origins: origins("KAGE_API_CORS_ORIGINS", settings)?,

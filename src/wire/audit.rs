@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
+use crate::wire::moment;
+
 /// An entry in its place in the log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct AuditEntry {
@@ -42,16 +44,22 @@ pub struct AuditProof {
 #[into_params(parameter_in = Query)]
 pub struct AuditFilter {
     /// Such as `task.submit`.
+    #[param(pattern = r"^[^\x00]*$")]
     pub action: Option<String>,
     /// Such as `task:ID`.
+    #[param(pattern = r"^[^\x00]*$")]
     pub object: Option<String>,
     /// An id, or a kind such as `runner`.
+    #[param(pattern = r"^[^\x00]*$")]
     pub actor: Option<String>,
     /// `done`, `refused` or `failed`.
+    #[param(pattern = r"^[^\x00]*$")]
     pub outcome: Option<String>,
     /// From this time on.
+    #[serde(default, deserialize_with = "moment::read")]
     pub since: Option<DateTime<Utc>>,
     /// Before this time.
+    #[serde(default, deserialize_with = "moment::read")]
     pub until: Option<DateTime<Utc>>,
     /// This task and its runs.
     pub task: Option<Uuid>,
@@ -62,8 +70,10 @@ pub struct AuditFilter {
     /// Method and path of a route, such as `POST /api/v1/tasks`.
     pub route: Option<String>,
     /// `next` of the page before.
+    #[param(maximum = 9_223_372_036_854_775_807_u64)]
     pub cursor: Option<u64>,
     /// 1 to 500; 100 if it is not given.
+    #[param(minimum = 1, maximum = 500)]
     pub limit: Option<u32>,
 }
 
@@ -73,9 +83,12 @@ pub struct AuditFilter {
 #[into_params(parameter_in = Query)]
 pub struct AuditExport {
     /// `jsonl` (can be verified offline) or `ocsf`.
+    #[param(pattern = "^(jsonl|ocsf)$")]
     pub format: Option<String>,
     /// From this time on.
+    #[serde(default, deserialize_with = "moment::read")]
     pub since: Option<DateTime<Utc>>,
     /// Before this time.
+    #[serde(default, deserialize_with = "moment::read")]
     pub until: Option<DateTime<Utc>>,
 }

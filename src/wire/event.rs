@@ -9,6 +9,18 @@ use crate::domain::run::{ProgressStatus, RunState};
 use crate::domain::task::TaskStatus;
 use crate::wire::run::Run;
 
+/// One event of a stream as a client of Server-Sent Events reads it. Lines that begin with a colon are none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StreamEvent {
+    /// Which of the payloads `data` is.
+    pub event: String,
+    /// To resume from; `connected` and `heartbeat` have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// JSON.
+    pub data: String,
+}
+
 /// `connected`: first on every stream, without an id.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Connected {

@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 
 use crate::domain::access::{Quotas, Rights, Scope};
 use crate::domain::name::Name;
+use crate::wire::moment;
 
 /// Most bytes of a key's name.
 pub const NAME_BYTES: usize = 100;
@@ -36,7 +37,7 @@ pub struct NewKey {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<String>>)]
     pub clis: Option<BTreeSet<Name>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "moment::read", skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<DateTime<Utc>>,
     /// Runs that work at once; others wait.
     #[serde(default, skip_serializing_if = "Option::is_none")]

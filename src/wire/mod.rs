@@ -5,6 +5,8 @@ pub mod containment;
 pub mod event;
 pub mod health;
 pub mod key;
+pub mod moment;
+pub mod object;
 pub mod problem;
 pub mod quarantine;
 pub mod repository;

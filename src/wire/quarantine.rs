@@ -38,7 +38,9 @@ pub struct Configurations {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewApproval {
+    #[schema(min_length = 1)]
     pub path: String,
+    #[schema(pattern = "^sha256:[0-9a-f]{64}$")]
     pub digest: String,
 }
 

@@ -12,8 +12,10 @@ use crate::domain::repository::RepositoryState;
 #[serde(deny_unknown_fields)]
 pub struct NewRepository {
     /// `[a-z0-9][a-z0-9._-]*`, at most 64 bytes.
+    #[schema(min_length = 1, max_length = 64, pattern = "^[a-z0-9][a-z0-9._-]*$")]
     pub name: String,
     /// Absolute path on the runner's host, or an `https://` or `ssh://` URL, that the operator allowed.
+    #[schema(min_length = 1)]
     pub source: String,
 }
 

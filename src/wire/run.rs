@@ -226,9 +226,11 @@ pub struct HarvestFindings {
 pub struct FilesPart {
     /// Skip so many; default 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(maximum = 9_223_372_036_854_775_807_u64)]
     pub after: Option<u64>,
     /// At most so many, 1 to 10000; default 10000. An answer is about 8 MiB at the most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(minimum = 1, maximum = 10_000)]
     pub limit: Option<u32>,
 }
 

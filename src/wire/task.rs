@@ -8,6 +8,7 @@ use uuid::Uuid;
 use crate::domain::name::Name;
 use crate::domain::run::ResultStatus;
 use crate::domain::task::{MergeStrategy, TaskStatus};
+use crate::wire::object;
 use crate::wire::run::Run;
 
 /// Seconds.
@@ -33,7 +34,7 @@ const fn default_retry_delay() -> u32 {
 #[serde(deny_unknown_fields)]
 pub struct NewTask {
     /// The prompt: at least 10 characters, at most 1 MiB.
-    #[schema(min_length = 10)]
+    #[schema(min_length = 10, max_length = 1_048_576)]
     pub description: String,
     /// Name of a registered repository. May be left out when exactly one is registered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -42,6 +43,7 @@ pub struct NewTask {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_revision: Option<String>,
     /// One to four.
+    #[serde(deserialize_with = "object::list")]
     #[schema(min_items = 1, max_items = 4)]
     pub cli_assignments: Vec<Assignment>,
     /// Further attempts after a transient failure, 0 to 5.
@@ -55,7 +57,7 @@ pub struct NewTask {
     #[serde(default)]
     pub merge_strategy: MergeStrategy,
     /// What all runs of the task may use of models together.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "object::optional", skip_serializing_if = "Option::is_none")]
     pub budget: Option<Budget>,
     /// Free text of the client's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -68,9 +70,11 @@ pub struct NewTask {
 pub struct Budget {
     /// USD, to the millionth; more than 0, at most 1000000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(exclusive_minimum = 0, maximum = 1_000_000)]
     pub usd: Option<f64>,
     /// Input and output tokens together; at least 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 1_000_000_000_000_u64)]
     pub tokens: Option<u64>,
 }
 
@@ -89,6 +93,7 @@ pub struct Assignment {
     pub timeout: u32,
     /// Seconds without output before the run is ended, 1 to 3600; default: the runner's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 3600)]
     pub idle_timeout: Option<u32>,
     /// Count a clean exit that changed nothing as a success.
     #[serde(default)]
@@ -102,7 +107,7 @@ pub struct Assignment {
     #[schema(value_type = Option<String>)]
     pub runtime: Option<Name>,
     /// What this run may use of its model, within the task's budget and the operator's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "object::optional", skip_serializing_if = "Option::is_none")]
     pub budget: Option<Budget>,
 }
 
@@ -183,9 +188,11 @@ pub struct TaskFilter {
     pub status: Option<TaskStatus>,
     /// From 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(minimum = 1, maximum = 4_294_967_295_u64, format = Int64)]
     pub page: Option<u32>,
     /// 1 to 100, default 50.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(minimum = 1, maximum = 100)]
     pub page_size: Option<u32>,
 }
 

@@ -4,12 +4,13 @@
 use std::collections::BTreeSet;
 
 use reqwest::Method;
+use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::TestKage;
 use crate::support::http::{Answer, send};
 use crate::support::tasks::{shell, string};
+use crate::support::{TestKage, eventually};
 
 const SCOPES: [&str; 6] =
     ["tasks:read", "tasks:write", "results:merge", "repos:write", "audit:read", "keys:admin"];
@@ -21,6 +22,8 @@ struct Operation {
     path: String,
     /// `None`: open to all; empty: any key.
     scopes: Option<Vec<String>>,
+    /// It is of everything: no key with limits reads any of it.
+    of_everything: bool,
 }
 
 fn operations(document: &Value) -> Vec<Operation> {
@@ -31,19 +34,21 @@ fn operations(document: &Value) -> Vec<Operation> {
                 assert_eq!(security.len(), 1, "{method} {path}");
                 serde_json::from_value(security[0]["key"].clone()).expect("a list of scopes")
             });
+            let refused = operation["responses"]["403"]["description"].as_str().unwrap_or_default();
+            let of_everything = refused.contains("or is limited to");
             let method = method.to_uppercase().parse().expect("a method");
-            all.push(Operation { method, path: path.clone(), scopes });
+            all.push(Operation { method, path: path.clone(), scopes, of_everything });
         }
     }
     all
 }
 
 /// What the path's parameters stand for.
-struct Ids {
-    task: String,
-    repository: String,
-    approval: String,
-    key: String,
+pub struct Ids {
+    pub task: String,
+    pub repository: String,
+    pub approval: String,
+    pub key: String,
 }
 
 impl Ids {
@@ -109,6 +114,9 @@ async fn every_operation_asks_for_a_key_and_its_scope() {
     let mut kage = TestKage::new().await;
     kage.start("api").await;
     let operations = described(&kage).await;
+    // The trail is, whatever else there may be.
+    let trail = operations.iter().filter(|one| one.path.starts_with("/api/v1/audit"));
+    assert!(trail.clone().count() >= 4 && trail.clone().all(|one| one.of_everything));
     let open: BTreeSet<&str> =
         operations.iter().filter(|one| one.scopes.is_none()).map(|one| one.path.as_str()).collect();
     assert_eq!(open, BTreeSet::from(["/", "/api/v1/health", "/health", "/ready"]));
@@ -138,7 +146,7 @@ async fn every_operation_asks_for_a_key_and_its_scope() {
 }
 
 /// A repository with a task that has ended, and an approval.
-async fn inhabited(kage: &TestKage) -> Ids {
+pub async fn inhabited(kage: &TestKage) -> Ids {
     let files: [(&str, &[u8]); 2] = [("README.md", b"demo\n"), (".claude/settings.json", b"{}\n")];
     let folder = kage.make_repository("demo", &files);
     kage.register("demo", &folder).await;
@@ -217,8 +225,7 @@ async fn what_is_outside_a_keys_limits_does_not_exist_for_it() {
             tried += 1;
             assert!(!there.text().contains("secret of the tenant"), "{name}: {}", there.text());
             assert!(!there.text().contains(&inside.task), "{name}: {}", there.text());
-            // The trail is of everything: no key with limits reads any of it.
-            if operation.path.starts_with("/api/v1/audit") {
+            if operation.of_everything {
                 there.problem(403);
                 continue;
             }
@@ -240,7 +247,7 @@ async fn what_is_outside_a_keys_limits_does_not_exist_for_it() {
     let (_, mine) =
         kage.key_with(&json!({ "scopes": ["admin"], "repositories": ["demo"], "clis": ["shell"] })).await;
     for operation in described(&kage).await.iter().filter(|one| one.method == Method::GET) {
-        let is_whole = operation.path.contains("/keys/{id}") || operation.path.contains("/audit");
+        let is_whole = operation.path.contains("/keys/{id}") || operation.of_everything;
         if operation.scopes.is_some() && !is_whole {
             let found = kage.try_operation(operation, &inside, Some(&mine)).await;
             assert_eq!(found.status, 200, "{}: {}", operation.path, found.text());
@@ -300,4 +307,73 @@ async fn refusals_are_in_the_trail_once_a_minute_with_their_count() {
         assert!(of.iter().all(|row| row.2 == object && row.5.as_deref() == Some("127.0.0.1")), "{rows:#?}");
         assert!(of.iter().all(|row| row.4.is_some() && row.6.as_deref() == Some(object)), "{rows:#?}");
     }
+}
+
+/// Keys that open nothing, each with what is wrong with it.
+async fn bad_keys(kage: &TestKage) -> Vec<(&'static str, Option<String>)> {
+    let (gone, revoked) = kage.key_with(&json!({ "scopes": ["admin"] })).await;
+    assert_eq!(kage.delete(&format!("/api/v1/keys/{gone}")).await.status, 200);
+    let end = chrono::Utc::now() + chrono::TimeDelta::seconds(2);
+    let (_, expired) = kage.key_with(&json!({ "scopes": ["admin"], "expires_at": end })).await;
+    assert_eq!(kage.get_as("/api/v1/keys/self", &expired).await.status, 200);
+    eventually("the key expires", async || {
+        (kage.get_as("/api/v1/keys/self", &expired).await.status == 401).then_some(())
+    })
+    .await;
+    let nobodys = kage::domain::api_key::generate().1.expose_secret().to_owned();
+    vec![
+        ("none", None),
+        ("garbage", Some("garbage".to_owned())),
+        ("one that nobody made", Some(nobodys)),
+        ("a revoked one", Some(revoked)),
+        ("an expired one", Some(expired)),
+    ]
+}
+
+/// The matrix: every operation of the document, and every key that must not get in.
+#[tokio::test]
+async fn every_operation_refuses_every_key_that_is_not_good_enough() {
+    let kage = TestKage::serving(&[("KAGE_API_RATE_FAILURES", "10000")]).await;
+    let inside = inhabited(&kage).await;
+    let bad = bad_keys(&kage).await;
+    let (_, elsewhere) = kage.key_with(&json!({ "scopes": ["admin"], "repositories": ["other"] })).await;
+    let mut tried = 0;
+    for operation in described(&kage).await.iter().filter(|one| one.scopes.is_some()) {
+        let name = format!("{} {}", operation.method, operation.path);
+        for (what, key) in &bad {
+            let refused = kage.try_operation(operation, &inside, key.as_deref()).await;
+            assert_eq!(refused.status, 401, "{name} with {what}: {}", refused.text());
+            assert!(refused.header("www-authenticate").starts_with("ApiKey"), "{name} with {what}");
+            for (header, value) in [
+                ("cache-control", "no-store"),
+                ("x-content-type-options", "nosniff"),
+                ("referrer-policy", "no-referrer"),
+                ("x-frame-options", "DENY"),
+            ] {
+                assert_eq!(refused.header(header), value, "{name} with {what}");
+            }
+            refused.problem(401);
+            tried += 1;
+        }
+        let scope = operation.scopes.as_ref().and_then(|scopes| scopes.first());
+        if let Some(scope) = scope {
+            let others: Vec<&str> = SCOPES.into_iter().filter(|other| other != scope).collect();
+            let (_, without) = kage.key_with(&json!({ "scopes": others })).await;
+            kage.try_operation(operation, &inside, Some(&without)).await.problem(403);
+        }
+        if operation.path.contains('{') {
+            let hidden = kage.try_operation(operation, &inside, Some(&elsewhere)).await;
+            hidden.problem(if operation.of_everything { 403 } else { 404 });
+        }
+    }
+    assert!(tried >= 5 * 28, "only {tried}");
+    // None of it did anything: all is there still.
+    for path in [
+        format!("/api/v1/tasks/{}", inside.task),
+        format!("/api/v1/repositories/{}", inside.repository),
+        format!("/api/v1/keys/{}", inside.key),
+    ] {
+        assert_eq!(kage.get(&path).await.status, 200, "{path}");
+    }
+    assert_eq!(kage.get("/api/v1/tasks").await.json()["total"], 1);
 }

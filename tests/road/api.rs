@@ -98,7 +98,6 @@ async fn what_is_not_there_is_not_found() {
         format!("/api/v1/tasks/{id}/runs/%00/log"),
         format!("/api/v1/tasks/{id}/runs/a%2Fb/log"),
         format!("/api/v1/tasks/{id}/runs/%FF/log"),
-        format!("/api/v1/tasks/{id}/progress?run=%00"),
         "/api/v1/repositories/%00".to_owned(),
         "/api/v1/repositories/..%2F..%2Fetc".to_owned(),
         "/api/v1/nothing".to_owned(),
@@ -186,6 +185,9 @@ fn describes_itself(document: &Value) {
         for (method, operation) in operations.as_object().expect("operations") {
             let statuses: Vec<&str> =
                 operation["responses"].as_object().expect("responses").keys().map(String::as_str).collect();
+            // What all of them have in common is looked at once, below.
+            let statuses: Vec<&str> =
+                statuses.into_iter().filter(|status| !["414", "431", "503"].contains(status)).collect();
             let scopes = &operation["security"][0]["key"];
             let keyed = scopes.is_array();
             assert_eq!(keyed, statuses.contains(&"401"), "{method} {path}");
@@ -198,9 +200,21 @@ fn describes_itself(document: &Value) {
             table.push(format!("{} {path} {key} {}", method.to_uppercase(), statuses.join(",")));
         }
     }
+    for status in ["414", "429", "431", "503"] {
+        assert!(statuses_everywhere(document, status), "{status} is not said of every operation");
+    }
     table.sort();
     insta::assert_snapshot!(table.join("\n"));
     assert_eq!(document["components"]["securitySchemes"]["key"]["name"], "X-API-Key");
+}
+
+fn statuses_everywhere(document: &Value, status: &str) -> bool {
+    let mut operations = document["paths"]
+        .as_object()
+        .expect("paths")
+        .values()
+        .flat_map(|path| path.as_object().expect("an object").values());
+    operations.all(|operation| operation["responses"].get(status).is_some())
 }
 
 #[tokio::test]

@@ -230,9 +230,12 @@ async fn a_clients_certificate_is_asked_for_and_named_in_the_trail() {
     kage.speak_tls(&signer, "server");
     let ca = kage.file("clients.pem", &signer.pem).display().to_string();
     kage.set("KAGE_API_TLS_CLIENT_CA", &ca);
+    kage.set("KAGE_API_HSTS_SUBDOMAINS", "true");
     kage.http = tls_client(&signer, Some(signer.sign("build farm")));
     let api = kage.start("api").await;
-    assert_eq!(kage.get("/api/v1/tasks").await.status, 200);
+    let answer = kage.get("/api/v1/tasks").await;
+    let strict = answer.header("strict-transport-security");
+    assert_eq!((answer.status, strict), (200, "max-age=31536000; includeSubDomains"));
     for identity in [None, Some(stranger.sign("build farm"))] {
         let client = tls_client(&signer, identity);
         assert!(client.get(format!("{}/health", kage.url)).send().await.is_err(), "nobody else is let in");

@@ -12,6 +12,7 @@ mod cancel;
 mod containment;
 mod edge;
 mod ends;
+mod fuzzed;
 mod golden;
 mod host;
 mod hostile_output;
@@ -22,6 +23,7 @@ mod limits;
 mod migrations;
 mod models;
 mod names;
+mod odd_requests;
 #[expect(dead_code, reason = "shared with the test program of faults, which needs other parts of it")]
 mod own_engine;
 mod prompts;

@@ -23,7 +23,7 @@ const JSON_PATCH_BYTES: i32 = 4 << 20;
 #[utoipa::path(get, path = "/tasks/{id}/runs/{cli}/diff", tag = "runs",
     params(("id" = Uuid, Path), ("cli" = String, Path, description = "The run's name")),
     responses((status = 200, content((String = "text/x-diff"), (Diff = "application/json"))),
-              (status = 401, body = Problem), (status = 404, body = Problem), (status = 406, body = Problem),
+              (status = 400, body = Problem), (status = 401, body = Problem), (status = 404, body = Problem), (status = 406, body = Problem),
               (status = 409, body = Problem, description = "It has not ended")))]
 pub(in crate::api) async fn run_diff(
     State(state): State<ApiState>,

@@ -33,8 +33,11 @@ pub(in crate::api) async fn run_files(
     if !(1..=MOST_FILES).contains(&limit) {
         return Err(ApiError::invalid(format!("limit is 1 to {MOST_FILES}")));
     }
-    let run = find_ended(&state, &caller, task, &name).await?;
     let after = part.after.unwrap_or(0);
+    if i64::try_from(after).is_err() {
+        return Err(ApiError::invalid("after is a number of files"));
+    }
+    let run = find_ended(&state, &caller, task, &name).await?;
     let page = db::results::files(&state.pool, &caller.visible, run.id, after, limit).await?;
     let (files, total, found) = match page {
         None => (Vec::new(), 0, HarvestFindings::default()),

@@ -24,10 +24,11 @@ const PAGE: i64 = 16;
 /// All output of a run so far (both streams, every attempt, in order) as it was written; `Range` in bytes.
 #[utoipa::path(get, path = "/tasks/{id}/runs/{cli}/log", tag = "runs",
     params(("id" = Uuid, Path), ("cli" = String, Path, description = "The run's name"),
-           ("Range" = Option<String>, Header, description = "bytes=FIRST-LAST, bytes=FIRST- or bytes=-COUNT")),
+           ("Range" = Option<String>, Header, pattern = r"^bytes=([0-9]+-[0-9]*|-[0-9]+)$",
+            description = "bytes=FIRST-LAST, bytes=FIRST- or bytes=-COUNT")),
     responses((status = 200, content_type = "text/plain", body = String),
               (status = 206, content_type = "text/plain", body = String),
-              (status = 401, body = Problem), (status = 404, body = Problem), (status = 416, body = Problem)))]
+              (status = 400, body = Problem), (status = 401, body = Problem), (status = 404, body = Problem), (status = 416, body = Problem)))]
 pub(in crate::api) async fn run_log(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,

@@ -30,7 +30,7 @@ use crate::db;
 use crate::db::error::DbError;
 use crate::db::events::EventRow;
 use crate::domain::event::EventKind;
-use crate::wire::event::{Connected, Log};
+use crate::wire::event::{Connected, Log, StreamEvent};
 use crate::wire::problem::Problem;
 
 /// Events of one query; a log event is at most 64 KiB.
@@ -42,8 +42,10 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 #[into_params(parameter_in = Query)]
 pub(in crate::api) struct Cursor {
     /// Events after this id. The `Last-Event-ID` header goes before it.
+    #[param(minimum = 0)]
     after: Option<i64>,
     /// Only this run's events, and the task's own.
+    #[param(pattern = r"^[^\x00]*$")]
     run: Option<String>,
 }
 
@@ -51,8 +53,9 @@ pub(in crate::api) struct Cursor {
 /// `error`, `heartbeat`, and `task_complete`, after which the stream ends. Ids rise by one; resume with
 /// `Last-Event-ID` (or `after`) without gap or duplicate, also long after the task has ended.
 #[utoipa::path(get, path = "/tasks/{id}/progress", tag = "tasks",
-    params(("id" = Uuid, Path), Cursor, ("Last-Event-ID" = Option<i64>, Header)),
-    responses((status = 200, content_type = "text/event-stream", body = String),
+    params(("id" = Uuid, Path), Cursor, ("Last-Event-ID" = Option<String>, Header, pattern = "^[0-9]*$",
+            description = "Events after this id; empty: as if it were not there")),
+    responses((status = 200, content_type = "text/event-stream", body = StreamEvent),
               (status = 401, body = Problem), (status = 404, body = Problem), (status = 422, body = Problem),
               (status = 503, body = Problem, description = "Too many streams")))]
 pub(in crate::api) async fn task_progress(
@@ -64,6 +67,10 @@ pub(in crate::api) async fn task_progress(
 ) -> ApiResult<Response> {
     let row = db::tasks::find(&state.pool, &caller.visible, id).await?;
     let row = row.ok_or_else(|| ApiError::not_found("task"))?;
+    // Also where the header goes before it.
+    if cursor.after.is_some_and(|after| after < 0) {
+        return Err(ApiError::invalid("after: the id of an event of this stream"));
+    }
     let last = match headers.get("last-event-id").map(|value| value.to_str().unwrap_or("?").trim()) {
         Some("") | None => cursor.after.unwrap_or(0),
         Some(text) => {

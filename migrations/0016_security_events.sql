@@ -126,5 +126,6 @@ GRANT USAGE ON SCHEMA public TO kage_notifier;
 GRANT SELECT ON _sqlx_migrations TO kage_notifier;
 GRANT INSERT ON audit_entries TO kage_notifier;
 GRANT SELECT ON security_events TO kage_notifier;
-GRANT SELECT, DELETE ON security_event_queue TO kage_notifier;
+-- UPDATE, for FOR UPDATE asks for it.
+GRANT SELECT, UPDATE, DELETE ON security_event_queue TO kage_notifier;
 GRANT SELECT, INSERT, UPDATE ON webhook_deliveries TO kage_notifier;

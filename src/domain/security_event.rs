@@ -307,6 +307,23 @@ mod tests {
         assert!("sandbox".parse::<SecurityEventKind>().unwrap_err().to_string().contains("sandbox.flood"));
     }
 
+    /// Kind, severity and words of each row.
+    #[test]
+    fn the_page_has_the_same_table() {
+        let (page, source) = (include_str!("../../docs/webhooks.md"), include_str!("security_event.rs"));
+        let rows: Vec<Vec<&str>> = page
+            .lines()
+            .filter(|line| line.starts_with("| `") && line.contains('.') && !line.contains("KAGE_"))
+            .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+            .collect();
+        assert_eq!(rows.len(), SecurityEventKind::ALL.len());
+        for (kind, row) in SecurityEventKind::ALL.into_iter().zip(rows) {
+            assert_eq!(row[..2], [format!("`{kind}`").as_str(), kind.severity().as_str()]);
+            let documented = format!("    /// {}\n    #[serde(rename = \"{kind}\")]", row[2]);
+            assert!(source.contains(&documented), "{documented}");
+        }
+    }
+
     #[test]
     fn what_hostile_output_brings_is_cut_and_made_plain() {
         let nested = json!({ "a": { "b": { "c": { "d": { "e": "deep" } } } } });

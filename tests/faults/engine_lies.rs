@@ -89,7 +89,8 @@ async fn a_sandbox_that_is_not_as_asked_for_gets_no_job() {
         let said = proofs[0].1["containment"]["surprises"].to_string();
         assert!(said.contains(surprise), "{said}");
         // Somebody is to hear of it.
-        let told = kage.get(&format!("/api/v1/security-events?kind=sandbox.containment_refused&task={id}")).await;
+        let told =
+            kage.get(&format!("/api/v1/security-events?kind=sandbox.containment_refused&task={id}")).await;
         let told = told.json();
         let event = &told["events"][0];
         assert_eq!((&event["severity"], &event["run_id"]), (&json!("critical"), &run["id"]), "{told}");

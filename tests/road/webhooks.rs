@@ -192,6 +192,39 @@ async fn a_test_event_a_rotation_and_files_that_are_refused() {
     assert_eq!(receiver.told().len(), 2);
 }
 
+#[tokio::test]
+async fn a_secret_that_is_replaced_signs_what_comes_next() {
+    let mut kage = TestKage::new().await;
+    let receiver = Receiver::start([]).await;
+    let file = kage.folder.join("secret");
+    std::fs::write(&file, format!("{SECRET}\n")).expect("writes");
+    let place = format!("file:{}", file.display());
+    kage.webhooks(&hook("ops", &receiver.url(), "").replace("env:HOOK_SECRET", &place));
+    let notifier = kage.spawn_with("notifier", &[]);
+    happen(&kage, SecurityEventKind::AnchorFailed, 1).await;
+    eventually("the first is told", async || (receiver.told().len() == 1).then_some(())).await;
+    // As secrets are rotated, and then as they are broken.
+    std::fs::write(kage.folder.join("new"), OTHER).expect("writes");
+    std::fs::rename(kage.folder.join("new"), &file).expect("moves");
+    happen(&kage, SecurityEventKind::AnchorFailed, 1).await;
+    eventually("the second is told", async || (receiver.told().len() == 2).then_some(())).await;
+    std::fs::write(&file, "whsec_hush").expect("writes");
+    happen(&kage, SecurityEventKind::AnchorFailed, 1).await;
+    eventually("the third is told", async || (receiver.told().len() == 3).then_some(())).await;
+    let signed: Vec<_> =
+        receiver.told().iter().map(|told| (told.signed_by(SECRET), told.signed_by(OTHER))).collect();
+    assert_eq!(signed, [(1, 0), (0, 1), (0, 1)], "what cannot be used leaves the old one in force");
+    // By the notifier's own role.
+    let reloads =
+        "SELECT object, outcome FROM audit_entries WHERE action = 'secret.reload' AND outcome = 'failed'";
+    let (object, _): (String, String) = eventually("it is in the trail", async || {
+        sqlx::query_as(reloads).fetch_optional(kage.pool()).await.expect("reads")
+    })
+    .await;
+    assert_eq!(object, "setting:webhook.ops.secret");
+    assert!(!kage.process(notifier).log().contains("hush"));
+}
+
 /// Runs a statement as a role; the SQLSTATE where it is refused.
 async fn as_role(kage: &TestKage, role: &str, statement: &str) -> Option<String> {
     let mut transaction = kage.pool().begin().await.expect("a connection");

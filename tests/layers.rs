@@ -23,6 +23,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "keeper",
             "kit",
             "lifecycle",
+            "notifier",
             "runner",
             "sandbox",
             "secret",
@@ -37,6 +38,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("gateway", &["config", "db", "dialect", "domain", "lifecycle", "redact", "secret", "wire"]),
     ("keeper", &["lifecycle", "sandbox"]),
     ("sequencer", &["config", "db", "domain", "lifecycle", "trail"]),
+    ("notifier", &["config", "db", "domain", "lifecycle", "wire"]),
     ("client", &["config", "domain", "wire"]),
     ("dialect", &["domain"]),
     ("kit", &["dialect", "domain", "image", "sandbox"]),
@@ -65,6 +67,7 @@ const CONFIG_READERS: &[(&str, &[&str])] = &[
     ("runner", &["runner", "cli"]),
     ("client", &["client", "cli"]),
     ("sequencer", &["sequencer", "cli"]),
+    ("webhooks", &["notifier", "cli"]),
 ];
 
 /// (file, room, room that it imports, next path segment).
@@ -211,6 +214,10 @@ const NEEDS_NO_VISIBLE: &[&str] = &[
     "trail::cosignatures",
     "trail::note",
     "trail::placed",
+    // So are security events, and what became of telling them.
+    "security_events::append",
+    "security_events::list",
+    "webhook_deliveries::of_events",
     // Keys: `api/keys` asks what the caller reaches.
     "keys::find",
     "keys::find_shown",

@@ -11,6 +11,7 @@ use crate::api::state::ApiState;
 use crate::db;
 use crate::db::error::DbError;
 use crate::domain::audit::{Actor, Entry, Outcome};
+use crate::domain::security_event::{SecurityEvent, SecurityEventKind};
 
 /// Events that wait for the database; more are counted alone.
 const WAITING: usize = 256;
@@ -69,5 +70,9 @@ async fn append(state: &ApiState, origin: &Origin) -> Result<(), DbError> {
         details: json!({ "more_than_a_minute": failures, "shut_out_secs": 60 }),
     });
     db::audit::append(&mut transaction, &entry).await?;
+    let subject = origin.address.map_or("address:unknown".to_owned(), |address| format!("address:{address}"));
+    let details = json!({ "more_than_a_minute": failures, "shut_out_secs": 60 });
+    let event = SecurityEvent::new(SecurityEventKind::RepeatedAuthFailures, &subject, &details);
+    db::security_events::append(&mut transaction, &event).await?;
     Ok(transaction.commit().await?)
 }

@@ -24,6 +24,7 @@ mod quarantine;
 mod refusals;
 mod repositories;
 mod runs;
+mod security_events;
 mod state;
 mod table;
 mod tasks;
@@ -119,6 +120,7 @@ fn table() -> (OpenApiRouter<ApiState>, OpenApiRouter<ApiState>) {
         .needs(audit, routes!(audit::audit_checkpoint))
         .needs(audit, routes!(audit::export_audit))
         .needs(audit, routes!(audit_tiles::audit_tile))
+        .needs(audit, routes!(security_events::list_security_events))
         .into_router();
     (open, keyed)
 }

@@ -11,7 +11,8 @@ use crate::config::gateway::GatewayConfig;
 use crate::config::runner::RunnerConfig;
 use crate::config::sequencer::SequencerConfig;
 use crate::config::settings::Settings;
-use crate::config::{api, database, edge, gateway, runner, secrets, sequencer};
+use crate::config::webhooks::WebhooksConfig;
+use crate::config::{api, database, edge, gateway, runner, secrets, sequencer, webhooks};
 use crate::db;
 use crate::db::Zone;
 use crate::db::private::Cluster;
@@ -24,6 +25,7 @@ pub struct Configuration {
     pub runner: RunnerConfig,
     pub gateway: GatewayConfig,
     pub sequencer: SequencerConfig,
+    pub webhooks: WebhooksConfig,
 }
 
 /// # Errors
@@ -38,6 +40,7 @@ pub fn load() -> Result<Configuration, ConfigError> {
         &runner::NAMES,
         &gateway::NAMES,
         &sequencer::NAMES,
+        &webhooks::NAMES,
     ]
     .concat();
     settings.refuse_unknown(&known)?;
@@ -48,6 +51,7 @@ pub fn load() -> Result<Configuration, ConfigError> {
         runner: RunnerConfig::from_settings(&mut settings)?,
         gateway: GatewayConfig::from_settings(&mut settings)?,
         sequencer: SequencerConfig::from_settings(&mut settings)?,
+        webhooks: WebhooksConfig::from_settings(&mut settings)?,
         settings,
     };
     // Those of later sections too.

@@ -14,6 +14,7 @@ pub mod diff;
 pub mod doctor;
 mod duration;
 pub mod escape;
+pub mod events;
 pub mod exit;
 pub mod findings;
 pub mod host;
@@ -39,6 +40,7 @@ pub mod task;
 pub mod tasks;
 pub mod view;
 pub mod watch;
+pub mod webhook;
 
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::output::Globals;
@@ -68,7 +70,10 @@ enum Command {
     Gateway(serve::GatewayArgs),
     Keeper(keeper::Args),
     Sequencer(serve::SequencerArgs),
+    Notifier(serve::NotifierArgs),
     Audit(audit::Args),
+    Events(events::Args),
+    Webhook(webhook::Args),
     Doctor(doctor::Args),
     Migrate(migrate::Args),
     Config(config::Args),
@@ -96,7 +101,10 @@ pub async fn execute(cli: Cli) -> Result<Exit, CliError> {
         Command::Gateway(args) => serve::gateway(args).await,
         Command::Keeper(args) => keeper::run(args).await,
         Command::Sequencer(args) => serve::sequencer(args).await,
+        Command::Notifier(args) => serve::notifier(args).await,
         Command::Audit(args) => audit::run(args, globals).await,
+        Command::Events(args) => events::run(args, globals).await,
+        Command::Webhook(args) => webhook::run(args, globals).await,
         Command::Doctor(args) => doctor::run(args, globals).await,
         Command::Migrate(args) => migrate::run(args).await,
         Command::Config(args) => config::run(args, globals).await,

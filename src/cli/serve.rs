@@ -1,4 +1,4 @@
-//! `kage serve`, `kage api`, `kage runner`, `kage gateway`, `kage sequencer`: the roles as processes.
+//! `kage serve`, `kage api`, `kage runner`, `kage gateway`, `kage sequencer`, `kage notifier`: the roles as processes.
 
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use crate::db::Zone;
 use crate::db::private::Cluster;
 use crate::gateway;
 use crate::lifecycle::Lifecycle;
+use crate::notifier;
 use crate::runner;
 use crate::sequencer;
 
@@ -44,6 +45,10 @@ pub struct GatewayArgs {}
 #[derive(Debug, clap::Args)]
 pub struct SequencerArgs {}
 
+/// Run the role that tells webhooks of security events
+#[derive(Debug, clap::Args)]
+pub struct NotifierArgs {}
+
 /// Which roles a process has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Roles {
@@ -52,6 +57,7 @@ enum Roles {
     Runner,
     Gateway,
     Sequencer,
+    Notifier,
 }
 
 impl Roles {
@@ -62,6 +68,7 @@ impl Roles {
             Self::Runner => "runner",
             Self::Gateway => "gateway",
             Self::Sequencer => "sequencer",
+            Self::Notifier => "notifier",
         }
     }
 
@@ -117,6 +124,17 @@ pub async fn gateway(_: GatewayArgs) -> Result<Exit, CliError> {
 pub async fn sequencer(_: SequencerArgs) -> Result<Exit, CliError> {
     crate::telemetry::init();
     roles(&mut host::load()?, Roles::Sequencer).await
+}
+
+/// # Errors
+/// [`CliError::Host`] says what keeps it from starting.
+pub async fn notifier(_: NotifierArgs) -> Result<Exit, CliError> {
+    crate::telemetry::init();
+    let mut configuration = host::load()?;
+    if configuration.webhooks.hooks.is_empty() {
+        tracing::warn!("notifier.idle: KAGE_WEBHOOKS_FILE names nobody who is to be told");
+    }
+    roles(&mut configuration, Roles::Notifier).await
 }
 
 async fn roles(configuration: &mut Configuration, roles: Roles) -> Result<Exit, CliError> {
@@ -202,6 +220,13 @@ async fn start(
         runner::start(pool, configuration.runner.clone(), lifecycle).await.context("runner")?;
         drain_deadline(Duration::from_secs(configuration.runner.drain_secs), lifecycle);
         tracing::info!(concurrency = configuration.runner.concurrency, "runner.started");
+    }
+    // Without receivers `kage serve` does not need it; alone it waits for a file with some in it.
+    if roles == Roles::Notifier || roles == Roles::All && !configuration.webhooks.hooks.is_empty() {
+        let pool = db::connect(database, Zone::Notifier).await?;
+        pools.push(pool.clone());
+        notifier::start(pool, &configuration.webhooks, lifecycle).context("notifier")?;
+        tracing::info!(hooks = configuration.webhooks.hooks.len(), "notifier.started");
     }
     secrets::keep_current(configuration, pools, roles.name(), lifecycle)?;
     Ok(())

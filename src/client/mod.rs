@@ -1,7 +1,7 @@
 //! A typed client for the REST API.
 //!
-//! [`Client`] holds the connection; its calls are in [`tasks`], [`artifacts`], [`repositories`] and
-//! [`health`], one file per kind of thing. [`follow`] watches a task's events across broken
+//! [`Client`] holds the connection; its calls are in [`tasks`], [`artifacts`], [`repositories`],
+//! [`security_events`] and [`health`], one file per kind of thing. [`follow`] watches a task's events across broken
 //! connections without a gap and without a duplicate.
 //!
 //! The server is trusted to be ours, but what it passes on comes from hostile agents: every answer is
@@ -16,6 +16,7 @@ pub mod follow;
 pub mod health;
 pub mod repositories;
 pub mod request;
+pub mod security_events;
 pub mod sse;
 pub mod tasks;
 

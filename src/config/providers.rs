@@ -260,7 +260,7 @@ impl Provider {
 }
 
 /// A message of the parser's without the value that it found: that may be a credential too.
-fn without_values(message: &str) -> String {
+pub(super) fn without_values(message: &str) -> String {
     let repeats = ["invalid type", "invalid value", "invalid length", "unknown variant"];
     match (repeats.iter().find(|start| message.starts_with(**start)), message.rsplit_once("expected ")) {
         (Some(start), Some((_, expected))) => format!("{start}, expected {expected}"),

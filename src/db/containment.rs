@@ -11,7 +11,9 @@ use crate::db::audit;
 use crate::db::error::DbError;
 use crate::db::queue::Lease;
 use crate::db::runs::RunRow;
+use crate::db::security_events;
 use crate::domain::audit::{Actor, Entry, Outcome};
+use crate::domain::security_event::{SecurityEvent, SecurityEventKind};
 use crate::wire::containment::{Containment, ContainmentState};
 
 /// What came of the look into a sandbox, with what the shim said (`facts`): into the attempt's record and the audit trail.
@@ -53,6 +55,17 @@ pub async fn record(
         details: json!({ "task": lease.task, "attempt": run.attempt, "containment": record }),
     };
     audit::append(&mut write.transaction, &entry).await?;
+    if proof.state == ContainmentState::Refused {
+        // What was found instead is the shim's word: it is in the trail.
+        let details = json!({ "attempt": run.attempt, "run": run.name, "surprises": proof.surprises });
+        let event = SecurityEvent::new(
+            SecurityEventKind::ContainmentRefused,
+            &format!("run:{}", lease.run),
+            &details,
+        );
+        let event = event.of_run(lease.task, lease.run).once(format!("{}:{}", lease.run, run.attempt));
+        security_events::append(&mut write.transaction, &event).await?;
+    }
     write.transaction.commit().await?;
     Ok(())
 }

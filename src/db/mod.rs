@@ -31,6 +31,7 @@ mod run_parts;
 pub mod runners;
 pub mod runs;
 pub mod sandboxes;
+pub mod security_events;
 pub mod starts;
 pub mod task_stats;
 pub mod task_view;
@@ -39,6 +40,7 @@ pub mod trail;
 pub mod trail_export;
 pub mod trail_tiles;
 pub mod visible;
+pub mod webhook_deliveries;
 
 use std::time::Duration;
 
@@ -59,6 +61,7 @@ pub enum Zone {
     Runner,
     Gateway,
     Sequencer,
+    Notifier,
 }
 
 impl Zone {
@@ -69,6 +72,7 @@ impl Zone {
             Self::Runner => Some("SET ROLE kage_runner"),
             Self::Gateway => Some("SET ROLE kage_gateway"),
             Self::Sequencer => Some("SET ROLE kage_sequencer"),
+            Self::Notifier => Some("SET ROLE kage_notifier"),
         }
     }
 }

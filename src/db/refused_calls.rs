@@ -13,11 +13,15 @@ use crate::db::error::DbError;
 use crate::db::events::NewEvent;
 use crate::db::queue::Lease;
 use crate::db::runs::RunRow;
+use crate::db::security_events;
 use crate::domain::audit::{Actor, Entry, Outcome};
 use crate::domain::event::EventKind;
+use crate::domain::security_event::{BURST, SecurityEvent, SecurityEventKind};
 use crate::wire;
 
 const INTERRUPTED: &str = "interrupted: ";
+/// What the form of a kind begins with whose answers are held back.
+const FLOOD: &str = "a flood:";
 const NOT_RECORDED: &str = "not recorded";
 
 /// One kind of call that was refused in an attempt.
@@ -68,8 +72,39 @@ pub async fn record(pool: &PgPool, lease: Lease, run: &RunRow, kinds: &[RefusedK
         };
         audit::append(&mut write.transaction, &entry).await?;
     }
+    for event in alarms(lease, run, kinds) {
+        security_events::append(&mut write.transaction, &event).await?;
+    }
     write.transaction.commit().await?;
     Ok(())
+}
+
+/// What of it somebody should hear of: each once an attempt.
+fn alarms(lease: Lease, run: &RunRow, kinds: &[RefusedKind]) -> Vec<SecurityEvent> {
+    let flood = |kind: &&RefusedKind| kind.form.starts_with(FLOOD);
+    let unusual: Vec<&RefusedKind> = kinds.iter().filter(|kind| !kind.expected && !flood(kind)).collect();
+    let total: i64 = unusual.iter().map(|kind| kind.count).fold(0, i64::saturating_add);
+    let alarm = |kind, details| {
+        SecurityEvent::new(kind, &format!("run:{}", run.id), &details)
+            .of_run(lease.task, run.id)
+            .once(format!("{}:{}", run.id, run.attempt))
+    };
+    let mut alarms = Vec::new();
+    if total >= BURST {
+        let calls: Vec<_> = unusual
+            .iter()
+            .map(|kind| json!({ "call": kind.call, "form": kind.form, "count": kind.count }))
+            .take(8)
+            .collect();
+        let details = json!({ "run": run.name, "attempt": run.attempt, "count": total, "kinds": unusual.len(), "calls": calls });
+        alarms.push(alarm(SecurityEventKind::RefusedBurst, details));
+    }
+    if let Some(kind) = kinds.iter().find(flood) {
+        let details =
+            json!({ "run": run.name, "attempt": run.attempt, "call": kind.call, "count": kind.count });
+        alarms.push(alarm(SecurityEventKind::Flood, details));
+    }
+    alarms
 }
 
 async fn store(executor: impl PgExecutor<'_>, run: &RunRow, kinds: &[RefusedKind]) -> Result<(), DbError> {
@@ -122,6 +157,12 @@ pub async fn interrupted(pool: &PgPool, lease: Lease, run: &RunRow, why: &str) -
         details: json!({ "task": lease.task, "attempt": run.attempt, "why": why }),
     };
     audit::append(&mut write.transaction, &entry).await?;
+    let details = json!({ "run": run.name, "attempt": run.attempt, "why": why });
+    let event =
+        SecurityEvent::new(SecurityEventKind::RefusalsInterrupted, &format!("run:{}", run.id), &details)
+            .of_run(lease.task, run.id)
+            .once(format!("{}:{}", run.id, run.attempt));
+    security_events::append(&mut write.transaction, &event).await?;
     write.transaction.commit().await?;
     Ok(())
 }
@@ -132,7 +173,7 @@ fn event(run: &RunRow, kind: &RefusedKind) -> NewEvent {
         Some(address) => {
             format!("a program wants to reach {address} ({}){times}; there is no way", kind.call)
         }
-        None if kind.form.starts_with("a flood:") => {
+        None if kind.form.starts_with(FLOOD) => {
             format!("so many calls of {} that answers to them are held back{times}", kind.call)
         }
         None if kind.form.is_empty() => format!("the sandbox refused the system call {}{times}", kind.call),

@@ -14,5 +14,6 @@ pub mod prompt;
 pub mod repository;
 pub mod run;
 pub mod runtime;
+pub mod security_event;
 pub mod task;
 pub mod verdict;

@@ -12,6 +12,7 @@ use crate::db::events::NewEvent;
 use crate::dialect::answer::{Refusal, RefusalKind};
 use crate::domain::audit::{Actor, Entry, Outcome};
 use crate::domain::event::EventKind;
+use crate::domain::security_event::{SecurityEvent, SecurityEventKind};
 use crate::gateway::environment::Environment;
 use crate::gateway::served::ServedRun;
 use crate::wire::event::Notice;
@@ -122,7 +123,10 @@ pub(super) async fn stop(environment: &Environment, run: &ServedRun, why: &str) 
     }
     let details =
         json!({ "reason": BUDGET_EXHAUSTED, "attempt": run.attempt, "cli": run.cli, "message": why });
+    let event = SecurityEvent::new(SecurityEventKind::BudgetExhausted, &format!("run:{}", run.run), &details)
+        .of_run(run.task, run.run);
     db::audit::append(&mut transaction, &entry("model.stop", run.run, Outcome::Done, details)).await?;
+    db::security_events::append(&mut transaction, &event).await?;
     transaction.commit().await?;
     // Not before it is written: another call of the run would be told at once, the CLI could end and take this
     // one with it, and nobody would know why.

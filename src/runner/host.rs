@@ -6,6 +6,7 @@ use serde_json::json;
 use crate::db;
 use crate::db::error::DbError;
 use crate::domain::audit::{Actor, Entry, Outcome};
+use crate::domain::security_event::{SecurityEvent, SecurityEventKind};
 use crate::runner::environment::Environment;
 use crate::runner::failure::StartError;
 use crate::sandbox::host_check::{Finding, Severity, addresses_unreadable, judge, refusals};
@@ -79,6 +80,18 @@ async fn record(
     };
     let mut transaction = environment.pool.begin().await?;
     db::audit::append(&mut transaction, &entry).await?;
+    let dangers = findings.iter().filter(|finding| finding.severity == Severity::Danger);
+    let (accepted, left): (Vec<&str>, Vec<&str>) =
+        dangers.map(|finding| finding.id).partition(|id| accepted.iter().any(|named| named == id));
+    let both =
+        [(SecurityEventKind::HostDangerAccepted, accepted), (SecurityEventKind::HostDangerRefused, left)];
+    for (kind, ids) in both {
+        if !ids.is_empty() {
+            let details = json!({ "instance": environment.config.instance, "findings": ids });
+            let event = SecurityEvent::new(kind, &format!("runner:{}", environment.id), &details);
+            db::security_events::append(&mut transaction, &event).await?;
+        }
+    }
     transaction.commit().await?;
     Ok(())
 }

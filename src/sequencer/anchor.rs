@@ -12,7 +12,9 @@ use url::Url;
 
 use crate::config::sequencer::Anchors;
 use crate::db;
+use crate::db::error::DbError;
 use crate::domain::audit::{Actor, Entry, Outcome};
+use crate::domain::security_event::{SecurityEvent, SecurityEventKind};
 use crate::sequencer::error::SequencerError;
 use crate::sequencer::keep::Keys;
 use crate::sequencer::{file, git_ref, http, syslog};
@@ -149,8 +151,13 @@ async fn record(pool: &PgPool, anchor: &Anchor, outcome: Outcome, what: &str) {
         details: json!({ "what": what }),
     };
     let written = async {
-        let mut connection = pool.acquire().await?;
-        db::audit::append(&mut connection, &entry).await
+        let mut transaction = pool.begin().await?;
+        db::audit::append(&mut transaction, &entry).await?;
+        if outcome == Outcome::Failed {
+            let event = SecurityEvent::new(SecurityEventKind::AnchorFailed, &entry.object, &entry.details);
+            db::security_events::append(&mut transaction, &event).await?;
+        }
+        Ok::<(), DbError>(transaction.commit().await?)
     };
     if let Err(error) = written.await {
         tracing::error!(%error, "sequencer.unrecorded");

@@ -21,7 +21,9 @@ use tokio::sync::watch;
 
 use crate::config::sequencer::SequencerConfig;
 use crate::db;
+use crate::db::error::DbError;
 use crate::domain::audit::{Actor, Entry, Outcome};
+use crate::domain::security_event::{SecurityEvent, SecurityEventKind};
 use crate::lifecycle::Lifecycle;
 use crate::sequencer::batch::Sequencer;
 use crate::sequencer::error::SequencerError;
@@ -49,10 +51,10 @@ pub async fn start(
     let mut sequencer = Sequencer::new(pool.clone(), keys, config.batch, known);
     let checked = sequencer.check().await;
     if let Err(error) = &checked {
-        record(&pool, "sequencer.refuse", "trail", Outcome::Failed, &error.to_string()).await;
+        record(&pool, "sequencer.refuse", error.to_string(), Some(alarm(error))).await;
     }
     let note = checked?;
-    record(&pool, "sequencer.start", "trail", Outcome::Done, &sequencer.verifier().to_string()).await;
+    record(&pool, "sequencer.start", sequencer.verifier().to_string(), None).await;
     let (made, latest) = watch::channel(note);
     for anchor in anchors {
         let (latest, pool, soft) = (latest.clone(), pool.clone(), lifecycle.soft().clone());
@@ -106,16 +108,29 @@ async fn run(
 /// Says why; that this loop ends then ends the process.
 async fn refuse(sequencer: &Sequencer, error: &SequencerError) {
     tracing::error!(%error, "sequencer.refused");
-    record(sequencer.pool(), "sequencer.refuse", "trail", Outcome::Failed, &error.to_string()).await;
+    record(sequencer.pool(), "sequencer.refuse", error.to_string(), Some(alarm(error))).await;
+}
+
+fn alarm(error: &SequencerError) -> SecurityEventKind {
+    match error {
+        SequencerError::Refused(_) => SecurityEventKind::TrailInconsistent,
+        _ => SecurityEventKind::CheckpointFailed,
+    }
 }
 
 /// An entry of its own. That it cannot be written is logged: the sequencer itself must not fail over it.
-async fn record(pool: &PgPool, action: &'static str, object: &str, outcome: Outcome, what: &str) {
-    let details = json!({ "what": what });
-    let entry = Entry { actor: Actor::Sequencer, action, object: object.to_owned(), outcome, details };
+async fn record(pool: &PgPool, action: &'static str, what: String, alarm: Option<SecurityEventKind>) {
+    let outcome = if alarm.is_some() { Outcome::Failed } else { Outcome::Done };
+    let (object, details) = ("trail".to_owned(), json!({ "what": what }));
+    let entry = Entry { actor: Actor::Sequencer, action, object, outcome, details };
     let written = async {
-        let mut connection = pool.acquire().await?;
-        db::audit::append(&mut connection, &entry).await
+        let mut transaction = pool.begin().await?;
+        db::audit::append(&mut transaction, &entry).await?;
+        if let Some(kind) = alarm {
+            let event = SecurityEvent::new(kind, &entry.object, &entry.details);
+            db::security_events::append(&mut transaction, &event).await?;
+        }
+        Ok::<(), DbError>(transaction.commit().await?)
     };
     if let Err(error) = written.await {
         tracing::error!(%error, action, "sequencer.unrecorded");

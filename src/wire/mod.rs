@@ -11,4 +11,5 @@ pub mod problem;
 pub mod quarantine;
 pub mod repository;
 pub mod run;
+pub mod security_event;
 pub mod task;

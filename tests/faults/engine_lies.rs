@@ -88,6 +88,14 @@ async fn a_sandbox_that_is_not_as_asked_for_gets_no_job() {
         assert_eq!(proofs[0].0, "refused");
         let said = proofs[0].1["containment"]["surprises"].to_string();
         assert!(said.contains(surprise), "{said}");
+        // Somebody is to hear of it.
+        let told =
+            kage.get(&format!("/api/v1/security-events?kind=sandbox.containment_refused&task={id}")).await;
+        let told = told.json();
+        let event = &told["events"][0];
+        assert_eq!((&event["severity"], &event["run_id"]), (&json!("critical"), &run["id"]), "{told}");
+        assert!(event["details"]["surprises"].to_string().contains(surprise), "{told}");
+        assert_eq!(told["events"].as_array().map(Vec::len), Some(1));
     }
 }
 

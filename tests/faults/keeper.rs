@@ -125,6 +125,10 @@ async fn when_the_keeper_dies_calls_stay_refused_and_the_next_run_has_another() 
     // It stays with the run, when the event is long past.
     let recorded = string(&ended["runs"][0]["refused_calls_recorded"]);
     assert!(recorded.starts_with("interrupted: ") && recorded.contains("no longer recorded"), "{recorded}");
+    let told = kage.get(&format!("/api/v1/security-events?task={id}")).await.json();
+    let told: Vec<&str> =
+        told["events"].as_array().expect("a list").iter().map(|event| string(&event["kind"])).collect();
+    assert_eq!(told, ["sandbox.refusals_interrupted"]);
 
     let done = kage.run(&shell(&format!("perl -e '{BPF}'; echo x > x"))).await;
     assert_eq!(refused(&done["runs"][0]), [("bpf".to_owned(), 1)]);

@@ -62,6 +62,13 @@ async fn a_danger_ends_the_start_until_it_is_accepted() {
     assert_eq!(entries.iter().map(|entry| &*entry.0).collect::<Vec<_>>(), ["refused", "done"]);
     assert_eq!(finding(&entries[0].1, "socket-world")["accepted"], json!(false));
     assert_eq!(finding(&entries[1].1, "socket-world")["accepted"], json!(true));
+    let told: Vec<(String, Value)> =
+        sqlx::query_as("SELECT kind, details -> 'findings' FROM security_events ORDER BY ordinal")
+            .fetch_all(kage.pool())
+            .await
+            .expect("the owner may read");
+    let of = |kind: &str| (kind.to_owned(), json!(["socket-world"]));
+    assert_eq!(told, [of("host.danger_refused"), of("host.danger_accepted")]);
     let output = kage.server_command(&["doctor", "host"]).output().expect("kage starts");
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && text.contains("Accepted by the operator"), "{text}");

@@ -29,7 +29,7 @@ END
 }
 "#;
 
-fn task(script: &str) -> Value {
+pub fn task(script: &str) -> Value {
     json!({
         "description": format!("{ASK}\n{script}\nexit $?\n"),
         "repository": "demo",

@@ -162,6 +162,13 @@ async fn a_log_is_kept_anchored_killed_cut_and_refused() {
     let refused = run(kage(&trail, folder, &["sequencer"]));
     assert!(!refused.status.success());
     assert!(said(&refused).contains("it was cut, or is an older copy"), "{refused:?}");
+    let told: Vec<(String, i16, String)> =
+        sqlx::query_as("SELECT kind, severity, details ->> 'what' FROM security_events")
+            .fetch_all(trail.pool())
+            .await
+            .expect("reads");
+    assert_eq!((told.len(), told[0].0.as_str(), told[0].1), (1, "trail.inconsistent", 4), "{told:?}");
+    assert!(told[0].2.contains("it was cut"), "{told:?}");
 }
 
 /// Takes what an HTTP anchor posts: refuses the first, and then keeps the bodies.
@@ -226,6 +233,13 @@ async fn a_failing_anchor_holds_nothing_up_and_a_witness_is_taken() {
     })
     .await;
     drop(running);
+    let told: Vec<String> = sqlx::query_scalar(
+        "SELECT DISTINCT subject FROM security_events WHERE kind = 'trail.anchor_failed' ORDER BY 1",
+    )
+    .fetch_all(trail.pool())
+    .await
+    .expect("reads");
+    assert_eq!(told, ["anchor:http", "anchor:syslog"]);
 
     // The witness signs what it is shown.
     let note =

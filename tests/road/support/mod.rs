@@ -11,6 +11,7 @@ pub mod leftovers;
 pub mod planted;
 pub mod process;
 pub mod provider;
+pub mod receiver;
 pub mod sse;
 pub mod tasks;
 

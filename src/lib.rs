@@ -10,6 +10,7 @@
 //! dialect                            what the model protocols say: pure, bytes in, bytes out
 //! trail                              the tamper-evident log: pure; entries, tree, checkpoints, proofs
 //! wire                               the public JSON, shared by api, client and the stored events
+//! metrics                            what is counted and measured, and the page that shows it
 //! domain  lifecycle  telemetry       nouns and process matters; they know nothing of ours
 //! ```
 
@@ -27,6 +28,7 @@ pub mod image;
 pub mod keeper;
 pub mod kit;
 pub mod lifecycle;
+pub mod metrics;
 pub mod redact;
 pub mod runner;
 pub mod sandbox;

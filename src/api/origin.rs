@@ -2,9 +2,10 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::extract::connect_info::Connected;
-use axum::extract::{ConnectInfo, Request, State};
+use axum::extract::{ConnectInfo, MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::Response;
@@ -16,6 +17,7 @@ use uuid::Uuid;
 use crate::api::listener::{Guarded, Remote};
 use crate::api::network;
 use crate::api::state::ApiState;
+use crate::metrics::metrics;
 
 const HEADER: HeaderName = HeaderName::from_static("x-request-id");
 /// Most bytes of an id that a client chose.
@@ -72,6 +74,8 @@ pub(super) fn request_id() -> Option<String> {
 
 /// Outermost: everything that is said of a request is said under its id.
 pub(super) async fn mark(State(state): State<ApiState>, mut request: Request, next: Next) -> Response {
+    let (started, method) = (Instant::now(), request.method().clone());
+    let route = request.extensions().get::<MatchedPath>().cloned();
     let request_id = chosen(&request).unwrap_or_else(|| Uuid::new_v4().to_string());
     let peer = request.extensions().get::<ConnectInfo<Peer>>().map(|peer| peer.0.0.clone());
     let edge = &state.config.edge;
@@ -84,6 +88,8 @@ pub(super) async fn mark(State(state): State<ApiState>, mut request: Request, ne
     request.extensions_mut().insert(Origin { address, request_id: request_id.clone(), tls, certificate });
     let value = HeaderValue::from_str(&request_id).ok();
     let mut response = REQUEST_ID.scope(request_id, next.run(request)).instrument(span).await;
+    let (route, status) = (route.as_ref().map(MatchedPath::as_str), response.status().as_u16());
+    metrics().http.answered(method.as_str(), route, status, started.elapsed());
     if let Some(value) = value {
         response.headers_mut().insert(HEADER, value);
     }

@@ -11,7 +11,8 @@ use crate::config::gateway::GatewayConfig;
 use crate::config::runner::RunnerConfig;
 use crate::config::sequencer::SequencerConfig;
 use crate::config::settings::Settings;
-use crate::config::{api, database, edge, gateway, runner, secrets, sequencer};
+use crate::config::watch::WatchConfig;
+use crate::config::{api, database, edge, gateway, runner, secrets, sequencer, watch};
 use crate::db;
 use crate::db::Zone;
 use crate::db::private::Cluster;
@@ -24,6 +25,7 @@ pub struct Configuration {
     pub runner: RunnerConfig,
     pub gateway: GatewayConfig,
     pub sequencer: SequencerConfig,
+    pub watch: WatchConfig,
 }
 
 /// # Errors
@@ -38,6 +40,7 @@ pub fn load() -> Result<Configuration, ConfigError> {
         &runner::NAMES,
         &gateway::NAMES,
         &sequencer::NAMES,
+        &watch::NAMES,
     ]
     .concat();
     settings.refuse_unknown(&known)?;
@@ -48,6 +51,7 @@ pub fn load() -> Result<Configuration, ConfigError> {
         runner: RunnerConfig::from_settings(&mut settings)?,
         gateway: GatewayConfig::from_settings(&mut settings)?,
         sequencer: SequencerConfig::from_settings(&mut settings)?,
+        watch: WatchConfig::from_settings(&mut settings)?,
         settings,
     };
     // Those of later sections too.

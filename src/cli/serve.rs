@@ -6,6 +6,7 @@ use anyhow::Context as _;
 
 use crate::api;
 use crate::cli::exit::{CliError, Exit};
+use crate::cli::figures;
 use crate::cli::host::{self, Configuration};
 use crate::cli::secrets;
 use crate::cli::sequencer_key;
@@ -14,6 +15,7 @@ use crate::db::Zone;
 use crate::db::private::Cluster;
 use crate::gateway;
 use crate::lifecycle::Lifecycle;
+use crate::metrics;
 use crate::runner;
 use crate::sequencer;
 
@@ -145,11 +147,15 @@ pub(super) fn keep_memory_private() -> std::io::Result<()> {
 async fn start(configuration: &mut Configuration, roles: Roles, lifecycle: &Lifecycle) -> anyhow::Result<()> {
     let database = &configuration.database;
     let mut pools = Vec::new();
+    if let Some(address) = configuration.watch.metrics {
+        let listening = metrics::listener::start(address, roles.name(), lifecycle).await;
+        listening.with_context(|| format!("KAGE_METRICS_LISTEN {address}"))?;
+    }
     db::prepare(database, DATABASE_WITHIN).await.context("database")?;
     // First: what the others record is to have its place from the beginning on.
     if roles.has(Roles::Sequencer) {
         let pool = db::connect(database, Zone::Sequencer).await?;
-        pools.push(pool.clone());
+        pools.push((Zone::Sequencer, pool.clone()));
         let mut config = configuration.sequencer.clone();
         if config.key.is_none() {
             config.key = Some(sequencer_key::of(&configuration.runner.data_dir).context("sequencer")?);
@@ -160,7 +166,7 @@ async fn start(configuration: &mut Configuration, roles: Roles, lifecycle: &Life
         let listener = api::bind(&configuration.api).await;
         let listener = listener.with_context(|| format!("KAGE_API_LISTEN {}", configuration.api.listen))?;
         let pool = db::connect(database, Zone::Api).await?;
-        pools.push(pool.clone());
+        pools.push((Zone::Api, pool.clone()));
         let (config, this) = (configuration.api.clone(), lifecycle.clone());
         lifecycle.spawn_essential("api", async move {
             if let Err(error) = api::serve(listener, pool, config, &this).await {
@@ -170,7 +176,7 @@ async fn start(configuration: &mut Configuration, roles: Roles, lifecycle: &Life
     }
     if roles.has(Roles::Gateway) {
         let pool = db::connect(database, Zone::Gateway).await?;
-        pools.push(pool.clone());
+        pools.push((Zone::Gateway, pool.clone()));
         // Beside the runner it lives as long as the runner's runs; alone, its own time to drain is all.
         let beside = roles.has(Roles::Runner);
         gateway::start(pool, configuration.gateway.clone(), lifecycle, beside).context("gateway")?;
@@ -181,11 +187,15 @@ async fn start(configuration: &mut Configuration, roles: Roles, lifecycle: &Life
     }
     if roles.has(Roles::Runner) {
         let pool = db::connect(database, Zone::Runner).await?;
-        pools.push(pool.clone());
+        pools.push((Zone::Runner, pool.clone()));
         runner::start(pool, configuration.runner.clone(), lifecycle).await.context("runner")?;
         drain_deadline(Duration::from_secs(configuration.runner.drain_secs), lifecycle);
         tracing::info!(concurrency = configuration.runner.concurrency, "runner.started");
     }
+    if configuration.watch.metrics.is_some() {
+        figures::keep_current(pools.clone(), lifecycle);
+    }
+    let pools = pools.into_iter().map(|(_, pool)| pool).collect();
     secrets::keep_current(configuration, pools, roles.name(), lifecycle)?;
     Ok(())
 }

@@ -12,3 +12,4 @@ pub mod runner;
 pub mod secrets;
 pub mod sequencer;
 pub mod settings;
+pub mod watch;

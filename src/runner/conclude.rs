@@ -26,6 +26,8 @@ use crate::git::error::{GitError, HarvestError};
 use crate::git::harvest::{HarvestLimits, harvest};
 use crate::git::mirror::Mirror;
 use crate::image::manifest::Manifest;
+use crate::metrics::metrics;
+use crate::metrics::runs::Phase;
 use crate::runner::drive::{Drive, Ended};
 use crate::runner::environment::Environment;
 use crate::runner::failure::RunFailure;
@@ -67,6 +69,7 @@ impl Drive<'_> {
         task: &TaskRow,
         ended: Ended,
     ) -> Result<(), RunFailure> {
+        let began = Instant::now();
         let Ended { mut verdict, sandbox } = ended;
         // Found again below, by its label.
         let container = sandbox.map(Sandbox::leave).or_else(|| run.container_id.clone());
@@ -117,6 +120,8 @@ impl Drive<'_> {
         let (branch, findings) = (taken.branch.as_ref(), &taken.findings);
         self.environment.leases.ends(self.lease);
         self.commit(|| db::attempts::finish(pool, self.lease, run, &ending, branch, findings)).await?;
+        metrics().runs.took(Phase::Harvest, began.elapsed());
+        metrics().runs.ended(ending.state.as_str());
         prepare::discard(self.environment, run.id).await;
         Ok(())
     }
@@ -140,6 +145,7 @@ impl Drive<'_> {
         let nothing = HarvestFindings::default();
         self.environment.leases.ends(self.lease);
         self.commit(|| db::attempts::finish(pool, self.lease, &run, &ending, None, &nothing)).await?;
+        metrics().runs.ended(ending.state.as_str());
         prepare::discard(self.environment, run.id).await;
         Ok(())
     }
@@ -198,6 +204,7 @@ impl Drive<'_> {
         let (pool, ending) = (&self.environment.pool, ending_of(verdict));
         self.environment.leases.ends(self.lease);
         self.commit(|| db::attempts::requeue(pool, self.lease, run, &ending, seconds)).await?;
+        metrics().runs.retried();
         let environment = Arc::clone(self.environment);
         self.environment.lifecycle.spawn(async move {
             tokio::select! {

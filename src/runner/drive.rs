@@ -8,8 +8,10 @@
 //! says that it stands.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
@@ -24,8 +26,10 @@ use crate::domain::event::EventKind;
 use crate::domain::run::RunState;
 use crate::domain::verdict::Verdict;
 use crate::git::worktree::Worktree;
+use crate::metrics::metrics;
+use crate::metrics::runs::Phase;
 use crate::runner::environment::Environment;
-use crate::runner::failure::RunFailure;
+use crate::runner::failure::{RunFailure, verdict_of};
 use crate::runner::lease::Orders;
 use crate::runner::prepare::{self, Prepared, SHIM_WITHIN};
 use crate::runner::pump::{Ending, Pump};
@@ -55,6 +59,8 @@ pub(super) struct Here {
     pub threads: TaskTracker,
     /// Counts what its sandbox is refused, where the runtime tells.
     pub counted: OnceLock<Counted>,
+    /// What of it `metrics` has: calls that programs try, and others.
+    pub measured: [AtomicU64; 2],
     /// Nobody counts any more, and the run's watchers know it.
     pub uncounted: AtomicBool,
 }
@@ -90,6 +96,7 @@ pub(super) async fn drive(
         Ok(()) => {}
         Err(RunFailure::LeaseLost) => {
             tracing::warn!(run = %id, name, "runner.run_lost");
+            metrics().runs.lease_lost();
             tokio::select! {
                 () = drive.abandon() => {}
                 () = hard.cancelled() => {}
@@ -113,6 +120,7 @@ impl Drive<'_> {
         self.here.attempt.store(run.attempt, Ordering::Relaxed);
         let (run, ended) = match run.state() {
             RunState::Queued => {
+                metrics().runs.took(Phase::Queue, since(run.not_before));
                 let begun = self
                     .commit(|| db::attempts::begin_attempt(&self.environment.pool, self.lease, &run))
                     .await?;
@@ -200,10 +208,13 @@ impl Drive<'_> {
 
     /// From nothing to the CLI's end. Only a lost lease, a stop or a broken database is an error: all else is a verdict.
     async fn begin(&self, run: &RunRow, task: &TaskRow) -> Result<Ended, RunFailure> {
+        let began = Utc::now();
         let prepared = match prepare::prepare(*self, run, task).await {
             Ok(prepared) => prepared,
             Err(failure) => return Ok(Ended { verdict: verdict_of(failure)?, sandbox: None }),
         };
+        metrics().runs.took(Phase::Prepare, since(began));
+        metrics().runs.quarantined(prepared.facts.quarantined.len());
         for warning in &prepared.warnings {
             self.notice(run, EventKind::Warning, warning).await?;
         }
@@ -216,7 +227,7 @@ impl Drive<'_> {
             // A drive makes one sandbox.
             let _ = self.here.counted.set(counted);
         }
-        let session = job.session.clone();
+        let (session, started) = (job.session.clone(), Utc::now());
         let start = async {
             let facts = SandboxFacts {
                 container: sandbox.id(),
@@ -253,6 +264,7 @@ impl Drive<'_> {
                     ending = pump.run(link) => ending?,
                     failure = self.keep_refusals(run) => return Err(failure),
                 };
+                metrics().runs.took(Phase::Run, since(started));
                 self.pumped(run, ending, sandbox).await
             }
         }
@@ -298,6 +310,9 @@ impl Drive<'_> {
             ending = pump.resume() => ending?,
             failure = self.keep_refusals(run) => return Err(failure),
         };
+        if let Some(started) = run.cli_started_at {
+            metrics().runs.took(Phase::Run, since(started));
+        }
         self.pumped(run, ending, sandbox).await
     }
 
@@ -366,19 +381,6 @@ impl Drive<'_> {
     }
 }
 
-/// What a failure means for the attempt; those that are not the attempt's stay failures.
-pub(super) fn verdict_of(failure: RunFailure) -> Result<Verdict, RunFailure> {
-    match failure {
-        RunFailure::LeaseLost | RunFailure::Stopping | RunFailure::Database(_) => Err(failure),
-        RunFailure::Revision(why) => Ok(Verdict::new(RunState::Failed, why)),
-        RunFailure::Model(why) => {
-            Ok(Verdict { decided_by: "the gateway".to_owned(), ..Verdict::new(RunState::Failed, why) })
-        }
-        RunFailure::Containment(_) => Ok(Verdict::new(RunState::ContainmentRefused, failure.to_string())),
-        RunFailure::Cancelled => Ok(Verdict::new(RunState::Cancelled, failure.to_string())),
-        other => {
-            let transient = other.is_transient();
-            Ok(Verdict { transient, ..Verdict::new(RunState::SandboxError, other.to_string()) })
-        }
-    }
+fn since(then: DateTime<Utc>) -> Duration {
+    (Utc::now() - then).to_std().unwrap_or_default()
 }

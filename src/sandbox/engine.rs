@@ -4,11 +4,12 @@ use std::collections::{BTreeSet, HashSet};
 use std::future::Future;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bollard::Docker;
 use bollard::errors::Error as ApiError;
 
+use crate::metrics::metrics;
 use crate::sandbox::error::SandboxError;
 use crate::sandbox::remap::{self, Users};
 use crate::sandbox::spec::ImageDigest;
@@ -156,11 +157,14 @@ impl Engine {
         after: Duration,
         future: impl Future<Output = Result<T, ApiError>>,
     ) -> Result<T, SandboxError> {
-        match tokio::time::timeout(after, future).await {
+        let began = Instant::now();
+        let answer = match tokio::time::timeout(after, future).await {
             Err(_) => Err(SandboxError::Deadline { call, after }),
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => Err(self.fold(call, error)),
-        }
+        };
+        metrics().engine.called(call, outcome(&answer), began.elapsed());
+        answer
     }
 
     fn fold(&self, call: &'static str, error: ApiError) -> SandboxError {
@@ -183,6 +187,16 @@ impl Engine {
             }
             other => SandboxError::Answer { call, reason: other.to_string() },
         }
+    }
+}
+
+const fn outcome<T>(answer: &Result<T, SandboxError>) -> &'static str {
+    match answer {
+        Ok(_) => "ok",
+        Err(SandboxError::Deadline { .. }) => "deadline",
+        Err(SandboxError::EngineUnavailable { .. }) => "unavailable",
+        Err(SandboxError::Answer { .. }) => "nonsense",
+        Err(_) => "refused",
     }
 }
 

@@ -38,3 +38,4 @@ mod streams;
 mod submit;
 mod support;
 mod terminal;
+mod watch;

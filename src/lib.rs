@@ -11,6 +11,7 @@
 //! trail                              the tamper-evident log: pure; entries, tree, checkpoints, proofs
 //! wire                               the public JSON, shared by api, client and the stored events
 //! metrics                            what is counted and measured, and the page that shows it
+//! traces                             a trace from the request to the container, and its way to a collector
 //! domain  lifecycle  telemetry       nouns and process matters; they know nothing of ours
 //! ```
 
@@ -35,5 +36,6 @@ pub mod sandbox;
 pub mod secret;
 pub mod sequencer;
 pub mod telemetry;
+pub mod traces;
 pub mod trail;
 pub mod wire;

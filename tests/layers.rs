@@ -29,11 +29,12 @@ const TABLE: &[(&str, &[&str])] = &[
             "secret",
             "sequencer",
             "telemetry",
+            "traces",
             "trail",
             "wire",
         ],
     ),
-    ("api", &["config", "db", "domain", "lifecycle", "metrics", "trail", "wire"]),
+    ("api", &["config", "db", "domain", "lifecycle", "metrics", "traces", "trail", "wire"]),
     (
         "runner",
         &[
@@ -47,17 +48,21 @@ const TABLE: &[(&str, &[&str])] = &[
             "metrics",
             "redact",
             "sandbox",
+            "traces",
             "wire",
         ],
     ),
-    ("gateway", &["config", "db", "dialect", "domain", "lifecycle", "metrics", "redact", "secret", "wire"]),
+    (
+        "gateway",
+        &["config", "db", "dialect", "domain", "lifecycle", "metrics", "redact", "secret", "traces", "wire"],
+    ),
     ("keeper", &["lifecycle", "sandbox"]),
     ("sequencer", &["config", "db", "domain", "lifecycle", "metrics", "trail"]),
     ("client", &["config", "domain", "wire"]),
     ("dialect", &["domain"]),
     ("kit", &["dialect", "domain", "image", "sandbox"]),
     ("image", &["domain", "sandbox"]),
-    ("sandbox", &["domain", "metrics"]),
+    ("sandbox", &["domain", "metrics", "traces"]),
     ("git", &[]),
     ("disk", &[]),
     ("db", &["config", "domain", "metrics", "trail", "wire"]),
@@ -69,7 +74,8 @@ const TABLE: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("lifecycle", &[]),
     ("metrics", &["lifecycle"]),
-    ("telemetry", &[]),
+    ("telemetry", &["traces"]),
+    ("traces", &[]),
 ];
 
 /// Sections of `config`, by who may read them.

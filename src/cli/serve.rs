@@ -18,6 +18,7 @@ use crate::lifecycle::Lifecycle;
 use crate::metrics;
 use crate::runner;
 use crate::sequencer;
+use crate::telemetry;
 
 /// How long a role waits for a database that is not there yet.
 const DATABASE_WITHIN: Duration = Duration::from_secs(120);
@@ -74,8 +75,12 @@ impl Roles {
 /// # Errors
 /// [`CliError::Host`] says what keeps it from starting.
 pub async fn serve(_: ServeArgs) -> Result<Exit, CliError> {
-    crate::telemetry::init();
     let mut configuration = host::load()?;
+    with_telemetry(&mut configuration, Roles::All).await
+}
+
+/// In all roles, with a database of its own where none is named.
+async fn everything(configuration: &mut Configuration) -> Result<Exit, CliError> {
     let cluster = match configuration.database.url {
         Some(_) => None,
         None => {
@@ -85,7 +90,7 @@ pub async fn serve(_: ServeArgs) -> Result<Exit, CliError> {
             Some(cluster)
         }
     };
-    let ended = roles(&mut configuration, Roles::All).await;
+    let ended = roles(configuration, Roles::All).await;
     if let Some(cluster) = cluster {
         cluster.stop().await.context("private database").map_err(CliError::Host)?;
     }
@@ -95,29 +100,39 @@ pub async fn serve(_: ServeArgs) -> Result<Exit, CliError> {
 /// # Errors
 /// [`CliError::Host`] says what keeps it from starting.
 pub async fn api(_: ApiArgs) -> Result<Exit, CliError> {
-    crate::telemetry::init();
-    roles(&mut host::load()?, Roles::Api).await
+    with_telemetry(&mut host::load()?, Roles::Api).await
 }
 
 /// # Errors
 /// [`CliError::Host`] says what keeps it from starting.
 pub async fn runner(_: RunnerArgs) -> Result<Exit, CliError> {
-    crate::telemetry::init();
-    roles(&mut host::load()?, Roles::Runner).await
+    with_telemetry(&mut host::load()?, Roles::Runner).await
 }
 
 /// # Errors
 /// [`CliError::Host`] says what keeps it from starting.
 pub async fn gateway(_: GatewayArgs) -> Result<Exit, CliError> {
-    crate::telemetry::init();
-    roles(&mut host::load()?, Roles::Gateway).await
+    with_telemetry(&mut host::load()?, Roles::Gateway).await
 }
 
 /// # Errors
 /// [`CliError::Host`] says what keeps it from starting.
 pub async fn sequencer(_: SequencerArgs) -> Result<Exit, CliError> {
-    crate::telemetry::init();
-    roles(&mut host::load()?, Roles::Sequencer).await
+    with_telemetry(&mut host::load()?, Roles::Sequencer).await
+}
+
+/// Logs, and spans if they are wanted; the last of these are sent when all else has ended.
+async fn with_telemetry(configuration: &mut Configuration, which: Roles) -> Result<Exit, CliError> {
+    let exporting = telemetry::start(which.name(), configuration.watch.otlp.as_ref());
+    let exporting = exporting.context("traces").map_err(CliError::Host)?;
+    let ended = match which {
+        Roles::All => everything(configuration).await,
+        _ => roles(configuration, which).await,
+    };
+    if let Some(exporting) = exporting {
+        exporting.end().await;
+    }
+    ended
 }
 
 async fn roles(configuration: &mut Configuration, roles: Roles) -> Result<Exit, CliError> {

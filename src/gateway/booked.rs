@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use secrecy::SecretString;
 use tokio::sync::OwnedSemaphorePermit;
+use tracing::Span;
 
 use crate::db::model_calls::{CallOutcome, EndedCall};
 use crate::dialect::answer::{Refusal, RefusalKind};
@@ -31,6 +32,8 @@ pub(super) struct Booked {
     price: Price,
     /// What it is counted under.
     of: Of,
+    /// Of the call; it lasts as long as the answer.
+    span: Span,
     started: Instant,
     first_byte: Option<Duration>,
     /// What the provider was shown, and the CLI must never see.
@@ -81,8 +84,12 @@ impl Booked {
         metrics().model.began();
         let provider = &run.provider;
         let listed = provider.models.iter().map(|model| &model.name).chain(&provider.allow);
+        let of = Of::new(&provider.name, &ask.resolved.model, listed.map(String::as_str));
+        let span = Span::current();
+        span.record("model.name", of.model());
         Self {
-            of: Of::new(&provider.name, &ask.resolved.model, listed.map(String::as_str)),
+            of,
+            span,
             environment: Arc::clone(environment),
             run: Arc::clone(run),
             held,
@@ -171,6 +178,10 @@ impl Booked {
             first_byte: self.first_byte,
         };
         metrics().model.ended(&self.of, &call);
+        self.span.record("model.outcome", call.outcome);
+        self.span.record("model.tokens.input", ended.input_tokens);
+        self.span.record("model.tokens.output", ended.output_tokens);
+        self.span.record("model.cost.micros", ended.cost_micros);
     }
 }
 

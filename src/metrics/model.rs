@@ -23,6 +23,10 @@ impl Of {
         let model = if listed.any(|name| name == model) { model } else { "other" };
         Self { provider: provider.to_owned(), model: model.to_owned() }
     }
+
+    pub fn model(&self) -> &str {
+        &self.model
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]

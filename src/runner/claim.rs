@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::PgListener;
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 use crate::db;
 use crate::db::error::DbError;
 use crate::db::queue::Lease;
 use crate::db::runs::RunRow;
+use crate::domain::run::RunState;
 use crate::runner::drive;
 use crate::runner::environment::Environment;
 use crate::runner::lease::Orders;
@@ -85,11 +87,15 @@ fn begin(
     let Some(lease_id) = run.lease_id else { return };
     let lease = Lease { task: run.task_id, run: run.id, id: lease_id, runner: environment.id };
     let held = Held { orders: environment.leases.hold(lease), lease, environment: Arc::clone(environment) };
-    environment.lifecycle.spawn(async move {
+    // That of an attempt that is to begin.
+    let attempt = run.attempt + i32::from(run.state() == RunState::Queued);
+    let span = tracing::error_span!("run", task_id = %run.task_id, run_id = %run.id, attempt);
+    let driven = async move {
         // Dropped in the reverse order, so that the slot is free when the claim loop wakes.
         let (held, _permit) = (held, permit);
         drive::drive(&held.environment, run, lease, &held.orders, former).await;
-    });
+    };
+    environment.lifecycle.spawn(driven.instrument(span));
 }
 
 /// A lease for as long as its drive lives: one that panics must not be renewed for ever.

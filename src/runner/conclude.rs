@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
+use tracing::Span;
 
 use crate::db;
 use crate::db::attempts::{Ending, Harvested};
@@ -121,9 +122,16 @@ impl Drive<'_> {
         self.environment.leases.ends(self.lease);
         self.commit(|| db::attempts::finish(pool, self.lease, run, &ending, branch, findings)).await?;
         metrics().runs.took(Phase::Harvest, began.elapsed());
-        metrics().runs.ended(ending.state.as_str());
+        self.has_ended(ending.state);
         prepare::discard(self.environment, run.id).await;
         Ok(())
+    }
+
+    fn has_ended(&self, state: RunState) {
+        metrics().runs.ended(state.as_str());
+        if let Some((span, _)) = self.here.trace.get() {
+            span.record("run.state", state.as_str());
+        }
     }
 
     /// Ends a run that the database refuses to take further, now and at every later try: nothing of what it left is
@@ -145,7 +153,7 @@ impl Drive<'_> {
         let nothing = HarvestFindings::default();
         self.environment.leases.ends(self.lease);
         self.commit(|| db::attempts::finish(pool, self.lease, &run, &ending, None, &nothing)).await?;
-        metrics().runs.ended(ending.state.as_str());
+        self.has_ended(ending.state);
         prepare::discard(self.environment, run.id).await;
         Ok(())
     }
@@ -223,8 +231,11 @@ impl Drive<'_> {
     ) -> Result<Taken, RunFailure> {
         let environment = Arc::clone(self.environment);
         let (run, task) = (run.clone(), task.clone());
-        let blocking =
-            self.here.threads.spawn_blocking(move || take(&environment, &run, &task, manifest.as_ref()));
+        let span = Span::current();
+        let blocking = self.here.threads.spawn_blocking(move || {
+            let _in = span.enter();
+            take(&environment, &run, &task, manifest.as_ref())
+        });
         blocking
             .await
             .unwrap_or_else(|error| Err(RunFailure::Refused(format!("the harvest failed: {error}"))))

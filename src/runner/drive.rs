@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use tokio_util::task::TaskTracker;
+use tracing::{Instrument as _, Span};
 use uuid::Uuid;
 
 use crate::db;
@@ -37,6 +38,7 @@ use crate::runner::sweep;
 use crate::sandbox::container::{self, ContainerState, Inspected, Sandbox};
 use crate::sandbox::refusals::client::Counted;
 use crate::sandbox::shim_listener::ShimListener;
+use crate::traces;
 
 /// Starts of one attempt. Each but the first means that a runner ended meanwhile.
 const MOST_STARTS: u32 = 20;
@@ -55,6 +57,8 @@ pub(super) struct Drive<'a> {
 pub(super) struct Here {
     /// The attempt whose container it may have made; 0: none.
     attempt: AtomicI32,
+    /// Its span, and what continues that elsewhere.
+    pub trace: OnceLock<(Span, Option<String>)>,
     /// Threads that work in the run's folder; they go on when the drive is dropped.
     pub threads: TaskTracker,
     /// Counts what its sandbox is refused, where the runtime tells.
@@ -115,8 +119,21 @@ pub(super) struct Ended {
 }
 
 impl Drive<'_> {
+    /// As a part of the trace that the task came with.
     async fn road(&self, run: RunRow, former: Option<Uuid>) -> Result<(), RunFailure> {
         let task = self.task().await?;
+        let given = task.traceparent.clone();
+        let span = tracing::error_span!(
+            target: traces::TARGET,
+            "run", cli = run.cli_name, otel.name = "run", run.id = %run.id, task.id = %run.task_id,
+            run.state = tracing::field::Empty
+        );
+        traces::continue_from(&span, given.as_deref());
+        let _ = self.here.trace.set((span.clone(), traces::traceparent(&span, given.as_deref())));
+        self.travel(run, task, former).instrument(span).await
+    }
+
+    async fn travel(&self, run: RunRow, task: TaskRow, former: Option<Uuid>) -> Result<(), RunFailure> {
         self.here.attempt.store(run.attempt, Ordering::Relaxed);
         let (run, ended) = match run.state() {
             RunState::Queued => {
@@ -163,7 +180,7 @@ impl Drive<'_> {
                 (run, ended)
             }
         };
-        self.conclude(&run, &task, ended).await
+        self.conclude(&run, &task, ended).instrument(traces::step("harvest")).await
     }
 
     async fn task(&self) -> Result<TaskRow, RunFailure> {
@@ -209,7 +226,7 @@ impl Drive<'_> {
     /// From nothing to the CLI's end. Only a lost lease, a stop or a broken database is an error: all else is a verdict.
     async fn begin(&self, run: &RunRow, task: &TaskRow) -> Result<Ended, RunFailure> {
         let began = Utc::now();
-        let prepared = match prepare::prepare(*self, run, task).await {
+        let prepared = match prepare::prepare(*self, run, task).instrument(traces::step("prepare")).await {
             Ok(prepared) => prepared,
             Err(failure) => return Ok(Ended { verdict: verdict_of(failure)?, sandbox: None }),
         };
@@ -256,12 +273,12 @@ impl Drive<'_> {
             link.give(job).await?;
             Ok(link)
         };
-        match start.await {
+        match start.instrument(traces::step("start")).await {
             Err(failure) => Ok(Ended { verdict: verdict_of(failure)?, sandbox: Some(sandbox) }),
             Ok(link) => {
                 let pump = Pump::open(*self, run, &sandbox, session).await?;
                 let ending = tokio::select! {
-                    ending = pump.run(link) => ending?,
+                    ending = pump.run(link).instrument(traces::step("cli")) => ending?,
                     failure = self.keep_refusals(run) => return Err(failure),
                 };
                 metrics().runs.took(Phase::Run, since(started));
@@ -307,7 +324,7 @@ impl Drive<'_> {
         };
         let pump = Pump::open(*self, run, &sandbox, session).await?;
         let ending = tokio::select! {
-            ending = pump.resume() => ending?,
+            ending = pump.resume().instrument(traces::step("cli")) => ending?,
             failure = self.keep_refusals(run) => return Err(failure),
         };
         if let Some(started) = run.cli_started_at {

@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 
 use bollard::Docker;
 use bollard::errors::Error as ApiError;
+use tracing::Instrument as _;
 
 use crate::metrics::metrics;
 use crate::sandbox::error::SandboxError;
 use crate::sandbox::remap::{self, Users};
 use crate::sandbox::spec::ImageDigest;
+use crate::traces;
 
 /// How long each kind of call may take. After that the call is given up, whatever the engine does.
 #[derive(Debug, Clone, Copy)]
@@ -158,7 +160,7 @@ impl Engine {
         future: impl Future<Output = Result<T, ApiError>>,
     ) -> Result<T, SandboxError> {
         let began = Instant::now();
-        let answer = match tokio::time::timeout(after, future).await {
+        let answer = match tokio::time::timeout(after, future.instrument(traces::engine_call(call))).await {
             Err(_) => Err(SandboxError::Deadline { call, after }),
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => Err(self.fold(call, error)),

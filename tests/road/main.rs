@@ -38,4 +38,5 @@ mod streams;
 mod submit;
 mod support;
 mod terminal;
+mod traces;
 mod watch;

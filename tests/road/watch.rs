@@ -29,7 +29,7 @@ END
 const CALLS: &str =
     "ask good; ask status-418; for n in $(seq 5); do ask made-up-$n; done; ask good; date +%N > new.txt";
 
-fn asker(script: &str) -> Value {
+pub fn asker(script: &str) -> Value {
     json!({
         "description": format!("{ASK}\n{script}\nexit 0\n"),
         "repository": "demo",
@@ -68,6 +68,8 @@ async fn a_run_shows_in_the_figures_and_nothing_of_whose_it_is() {
     provider.of(&mut kage);
     kage.set("KAGE_METRICS_LISTEN", &format!("127.0.0.1:{port}"));
     kage.set("KAGE_LOG_FORMAT", "json");
+    // Every statement is a line.
+    kage.set("KAGE_LOG", "info,sqlx=debug");
     kage.start("serve").await;
     kage.demo().await;
     let url = format!("http://127.0.0.1:{port}/metrics");
@@ -134,4 +136,49 @@ async fn a_run_shows_in_the_figures_and_nothing_of_whose_it_is() {
     assert!(page.0.len() < 1200, "{} series", page.0.len());
     let elsewhere = kage.http.get(format!("http://127.0.0.1:{port}/api/v1/tasks"));
     assert_eq!(send(elsewhere).await.status, 404, "figures and nothing else");
+
+    let probe = kage.request(reqwest::Method::GET, "/api/v1/tasks").header("x-request-id", "probe-1");
+    assert_eq!(send(probe).await.status, 200);
+    let path = format!("/api/v1/tasks/{}/progress", ids[0]);
+    let stream = kage.request(reqwest::Method::GET, &path).header("x-request-id", "probe-2");
+    assert_eq!(send(stream).await.status, 200);
+    lines_have_their_ids(kage.process(0).log(), ids[0], ids[1]);
+}
+
+fn lines_have_their_ids(log: String, task: &str, run: &str) {
+    let lines: Vec<Value> = log
+        .lines()
+        .filter(|line| line.starts_with('{'))
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .collect();
+    assert!(lines.len() > 100 && !log.contains("otel."), "{} lines", lines.len());
+    let of = |field: &str, id: &str| lines.iter().filter(|line| line[field] == id).collect::<Vec<_>>();
+    // A short statement is its own summary.
+    let statement = |line: &&Value, part: &str| {
+        let said = |field: &str| line[field].as_str().is_some_and(|text| text.contains(part));
+        line["target"] == "sqlx::query" && (said("db.statement") || said("summary"))
+    };
+    // Of the request: the look for its key, and its answer. Of the stream: what it reads while it is sent.
+    for (id, part) in [("probe-1", "api_keys"), ("probe-1", "FROM tasks"), ("probe-2", "FROM events")] {
+        let lines = of("request_id", id);
+        assert!(lines.iter().any(|line| statement(line, part)), "{id} {part}: {lines:#?}");
+    }
+    // Of the run: its runner's writes, its gateway's, and what each says of it.
+    let of_run = of("run_id", run);
+    for part in [
+        "UPDATE runs SET state",
+        "INSERT INTO attempts",
+        "model_calls",
+        "UPDATE model_grants SET state = 'open'",
+    ] {
+        assert!(of_run.iter().any(|line| statement(line, part)), "{part}: {of_run:#?}");
+    }
+    assert!(of_run.iter().all(|line| line["task_id"] == task && line["attempt"] == 1), "{of_run:#?}");
+    // Whatever names the run in a field of its own is in its span.
+    let named = of("run", run);
+    assert!(named.iter().any(|line| line["message"] == "gateway.opened"), "{named:#?}");
+    assert!(named.iter().any(|line| line["message"] == "gateway.closed"), "{named:#?}");
+    for line in named {
+        assert_eq!((&line["run_id"], &line["task_id"]), (&json!(run), &json!(task)), "{line}");
+    }
 }

@@ -87,6 +87,7 @@ pub(super) async fn mark(State(state): State<ApiState>, mut request: Request, ne
     let name = route.as_ref().map_or("request", MatchedPath::as_str);
     let span = tracing::error_span!(
         target: traces::TARGET,
+        parent: None,
         "request", %request_id, %method, address = address.map(tracing::field::display),
         otel.name = name, otel.kind = "server", http.response.status_code = tracing::field::Empty
     );

@@ -48,7 +48,8 @@ pub(super) async fn answer(
     use tracing::field::Empty;
     let span = tracing::error_span!(
         target: traces::TARGET,
-        "call", otel.name = "model call", otel.kind = "client", model.provider = run.provider.name,
+        parent: None,
+        "call", task_id = %run.task, run_id = %run.run, attempt = run.attempt, otel.name = "model call", otel.kind = "client", model.provider = run.provider.name,
         model.name = Empty, model.outcome = Empty, model.refusal = Empty, model.tokens.input = Empty,
         model.tokens.output = Empty, model.cost.micros = Empty
     );

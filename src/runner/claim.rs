@@ -11,8 +11,7 @@ use crate::db;
 use crate::db::error::DbError;
 use crate::db::queue::Lease;
 use crate::db::runs::RunRow;
-use crate::domain::run::RunState;
-use crate::runner::drive;
+use crate::runner::drive::{self, Drive};
 use crate::runner::environment::Environment;
 use crate::runner::lease::Orders;
 
@@ -87,8 +86,7 @@ fn begin(
     let Some(lease_id) = run.lease_id else { return };
     let lease = Lease { task: run.task_id, run: run.id, id: lease_id, runner: environment.id };
     let held = Held { orders: environment.leases.hold(lease), lease, environment: Arc::clone(environment) };
-    // That of an attempt that is to begin.
-    let attempt = run.attempt + i32::from(run.state() == RunState::Queued);
+    let attempt = Drive::attempt(&run);
     let span = tracing::error_span!("run", task_id = %run.task_id, run_id = %run.id, attempt);
     let driven = async move {
         // Dropped in the reverse order, so that the slot is free when the claim loop wakes.

@@ -125,12 +125,18 @@ impl Drive<'_> {
         let given = task.traceparent.clone();
         let span = tracing::error_span!(
             target: traces::TARGET,
-            "run", cli = run.cli_name, otel.name = "run", run.id = %run.id, task.id = %run.task_id,
+            parent: None,
+            "run", task_id = %run.task_id, run_id = %run.id, attempt = Self::attempt(&run), cli = run.cli_name,
             run.state = tracing::field::Empty
         );
         traces::continue_from(&span, given.as_deref());
         let _ = self.here.trace.set((span.clone(), traces::traceparent(&span, given.as_deref())));
         self.travel(run, task, former).instrument(span).await
+    }
+
+    /// The one that is to begin, or goes on.
+    pub(super) fn attempt(run: &RunRow) -> i32 {
+        run.attempt + i32::from(run.state() == RunState::Queued)
     }
 
     async fn travel(&self, run: RunRow, task: TaskRow, former: Option<Uuid>) -> Result<(), RunFailure> {

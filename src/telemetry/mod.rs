@@ -43,13 +43,16 @@ fn install(exporting: Option<&Exporting>) {
         Ok("text") => false,
         _ => !io::stderr().is_terminal(),
     };
-    let logs = fmt::layer().with_ansi(false).with_writer(Lines { json });
-    let logs = if json {
-        logs.fmt_fields(JsonFields::new()).event_format(Flat).with_filter(filter).boxed()
-    } else {
-        logs.with_filter(filter).boxed()
+    // Whatever the log's filter is, a trace is whole.
+    let filter = match format!("{}=error", traces::TARGET).parse() {
+        Ok(directive) => filter.add_directive(directive),
+        Err(_) => filter,
     };
-    registry().with(logs).with(exporting.map(|exporting| traces::export::layer(exporting))).init();
+    let logs = fmt::layer().with_ansi(false).with_writer(Lines { json });
+    let logs =
+        if json { logs.fmt_fields(JsonFields::new()).event_format(Flat).boxed() } else { logs.boxed() };
+    // One filter for both: see `traces::export::layer`.
+    registry().with(filter).with(logs).with(exporting.map(traces::export::layer)).init();
     // A panic's own words may be somebody else's, too.
     std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "panicked")));
 }

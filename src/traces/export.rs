@@ -5,21 +5,21 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{Request, Response};
-use opentelemetry::KeyValue;
-use opentelemetry::trace::TracerProvider as _;
+use opentelemetry::trace::{Link, SpanKind, TraceId, TraceState, TracerProvider as _};
+use opentelemetry::{Context, KeyValue};
 use opentelemetry_http::{HttpClient, HttpError};
 use opentelemetry_otlp::{
     ExporterBuildError, Protocol, SpanExporter, WithExportConfig as _, WithHttpConfig as _,
 };
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{
-    BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracer, SdkTracerProvider,
+    BatchConfigBuilder, BatchSpanProcessor, SamplingDecision, SamplingResult, SdkTracer, SdkTracerProvider,
+    ShouldSample,
 };
 use reqwest::redirect;
 use tokio::runtime::Handle;
 use tracing::Subscriber;
-use tracing_subscriber::Layer;
-use tracing_subscriber::filter::filter_fn;
+use tracing_opentelemetry::OpenTelemetryLayer;
 use tracing_subscriber::registry::LookupSpan;
 use url::Url;
 
@@ -74,8 +74,9 @@ impl Exporting {
         let provider = SdkTracerProvider::builder()
             .with_span_processor(BatchSpanProcessor::builder(exporter).with_batch_config(batch).build())
             .with_resource(resource)
-            // A client's word that it is not to be seen counts for nothing.
-            .with_sampler(Sampler::AlwaysOn)
+            .with_sampler(Ours)
+            // Events are lines of the log, whose words may be anybody's.
+            .with_max_events_per_span(0)
             .with_max_attributes_per_span(32)
             .build();
         let tracer = provider.tracer("kage");
@@ -93,18 +94,43 @@ impl Exporting {
     }
 }
 
-/// Makes spans of those with our [`TARGET`]; events, whose words may be anybody's, stay in the log.
-pub fn layer<S>(exporting: &Exporting) -> impl Layer<S> + use<S>
+/// Not with a filter of the layer's own: where a library asks whether a line would be logged, as sqlx does, and then
+/// logs none, the registry keeps that answer for the next span, and loses it.
+pub fn layer<S>(exporting: &Exporting) -> OpenTelemetryLayer<S, SdkTracer>
 where
-    S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
+    S: Subscriber + for<'a> LookupSpan<'a>,
 {
     tracing_opentelemetry::layer()
         .with_tracer(exporting.tracer.clone())
         .with_location(false)
         .with_threads(false)
         .with_tracked_inactivity(false)
-        .with_target(false)
-        .with_filter(filter_fn(|metadata| metadata.is_span() && metadata.target() == TARGET))
+        // The sampler looks at it.
+        .with_target(true)
+}
+
+/// Samples the spans with our [`TARGET`], and no other. A client's word that it is not to be seen counts for nothing.
+#[derive(Debug, Clone, Copy)]
+struct Ours;
+
+impl ShouldSample for Ours {
+    fn should_sample(
+        &self,
+        _: Option<&Context>,
+        _: TraceId,
+        _: &str,
+        _: &SpanKind,
+        attributes: &[KeyValue],
+        _: &[Link],
+    ) -> SamplingResult {
+        let ours = attributes.iter().any(|it| it.key.as_str() == "target" && it.value.as_str() == TARGET);
+        SamplingResult {
+            decision: if ours { SamplingDecision::RecordAndSample } else { SamplingDecision::Drop },
+            attributes: Vec::new(),
+            // A client's would be passed on to the collector.
+            trace_state: TraceState::default(),
+        }
+    }
 }
 
 /// The exporter has a thread of its own without a runtime: requests are made on ours.

@@ -144,7 +144,7 @@ async fn a_trace_leads_from_the_request_to_the_container_and_the_model() {
     assert_eq!((request.service.as_str(), request.parent.as_str()), ("kage-api", CLIENT));
     assert_eq!(request.attributes["http.response.status_code"], "201");
     assert_eq!((run.service.as_str(), run.parent.as_str()), ("kage-runner", request.id.as_str()));
-    assert_eq!(run.attributes["run.id"], string(&ended["runs"][0]["id"]));
+    assert_eq!(run.attributes["run_id"], string(&ended["runs"][0]["id"]));
     assert_eq!(run.attributes["run.state"], "succeeded");
     for step in ["prepare", "start", "cli", "harvest"] {
         assert_eq!((one(step).service.as_str(), &one(step).parent), ("kage-runner", &run.id), "{step}");

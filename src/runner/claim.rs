@@ -11,9 +11,10 @@ use crate::db;
 use crate::db::error::DbError;
 use crate::db::queue::Lease;
 use crate::db::runs::RunRow;
-use crate::runner::drive::{self, Drive};
+use crate::runner::drive;
 use crate::runner::environment::Environment;
 use crate::runner::lease::Orders;
+use crate::runner::trace;
 
 /// Behind the notifications, and for back-offs that come due.
 const SLOW_POLL: Duration = Duration::from_secs(2);
@@ -86,8 +87,7 @@ fn begin(
     let Some(lease_id) = run.lease_id else { return };
     let lease = Lease { task: run.task_id, run: run.id, id: lease_id, runner: environment.id };
     let held = Held { orders: environment.leases.hold(lease), lease, environment: Arc::clone(environment) };
-    let attempt = Drive::attempt(&run);
-    let span = tracing::error_span!("run", task_id = %run.task_id, run_id = %run.id, attempt);
+    let span = trace::lines(&run);
     let driven = async move {
         // Dropped in the reverse order, so that the slot is free when the claim loop wakes.
         let (held, _permit) = (held, permit);

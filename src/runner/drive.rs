@@ -34,7 +34,7 @@ use crate::runner::failure::{RunFailure, verdict_of};
 use crate::runner::lease::Orders;
 use crate::runner::prepare::{self, Prepared, SHIM_WITHIN};
 use crate::runner::pump::{Ending, Pump};
-use crate::runner::sweep;
+use crate::runner::{sweep, trace};
 use crate::sandbox::container::{self, ContainerState, Inspected, Sandbox};
 use crate::sandbox::refusals::client::Counted;
 use crate::sandbox::shim_listener::ShimListener;
@@ -122,21 +122,9 @@ impl Drive<'_> {
     /// As a part of the trace that the task came with.
     async fn road(&self, run: RunRow, former: Option<Uuid>) -> Result<(), RunFailure> {
         let task = self.task().await?;
-        let given = task.traceparent.clone();
-        let span = tracing::error_span!(
-            target: traces::TARGET,
-            parent: None,
-            "run", task_id = %run.task_id, run_id = %run.id, attempt = Self::attempt(&run), cli = run.cli_name,
-            run.state = tracing::field::Empty
-        );
-        traces::continue_from(&span, given.as_deref());
-        let _ = self.here.trace.set((span.clone(), traces::traceparent(&span, given.as_deref())));
+        let (span, further) = trace::begin(&run, &task);
+        let _ = self.here.trace.set((span.clone(), further));
         self.travel(run, task, former).instrument(span).await
-    }
-
-    /// The one that is to begin, or goes on.
-    pub(super) fn attempt(run: &RunRow) -> i32 {
-        run.attempt + i32::from(run.state() == RunState::Queued)
     }
 
     async fn travel(&self, run: RunRow, task: TaskRow, former: Option<Uuid>) -> Result<(), RunFailure> {

@@ -37,10 +37,13 @@ struct Span {
     attributes: BTreeMap<String, String>,
 }
 
+/// Spans, and all the bytes that they came in.
+type Got = Arc<Mutex<(Vec<Span>, Vec<u8>)>>;
+
 /// Takes OTLP over HTTP as a collector does.
 struct Collector {
     url: String,
-    got: Arc<Mutex<(Vec<Span>, Vec<u8>)>>,
+    got: Got,
     server: JoinHandle<()>,
 }
 
@@ -54,7 +57,7 @@ impl Collector {
     async fn start() -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
-        let got: Arc<Mutex<(Vec<Span>, Vec<u8>)>> = Arc::default();
+        let got = Got::default();
         let router = Router::new().route("/v1/traces", post(take)).with_state(Arc::clone(&got));
         let server = tokio::spawn(async move { axum::serve(listener, router).await.expect("serves") });
         Self { url, got, server }
@@ -66,11 +69,7 @@ impl Collector {
     }
 }
 
-async fn take(
-    State(got): State<Arc<Mutex<(Vec<Span>, Vec<u8>)>>>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> (StatusCode, Bytes) {
+async fn take(State(got): State<Got>, headers: HeaderMap, body: Bytes) -> (StatusCode, Bytes) {
     assert_eq!(headers["content-type"], "application/x-protobuf");
     let request = ExportTraceServiceRequest::decode(body.clone()).expect("OTLP");
     let mut got = got.lock().expect("no panic");

@@ -10,6 +10,8 @@
 //! dialect                            what the model protocols say: pure, bytes in, bytes out
 //! trail                              the tamper-evident log: pure; entries, tree, checkpoints, proofs
 //! wire                               the public JSON, shared by api, client and the stored events
+//! metrics                            what is counted and measured, and the page that shows it
+//! traces                             a trace from the request to the container, and its way to a collector
 //! domain  lifecycle  telemetry       nouns and process matters; they know nothing of ours
 //! ```
 
@@ -27,6 +29,7 @@ pub mod image;
 pub mod keeper;
 pub mod kit;
 pub mod lifecycle;
+pub mod metrics;
 pub mod notifier;
 pub mod redact;
 pub mod runner;
@@ -34,5 +37,6 @@ pub mod sandbox;
 pub mod secret;
 pub mod sequencer;
 pub mod telemetry;
+pub mod traces;
 pub mod trail;
 pub mod wire;

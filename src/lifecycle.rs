@@ -11,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 
 #[derive(Clone, Default)]
 pub struct Lifecycle {
@@ -51,12 +52,12 @@ impl Lifecycle {
         self.reloads.subscribe()
     }
 
-    /// Starts a task that the process waits for at its end.
+    /// Starts a task that the process waits for at its end. What it logs belongs to what has started it.
     pub fn spawn<F>(&self, task: F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        self.tracker.spawn(task);
+        self.tracker.spawn(task.in_current_span());
     }
 
     /// Starts a loop without which the process is of no use: its end before the soft token ends everything.

@@ -20,6 +20,7 @@ use crate::db::visible::Visible;
 use crate::domain::access::Rights;
 use crate::domain::api_key;
 use crate::domain::audit::{Actor, Asked, Entry, Outcome};
+use crate::metrics::metrics;
 
 /// Whoever may call: who, with what rights, and what shows that it is still so.
 #[derive(Debug, Clone)]
@@ -63,8 +64,11 @@ pub(super) async fn require_key(State(state): State<ApiState>, mut request: Requ
             (Some(caller), response)
         }
     };
-    if response.status() == StatusCode::UNAUTHORIZED && state.limits.failed(&origin) {
-        state.alarms.repeated_failures(&origin);
+    if response.status() == StatusCode::UNAUTHORIZED {
+        metrics().http.auth_failed();
+        if state.limits.failed(&origin) {
+            state.alarms.repeated_failures(&origin);
+        }
     }
     if let Some(reason) = refused(caller.as_ref(), &response) {
         let key_id = caller.map(|caller| caller.key_id);

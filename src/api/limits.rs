@@ -25,6 +25,7 @@ use crate::api::problem::{ApiError, ApiResult};
 use crate::api::refusals::Refusal;
 use crate::api::state::ApiState;
 use crate::config::edge::Rates;
+use crate::metrics::metrics;
 
 /// Addresses, or keys, that are told apart at once; more of them share one limit.
 const MOST: usize = 1 << 16;
@@ -223,6 +224,7 @@ fn from(origin: &Origin) -> IpAddr {
 }
 
 fn limited(detail: &str, wait_secs: u64, left: Left) -> ApiError {
+    metrics().http.rate_limited(left.policy);
     let mut headers = HeaderMap::new();
     left.tell(&mut headers);
     ApiError::rate_limited(format!("{detail}; try again in {wait_secs} s"), wait_secs).with_headers(headers)

@@ -14,6 +14,7 @@ mod extract;
 mod first_key;
 mod health;
 mod hub;
+mod in_span;
 mod keys;
 mod limits;
 mod listener;

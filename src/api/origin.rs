@@ -2,9 +2,10 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::extract::connect_info::Connected;
-use axum::extract::{ConnectInfo, Request, State};
+use axum::extract::{ConnectInfo, MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::Response;
@@ -13,10 +14,13 @@ use serde_json::{Value, json};
 use tracing::Instrument;
 use uuid::Uuid;
 
+use crate::api::in_span::in_span;
 use crate::api::listener::{Guarded, Remote};
 use crate::api::network;
 use crate::api::state::ApiState;
 use crate::domain::audit::{self, Asked, Entry};
+use crate::metrics::metrics;
+use crate::traces;
 
 const HEADER: HeaderName = HeaderName::from_static("x-request-id");
 /// Most bytes of an id that a client chose.
@@ -47,6 +51,8 @@ pub(super) struct Origin {
     pub certificate: Option<Arc<str>>,
     /// Method and path of the route, once it is known.
     pub route: Option<Arc<str>>,
+    /// What continues this request's trace elsewhere.
+    pub traceparent: Option<String>,
 }
 
 impl Origin {
@@ -72,13 +78,22 @@ pub(super) fn request_id() -> Option<String> {
 
 /// Outermost: everything that is said of a request is said under its id.
 pub(super) async fn mark(State(state): State<ApiState>, mut request: Request, next: Next) -> Response {
+    let (started, method) = (Instant::now(), request.method().clone());
+    let route = request.extensions().get::<MatchedPath>().cloned();
     let request_id = chosen(&request).unwrap_or_else(|| Uuid::new_v4().to_string());
     let peer = request.extensions().get::<ConnectInfo<Peer>>().map(|peer| peer.0.0.clone());
     let edge = &state.config.edge;
     let address = peer.as_ref().map(|peer| network::client(peer.address.ip(), request.headers(), edge));
-    let span = tracing::info_span!(
-        "request", request_id = %request_id, method = %request.method(), address = address.map(tracing::field::display)
+    let name = route.as_ref().map_or("request", MatchedPath::as_str);
+    let span = tracing::error_span!(
+        target: traces::TARGET,
+        parent: None,
+        "request", %request_id, %method, address = address.map(tracing::field::display),
+        otel.name = name, otel.kind = "server", http.response.status_code = tracing::field::Empty
     );
+    let given = request.headers().get(traces::HEADER).and_then(|value| value.to_str().ok());
+    traces::continue_from(&span, given);
+    let traceparent = traces::traceparent(&span, given);
     let tls = peer.as_ref().is_some_and(|peer| peer.tls);
     let certificate = peer.and_then(|peer| peer.certificate);
     request.extensions_mut().insert(Origin {
@@ -87,9 +102,15 @@ pub(super) async fn mark(State(state): State<ApiState>, mut request: Request, ne
         tls,
         certificate,
         route: None,
+        traceparent,
     });
     let value = HeaderValue::from_str(&request_id).ok();
-    let mut response = REQUEST_ID.scope(request_id, next.run(request)).instrument(span).await;
+    let reading = tracing::error_span!("answer", %request_id);
+    let answered = REQUEST_ID.scope(request_id, next.run(request)).instrument(span.clone()).await;
+    span.record("http.response.status_code", answered.status().as_u16());
+    let mut response = answered.map(|body| in_span(body, reading));
+    let (route, status) = (route.as_ref().map(MatchedPath::as_str), response.status().as_u16());
+    metrics().http.answered(method.as_str(), route, status, started.elapsed());
     if let Some(value) = value {
         response.headers_mut().insert(HEADER, value);
     }

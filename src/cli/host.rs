@@ -11,8 +11,9 @@ use crate::config::gateway::GatewayConfig;
 use crate::config::runner::RunnerConfig;
 use crate::config::sequencer::SequencerConfig;
 use crate::config::settings::Settings;
+use crate::config::watch::WatchConfig;
 use crate::config::webhooks::WebhooksConfig;
-use crate::config::{api, database, edge, gateway, runner, secrets, sequencer, webhooks};
+use crate::config::{api, database, edge, gateway, runner, secrets, sequencer, watch, webhooks};
 use crate::db;
 use crate::db::Zone;
 use crate::db::private::Cluster;
@@ -26,6 +27,7 @@ pub struct Configuration {
     pub gateway: GatewayConfig,
     pub sequencer: SequencerConfig,
     pub webhooks: WebhooksConfig,
+    pub watch: WatchConfig,
 }
 
 /// # Errors
@@ -41,6 +43,7 @@ pub fn load() -> Result<Configuration, ConfigError> {
         &gateway::NAMES,
         &sequencer::NAMES,
         &webhooks::NAMES,
+        &watch::NAMES,
     ]
     .concat();
     settings.refuse_unknown(&known)?;
@@ -52,6 +55,7 @@ pub fn load() -> Result<Configuration, ConfigError> {
         gateway: GatewayConfig::from_settings(&mut settings)?,
         sequencer: SequencerConfig::from_settings(&mut settings)?,
         webhooks: WebhooksConfig::from_settings(&mut settings)?,
+        watch: WatchConfig::from_settings(&mut settings)?,
         settings,
     };
     // Those of later sections too.

@@ -6,6 +6,7 @@ use anyhow::Context as _;
 
 use crate::api;
 use crate::cli::exit::{CliError, Exit};
+use crate::cli::figures;
 use crate::cli::host::{self, Configuration};
 use crate::cli::role_trail::RoleTrail;
 use crate::cli::secrets;
@@ -15,9 +16,11 @@ use crate::db::Zone;
 use crate::db::private::Cluster;
 use crate::gateway;
 use crate::lifecycle::Lifecycle;
+use crate::metrics;
 use crate::notifier;
 use crate::runner;
 use crate::sequencer;
+use crate::telemetry;
 
 /// How long a role waits for a database that is not there yet.
 const DATABASE_WITHIN: Duration = Duration::from_secs(120);
@@ -80,8 +83,12 @@ impl Roles {
 /// # Errors
 /// [`CliError::Host`] says what keeps it from starting.
 pub async fn serve(_: ServeArgs) -> Result<Exit, CliError> {
-    crate::telemetry::init();
     let mut configuration = host::load()?;
+    with_telemetry(&mut configuration, Roles::All).await
+}
+
+/// In all roles, with a database of its own where none is named.
+async fn everything(configuration: &mut Configuration) -> Result<Exit, CliError> {
     let cluster = match configuration.database.url {
         Some(_) => None,
         None => {
@@ -91,7 +98,7 @@ pub async fn serve(_: ServeArgs) -> Result<Exit, CliError> {
             Some(cluster)
         }
     };
-    let ended = roles(&mut configuration, Roles::All).await;
+    let ended = roles(configuration, Roles::All).await;
     if let Some(cluster) = cluster {
         cluster.stop().await.context("private database").map_err(CliError::Host)?;
     }
@@ -101,40 +108,45 @@ pub async fn serve(_: ServeArgs) -> Result<Exit, CliError> {
 /// # Errors
 /// [`CliError::Host`] says what keeps it from starting.
 pub async fn api(_: ApiArgs) -> Result<Exit, CliError> {
-    crate::telemetry::init();
-    roles(&mut host::load()?, Roles::Api).await
+    with_telemetry(&mut host::load()?, Roles::Api).await
 }
 
 /// # Errors
 /// [`CliError::Host`] says what keeps it from starting.
 pub async fn runner(_: RunnerArgs) -> Result<Exit, CliError> {
-    crate::telemetry::init();
-    roles(&mut host::load()?, Roles::Runner).await
+    with_telemetry(&mut host::load()?, Roles::Runner).await
 }
 
 /// # Errors
 /// [`CliError::Host`] says what keeps it from starting.
 pub async fn gateway(_: GatewayArgs) -> Result<Exit, CliError> {
-    crate::telemetry::init();
-    roles(&mut host::load()?, Roles::Gateway).await
+    with_telemetry(&mut host::load()?, Roles::Gateway).await
 }
 
 /// # Errors
 /// [`CliError::Host`] says what keeps it from starting.
 pub async fn sequencer(_: SequencerArgs) -> Result<Exit, CliError> {
-    crate::telemetry::init();
-    roles(&mut host::load()?, Roles::Sequencer).await
+    with_telemetry(&mut host::load()?, Roles::Sequencer).await
+}
+
+/// Logs, and spans if they are wanted; the last of these are sent when all else has ended.
+async fn with_telemetry(configuration: &mut Configuration, which: Roles) -> Result<Exit, CliError> {
+    let exporting = telemetry::start(which.name(), configuration.watch.otlp.as_ref());
+    let exporting = exporting.context("traces").map_err(CliError::Host)?;
+    let ended = match which {
+        Roles::All => everything(configuration).await,
+        _ => roles(configuration, which).await,
+    };
+    if let Some(exporting) = exporting {
+        exporting.end().await;
+    }
+    ended
 }
 
 /// # Errors
 /// [`CliError::Host`] says what keeps it from starting.
 pub async fn notifier(_: NotifierArgs) -> Result<Exit, CliError> {
-    crate::telemetry::init();
-    let mut configuration = host::load()?;
-    if configuration.webhooks.hooks.is_empty() {
-        tracing::warn!("notifier.idle: KAGE_WEBHOOKS_FILE names nobody who is to be told");
-    }
-    roles(&mut configuration, Roles::Notifier).await
+    with_telemetry(&mut host::load()?, Roles::Notifier).await
 }
 
 async fn roles(configuration: &mut Configuration, roles: Roles) -> Result<Exit, CliError> {
@@ -176,12 +188,16 @@ async fn start(
 ) -> anyhow::Result<()> {
     let database = &configuration.database;
     let mut pools = Vec::new();
+    if let Some(address) = configuration.watch.metrics {
+        let listening = metrics::listener::start(address, roles.name(), lifecycle).await;
+        listening.with_context(|| format!("KAGE_METRICS_LISTEN {address}"))?;
+    }
     db::prepare(database, DATABASE_WITHIN).await.context("database")?;
     // First: what the others record is to have its place from the beginning on.
     if roles.has(Roles::Sequencer) {
         let pool = db::connect(database, Zone::Sequencer).await?;
         trail.begin("sequencer", &pool).await?;
-        pools.push(pool.clone());
+        pools.push((Zone::Sequencer, pool.clone()));
         let mut config = configuration.sequencer.clone();
         if config.key.is_none() {
             config.key = Some(sequencer_key::of(&configuration.runner.data_dir).context("sequencer")?);
@@ -193,7 +209,7 @@ async fn start(
         let listener = listener.with_context(|| format!("KAGE_API_LISTEN {}", configuration.api.listen))?;
         let pool = db::connect(database, Zone::Api).await?;
         trail.begin("api", &pool).await?;
-        pools.push(pool.clone());
+        pools.push((Zone::Api, pool.clone()));
         let (config, this) = (configuration.api.clone(), lifecycle.clone());
         lifecycle.spawn_essential("api", async move {
             if let Err(error) = api::serve(listener, pool, config, &this).await {
@@ -204,7 +220,7 @@ async fn start(
     if roles.has(Roles::Gateway) {
         let pool = db::connect(database, Zone::Gateway).await?;
         trail.begin("gateway", &pool).await?;
-        pools.push(pool.clone());
+        pools.push((Zone::Gateway, pool.clone()));
         // Beside the runner it lives as long as the runner's runs; alone, its own time to drain is all.
         let beside = roles.has(Roles::Runner);
         gateway::start(pool, configuration.gateway.clone(), lifecycle, beside).context("gateway")?;
@@ -216,7 +232,7 @@ async fn start(
     if roles.has(Roles::Runner) {
         let pool = db::connect(database, Zone::Runner).await?;
         trail.begin("runner", &pool).await?;
-        pools.push(pool.clone());
+        pools.push((Zone::Runner, pool.clone()));
         runner::start(pool, configuration.runner.clone(), lifecycle).await.context("runner")?;
         drain_deadline(Duration::from_secs(configuration.runner.drain_secs), lifecycle);
         tracing::info!(concurrency = configuration.runner.concurrency, "runner.started");
@@ -224,10 +240,17 @@ async fn start(
     // Without receivers `kage serve` does not need it; alone it waits for a file with some in it.
     if roles == Roles::Notifier || roles == Roles::All && !configuration.webhooks.hooks.is_empty() {
         let pool = db::connect(database, Zone::Notifier).await?;
-        pools.push(pool.clone());
+        pools.push((Zone::Notifier, pool.clone()));
+        if configuration.webhooks.hooks.is_empty() {
+            tracing::warn!("notifier.idle: KAGE_WEBHOOKS_FILE names nobody who is to be told");
+        }
         notifier::start(pool, &configuration.webhooks, lifecycle).context("notifier")?;
         tracing::info!(hooks = configuration.webhooks.hooks.len(), "notifier.started");
     }
+    if configuration.watch.metrics.is_some() {
+        figures::keep_current(pools.clone(), lifecycle);
+    }
+    let pools = pools.into_iter().map(|(_, pool)| pool).collect();
     secrets::keep_current(configuration, pools, roles.name(), lifecycle)?;
     Ok(())
 }

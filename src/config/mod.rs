@@ -13,4 +13,5 @@ pub mod runner;
 pub mod secrets;
 pub mod sequencer;
 pub mod settings;
+pub mod watch;
 pub mod webhooks;

@@ -1,5 +1,8 @@
 //! What can go wrong between us and Postgres.
 
+use crate::metrics::database::Failure;
+use crate::metrics::metrics;
+
 #[derive(Debug, thiserror::Error)]
 pub enum DbError {
     /// No connection, or it broke: worth another try.
@@ -65,6 +68,23 @@ impl From<sqlx::Error> for DbError {
                 .is_some_and(|code| code.starts_with("08") || code.starts_with("57P") || code == "53300"),
             _ => false,
         };
+        metrics().database.failed(failure(&error, unavailable));
         if unavailable { Self::Unavailable(error) } else { Self::Driver(error) }
+    }
+}
+
+fn failure(error: &sqlx::Error, unavailable: bool) -> Failure {
+    let code = match error {
+        sqlx::Error::PoolTimedOut => return Failure::Exhausted,
+        sqlx::Error::Database(error) => error.code(),
+        _ => None,
+    };
+    match code.as_deref() {
+        _ if unavailable => Failure::Unavailable,
+        Some("40P01" | "40001") => Failure::Conflict,
+        Some("42501") => Failure::Forbidden,
+        // Integrity constraints.
+        Some(code) if code.starts_with("23") => Failure::Constraint,
+        _ => Failure::Other,
     }
 }

@@ -34,6 +34,7 @@ pub struct GrantRow {
     pub requested_at: DateTime<Utc>,
     pub opened_at: Option<DateTime<Utc>>,
     pub closed_at: Option<DateTime<Utc>>,
+    pub traceparent: Option<String>,
 }
 
 impl GrantRow {
@@ -59,6 +60,8 @@ pub struct Wish<'a> {
     pub model_asked: Option<&'a str>,
     /// The manifest's default.
     pub model_default: &'a str,
+    /// What continues the run's trace.
+    pub traceparent: Option<&'a str>,
 }
 
 /// Runner: asks for a socket for an attempt; a grant of an earlier one is replaced. One that is open for this very
@@ -69,11 +72,11 @@ pub struct Wish<'a> {
 /// [`DbError`].
 pub async fn want(connection: &mut PgConnection, wish: &Wish<'_>) -> Result<(), DbError> {
     sqlx::query(
-        "INSERT INTO model_grants (run_id, task_id, attempt, state, cli_name, dialect, model_asked, model_default)
-         VALUES ($1, $2, $3, 'wanted', $4, $5, $6, $7)
+        "INSERT INTO model_grants (run_id, task_id, attempt, state, cli_name, dialect, model_asked, model_default, traceparent)
+         VALUES ($1, $2, $3, 'wanted', $4, $5, $6, $7, $8)
          ON CONFLICT (run_id) DO UPDATE SET attempt = $3, state = 'wanted', cli_name = $4, dialect = $5,
              model_asked = $6, model_default = $7, provider = NULL, model = NULL, policy = NULL, error = NULL,
-             stop_reason = NULL, requested_at = now(), opened_at = NULL, closed_at = NULL
+             traceparent = $8, stop_reason = NULL, requested_at = now(), opened_at = NULL, closed_at = NULL
          WHERE model_grants.attempt <> $3 OR model_grants.state NOT IN ('wanted', 'open')",
     )
     .bind(wish.run)
@@ -83,6 +86,7 @@ pub async fn want(connection: &mut PgConnection, wish: &Wish<'_>) -> Result<(), 
     .bind(wish.dialect)
     .bind(wish.model_asked)
     .bind(wish.model_default)
+    .bind(wish.traceparent)
     .execute(connection)
     .await?;
     Ok(())

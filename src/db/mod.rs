@@ -10,6 +10,7 @@ pub mod budgets;
 pub mod containment;
 pub mod error;
 pub mod events;
+pub mod figures;
 pub mod grants;
 pub mod images;
 pub mod keys;
@@ -65,6 +66,16 @@ pub enum Zone {
 }
 
 impl Zone {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Owner => "owner",
+            Self::Api => "api",
+            Self::Runner => "runner",
+            Self::Gateway => "gateway",
+            Self::Sequencer => "sequencer",
+        }
+    }
+
     const fn set_role(self) -> Option<&'static str> {
         match self {
             Self::Owner => None,

@@ -51,6 +51,8 @@ pub struct RunRow {
     pub started_at: Option<DateTime<Utc>>,
     pub cli_started_at: Option<DateTime<Utc>>,
     pub finished_at: Option<DateTime<Utc>>,
+    /// Not claimed before.
+    pub not_before: DateTime<Utc>,
 }
 
 /// What clients see of a run and other tables have.

@@ -39,6 +39,9 @@ pub struct TaskRow {
     pub updated_at: DateTime<Utc>,
     pub started_at: Option<DateTime<Utc>>,
     pub completed_at: Option<DateTime<Utc>>,
+    /// Of the request; not in a list.
+    #[sqlx(default)]
+    pub traceparent: Option<String>,
 }
 
 impl TaskRow {
@@ -68,6 +71,8 @@ pub struct NewTask<'a> {
     pub submitted_by: &'a str,
     /// Keys whose quotas the runs count against.
     pub charged: &'a [String],
+    /// What continues the request's trace.
+    pub traceparent: Option<&'a str>,
     pub runs: Vec<NewRun<'a>>,
 }
 
@@ -81,8 +86,8 @@ pub async fn insert(connection: &mut PgConnection, task: &NewTask<'_>) -> Result
     let clis: Vec<&str> = clis.into_iter().collect();
     sqlx::query(
         "INSERT INTO tasks (id, description, repository, base_revision, assignments, max_retries, retry_delay,
-                            merge_strategy, created_by, submitted_by, clis)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+                            merge_strategy, created_by, submitted_by, clis, traceparent)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
     )
     .bind(task.id)
     .bind(&request.description)
@@ -95,6 +100,7 @@ pub async fn insert(connection: &mut PgConnection, task: &NewTask<'_>) -> Result
     .bind(&request.created_by)
     .bind(task.submitted_by)
     .bind(&clis)
+    .bind(task.traceparent)
     .execute(&mut *connection)
     .await?;
     for (position, run) in (0i32..).zip(&task.runs) {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use secrecy::SecretString;
 use tokio::sync::OwnedSemaphorePermit;
+use tracing::Span;
 
 use crate::db::model_calls::{CallOutcome, EndedCall};
 use crate::dialect::answer::{Refusal, RefusalKind};
@@ -15,6 +16,8 @@ use crate::gateway::ledger::{self, Ask, Held, Reservation};
 use crate::gateway::notices;
 use crate::gateway::price::Price;
 use crate::gateway::served::ServedRun;
+use crate::metrics::metrics;
+use crate::metrics::model::{Call, Of};
 
 /// A call that has to wait for others of its run is to come again after so many seconds.
 pub(super) const BUSY_SECS: u64 = 3;
@@ -27,6 +30,10 @@ pub(super) struct Booked {
     pub run: Arc<ServedRun>,
     held: Held,
     price: Price,
+    /// What it is counted under.
+    of: Of,
+    /// Of the call; it lasts as long as the answer.
+    span: Span,
     started: Instant,
     first_byte: Option<Duration>,
     /// What the provider was shown, and the CLI must never see.
@@ -58,7 +65,7 @@ impl Booked {
         let (this, served) = (Arc::clone(environment), Arc::clone(run));
         environment.lifecycle.spawn(run.connections.track_future(async move {
             let booked = match reserve(&this, &served, &ask).await {
-                Ok(held) => Ok(Self::new(&this, &served, held, ask.resolved.price, started, permit)),
+                Ok(held) => Ok(Self::new(&this, &served, held, &ask, started, permit)),
                 Err(refusal) => Err(refusal),
             };
             drop(hand.send(booked));
@@ -70,15 +77,23 @@ impl Booked {
         environment: &Arc<Environment>,
         run: &Arc<ServedRun>,
         held: Held,
-        price: Price,
+        ask: &Ask,
         started: Instant,
         call: OwnedSemaphorePermit,
     ) -> Self {
+        metrics().model.began();
+        let provider = &run.provider;
+        let listed = provider.models.iter().map(|model| &model.name).chain(&provider.allow);
+        let of = Of::new(&provider.name, &ask.resolved.model, listed.map(String::as_str));
+        let span = Span::current();
+        span.record("model.name", of.model());
         Self {
+            of,
+            span,
             environment: Arc::clone(environment),
             run: Arc::clone(run),
             held,
-            price,
+            price: ask.resolved.price,
             started,
             first_byte: None,
             secret: None,
@@ -131,7 +146,7 @@ impl Booked {
             }
         };
         let millis = |time: Duration| i32::try_from(time.as_millis()).unwrap_or(i32::MAX);
-        EndedCall {
+        let ended = EndedCall {
             outcome,
             status: self.status,
             input_tokens: tokens(usage.input),
@@ -143,7 +158,30 @@ impl Booked {
             error,
             first_byte_ms: self.first_byte.map(millis),
             duration_ms: millis(self.started.elapsed()),
-        }
+        };
+        self.count(&ended);
+        ended
+    }
+
+    fn count(&self, ended: &EndedCall) {
+        let tokens = [
+            ("input", ended.input_tokens),
+            ("output", ended.output_tokens),
+            ("cached_input", ended.cached_input_tokens),
+            ("cache_write", ended.cache_write_tokens),
+        ];
+        let call = Call {
+            outcome: ended.outcome.as_str(),
+            tokens,
+            cost_micros: ended.cost_micros,
+            duration: self.started.elapsed(),
+            first_byte: self.first_byte,
+        };
+        metrics().model.ended(&self.of, &call);
+        self.span.record("model.outcome", call.outcome);
+        self.span.record("model.tokens.input", ended.input_tokens);
+        self.span.record("model.tokens.output", ended.output_tokens);
+        self.span.record("model.cost.micros", ended.cost_micros);
     }
 }
 

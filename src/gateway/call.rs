@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use secrecy::SecretString;
+use tracing::{Instrument as _, Span};
 
 use crate::db::model_calls::CallOutcome;
 use crate::dialect::answer::{self, Refusal, RefusalKind};
@@ -22,6 +23,7 @@ use crate::gateway::relay::{self, Body};
 use crate::gateway::served::ServedRun;
 use crate::gateway::upstream::{self, SendError};
 use crate::gateway::{body, booked, credential, headers, local, notices, refused, tariff};
+use crate::traces;
 
 /// Bodies above it are checked away from the threads that pass answers on.
 const LARGE_BODY: usize = 256 * 1024;
@@ -37,8 +39,25 @@ impl From<BodyError> for Unserved {
     }
 }
 
-/// Answers a request, whatever it is.
+/// Answers a request, whatever it is, as a part of its run's trace. The provider is told nothing of that.
 pub(super) async fn answer(
+    environment: Arc<Environment>,
+    run: Arc<ServedRun>,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    use tracing::field::Empty;
+    let span = tracing::error_span!(
+        target: traces::TARGET,
+        parent: None,
+        "call", task_id = %run.task, run_id = %run.run, attempt = run.attempt, otel.name = "model call", otel.kind = "client", model.provider = run.provider.name,
+        model.name = Empty, model.outcome = Empty, model.refusal = Empty, model.tokens.input = Empty,
+        model.tokens.output = Empty, model.cost.micros = Empty
+    );
+    traces::continue_from(&span, run.traceparent.as_deref());
+    answered(environment, run, request).instrument(span).await
+}
+
+async fn answered(
     environment: Arc<Environment>,
     run: Arc<ServedRun>,
     request: Request<Incoming>,
@@ -48,6 +67,7 @@ pub(super) async fn answer(
         Ok(response) if head_only => response.map(|_| relay::full(Bytes::new())),
         Ok(response) => response,
         Err(Unserved { refusal, to_book }) => {
+            Span::current().record("model.refusal", refusal.kind.as_str());
             notices::refused(&environment, &run, &refusal);
             let response = refuse(run.dialect, &refusal);
             if to_book {

@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use sqlx::postgres::PgListener;
+use tracing::{Instrument as _, Span};
 use uuid::Uuid;
 
 use crate::db;
 use crate::db::budgets::Limits;
 use crate::db::error::DbError;
-use crate::db::grants::{ActiveGrant, Opening};
+use crate::db::grants::{ActiveGrant, GrantRow, Opening};
 use crate::domain::audit::Outcome;
 use crate::domain::model::Dialect;
 use crate::gateway::door::{self, DoorError, Folder};
@@ -84,7 +85,9 @@ async fn reconcile(environment: &Arc<Environment>) -> Result<(), DbError> {
             continue;
         }
         match Folder::open(&environment.config.sockets, active.grant.run_id) {
-            Ok(Some(folder)) if wanted => open(environment, active, folder).await?,
+            Ok(Some(folder)) if wanted => {
+                open(environment, active, folder).instrument(span(&active.grant)).await?;
+            }
             Ok(Some(folder)) => {
                 folder.unlink();
                 ledger::settle_lost(environment, active.grant.run_id).await?;
@@ -102,6 +105,11 @@ async fn reconcile(environment: &Arc<Environment>) -> Result<(), DbError> {
         }
     }
     Ok(())
+}
+
+/// Whose the lines are that are logged from here on, also by what serves the socket.
+fn span(grant: &GrantRow) -> Span {
+    tracing::error_span!("run", task_id = %grant.task_id, run_id = %grant.run_id, attempt = grant.attempt)
 }
 
 /// Opens a run's socket, or says in its grant why not.
@@ -222,8 +230,11 @@ fn close(environment: &Arc<Environment>, served: &Arc<ServedRun>) {
         return;
     }
     served.end.cancel();
+    let lifecycle = environment.lifecycle.clone();
     let (environment, served) = (Arc::clone(environment), Arc::clone(served));
-    environment.lifecycle.clone().spawn(async move {
+    let span =
+        tracing::error_span!("run", task_id = %served.task, run_id = %served.run, attempt = served.attempt);
+    let closing = async move {
         served.connections.close();
         if tokio::time::timeout(END_WITHIN, served.connections.wait()).await.is_err() {
             tracing::error!(run = %served.run, "gateway.calls_do_not_end");
@@ -236,7 +247,8 @@ fn close(environment: &Arc<Environment>, served: &Arc<ServedRun>) {
         environment.forget(&served);
         environment.wake.notify_one();
         tracing::info!(run = %served.run, "gateway.closed");
-    });
+    };
+    lifecycle.spawn(closing.instrument(span));
 }
 
 async fn closed(environment: &Environment, run: Uuid, attempt: i32) -> Result<(), DbError> {

@@ -15,6 +15,7 @@ use crate::domain::event::EventKind;
 use crate::domain::security_event::{SecurityEvent, SecurityEventKind};
 use crate::gateway::environment::Environment;
 use crate::gateway::served::ServedRun;
+use crate::metrics::metrics;
 use crate::wire::event::Notice;
 
 /// Why a run is ended, in its grant.
@@ -32,6 +33,7 @@ pub(super) fn entry(action: &'static str, run: Uuid, outcome: Outcome, details: 
 
 /// Tells of a refusal, in the background; of the first few in a minute one by one, of the others how many.
 pub(super) fn refused(environment: &Arc<Environment>, run: &Arc<ServedRun>, refusal: &Refusal) {
+    metrics().model.refused(&run.provider.name, refusal.kind.as_str());
     // Told once, by `stop`.
     if refusal.kind == RefusalKind::BudgetExhausted {
         return;
@@ -128,6 +130,7 @@ pub(super) async fn stop(environment: &Environment, run: &ServedRun, why: &str) 
     db::audit::append(&mut transaction, &entry("model.stop", run.run, Outcome::Done, details)).await?;
     db::security_events::append(&mut transaction, &event).await?;
     transaction.commit().await?;
+    metrics().model.stopped();
     // Not before it is written: another call of the run would be told at once, the CLI could end and take this
     // one with it, and nobody would know why.
     run.stop();

@@ -39,6 +39,8 @@ pub(super) struct ServedRun {
     pub rules: Rules,
     /// Its calls count against keys' quotas.
     pub is_charged: bool,
+    /// What continues the run's trace.
+    pub traceparent: Option<String>,
     /// The name that the CLI was told to use.
     pub model: String,
     /// Ends the socket and every call on it.
@@ -76,6 +78,7 @@ impl ServedRun {
             name: active.run_name.clone(),
             cli: grant.cli_name.clone(),
             is_charged: active.is_charged,
+            traceparent: grant.traceparent.clone(),
             dialect,
             rules: Rules {
                 server_tools: policy.server_tools.clone(),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::PgListener;
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 use crate::db;
@@ -13,6 +14,7 @@ use crate::db::runs::RunRow;
 use crate::runner::drive;
 use crate::runner::environment::Environment;
 use crate::runner::lease::Orders;
+use crate::runner::trace;
 
 /// Behind the notifications, and for back-offs that come due.
 const SLOW_POLL: Duration = Duration::from_secs(2);
@@ -85,11 +87,13 @@ fn begin(
     let Some(lease_id) = run.lease_id else { return };
     let lease = Lease { task: run.task_id, run: run.id, id: lease_id, runner: environment.id };
     let held = Held { orders: environment.leases.hold(lease), lease, environment: Arc::clone(environment) };
-    environment.lifecycle.spawn(async move {
+    let span = trace::lines(&run);
+    let driven = async move {
         // Dropped in the reverse order, so that the slot is free when the claim loop wakes.
         let (held, _permit) = (held, permit);
         drive::drive(&held.environment, run, lease, &held.orders, former).await;
-    });
+    };
+    environment.lifecycle.spawn(driven.instrument(span));
 }
 
 /// A lease for as long as its drive lives: one that panics must not be renewed for ever.

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
+use tracing::Span;
 
 use crate::db;
 use crate::db::attempts::{Ending, Harvested};
@@ -26,6 +27,8 @@ use crate::git::error::{GitError, HarvestError};
 use crate::git::harvest::{HarvestLimits, harvest};
 use crate::git::mirror::Mirror;
 use crate::image::manifest::Manifest;
+use crate::metrics::metrics;
+use crate::metrics::runs::Phase;
 use crate::runner::drive::{Drive, Ended};
 use crate::runner::environment::Environment;
 use crate::runner::failure::RunFailure;
@@ -68,6 +71,7 @@ impl Drive<'_> {
         task: &TaskRow,
         ended: Ended,
     ) -> Result<(), RunFailure> {
+        let began = Instant::now();
         let Ended { mut verdict, sandbox } = ended;
         // Found again below, by its label.
         let container = sandbox.map(Sandbox::leave).or_else(|| run.container_id.clone());
@@ -118,8 +122,17 @@ impl Drive<'_> {
         let (branch, findings) = (taken.branch.as_ref(), &taken.findings);
         self.environment.leases.ends(self.lease);
         self.commit(|| db::attempts::finish(pool, self.lease, run, &ending, branch, findings)).await?;
+        metrics().runs.took(Phase::Harvest, began.elapsed());
+        self.has_ended(ending.state);
         prepare::discard(self.environment, run.id).await;
         Ok(())
+    }
+
+    fn has_ended(&self, state: RunState) {
+        metrics().runs.ended(state.as_str());
+        if let Some((span, _)) = self.here.trace.get() {
+            span.record("run.state", state.as_str());
+        }
     }
 
     /// Ends a run that the database refuses to take further, now and at every later try: nothing of what it left is
@@ -141,6 +154,7 @@ impl Drive<'_> {
         let nothing = HarvestFindings::default();
         self.environment.leases.ends(self.lease);
         self.commit(|| db::attempts::finish(pool, self.lease, &run, &ending, None, &nothing)).await?;
+        self.has_ended(ending.state);
         prepare::discard(self.environment, run.id).await;
         Ok(())
     }
@@ -199,6 +213,7 @@ impl Drive<'_> {
         let (pool, ending) = (&self.environment.pool, ending_of(verdict));
         self.environment.leases.ends(self.lease);
         self.commit(|| db::attempts::requeue(pool, self.lease, run, &ending, seconds)).await?;
+        metrics().runs.retried();
         let environment = Arc::clone(self.environment);
         self.environment.lifecycle.spawn(async move {
             tokio::select! {
@@ -217,8 +232,11 @@ impl Drive<'_> {
     ) -> Result<Taken, RunFailure> {
         let environment = Arc::clone(self.environment);
         let (run, task) = (run.clone(), task.clone());
-        let blocking =
-            self.here.threads.spawn_blocking(move || take(&environment, &run, &task, manifest.as_ref()));
+        let span = Span::current();
+        let blocking = self.here.threads.spawn_blocking(move || {
+            let _in = span.enter();
+            take(&environment, &run, &task, manifest.as_ref())
+        });
         blocking
             .await
             .unwrap_or_else(|error| Err(RunFailure::Refused(format!("the harvest failed: {error}"))))

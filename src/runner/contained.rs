@@ -6,6 +6,7 @@ use serde_json::json;
 
 use crate::db;
 use crate::db::runs::RunRow;
+use crate::metrics::metrics;
 use crate::runner::drive::Drive;
 use crate::runner::failure::RunFailure;
 use crate::sandbox::proof::{self, Check, Kernel, Seen};
@@ -31,7 +32,10 @@ impl Drive<'_> {
             counted.forget().await?;
         }
         match proof.state {
-            ContainmentState::Refused => Err(RunFailure::Containment(proof.surprises)),
+            ContainmentState::Refused => {
+                metrics().runs.containment_refused();
+                Err(RunFailure::Containment(proof.surprises))
+            }
             ContainmentState::Proved | ContainmentState::ProvedInPart => Ok(()),
         }
     }

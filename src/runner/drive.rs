@@ -8,9 +8,12 @@
 //! says that it stands.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use tokio_util::task::TaskTracker;
+use tracing::{Instrument as _, Span};
 use uuid::Uuid;
 
 use crate::db;
@@ -24,15 +27,18 @@ use crate::domain::event::EventKind;
 use crate::domain::run::RunState;
 use crate::domain::verdict::Verdict;
 use crate::git::worktree::Worktree;
+use crate::metrics::metrics;
+use crate::metrics::runs::Phase;
 use crate::runner::environment::Environment;
-use crate::runner::failure::RunFailure;
+use crate::runner::failure::{RunFailure, verdict_of};
 use crate::runner::lease::Orders;
 use crate::runner::prepare::{self, Prepared, SHIM_WITHIN};
 use crate::runner::pump::{Ending, Pump};
-use crate::runner::sweep;
+use crate::runner::{sweep, trace};
 use crate::sandbox::container::{self, ContainerState, Inspected, Sandbox};
 use crate::sandbox::refusals::client::Counted;
 use crate::sandbox::shim_listener::ShimListener;
+use crate::traces;
 
 /// Starts of one attempt. Each but the first means that a runner ended meanwhile.
 const MOST_STARTS: u32 = 20;
@@ -51,10 +57,14 @@ pub(super) struct Drive<'a> {
 pub(super) struct Here {
     /// The attempt whose container it may have made; 0: none.
     attempt: AtomicI32,
+    /// Its span, and what continues that elsewhere.
+    pub trace: OnceLock<(Span, Option<String>)>,
     /// Threads that work in the run's folder; they go on when the drive is dropped.
     pub threads: TaskTracker,
     /// Counts what its sandbox is refused, where the runtime tells.
     pub counted: OnceLock<Counted>,
+    /// What of it `metrics` has: calls that programs try, and others.
+    pub measured: [AtomicU64; 2],
     /// Nobody counts any more, and the run's watchers know it.
     pub uncounted: AtomicBool,
 }
@@ -90,6 +100,7 @@ pub(super) async fn drive(
         Ok(()) => {}
         Err(RunFailure::LeaseLost) => {
             tracing::warn!(run = %id, name, "runner.run_lost");
+            metrics().runs.lease_lost();
             tokio::select! {
                 () = drive.abandon() => {}
                 () = hard.cancelled() => {}
@@ -108,11 +119,19 @@ pub(super) struct Ended {
 }
 
 impl Drive<'_> {
+    /// As a part of the trace that the task came with.
     async fn road(&self, run: RunRow, former: Option<Uuid>) -> Result<(), RunFailure> {
         let task = self.task().await?;
+        let (span, further) = trace::begin(&run, &task);
+        let _ = self.here.trace.set((span.clone(), further));
+        self.travel(run, task, former).instrument(span).await
+    }
+
+    async fn travel(&self, run: RunRow, task: TaskRow, former: Option<Uuid>) -> Result<(), RunFailure> {
         self.here.attempt.store(run.attempt, Ordering::Relaxed);
         let (run, ended) = match run.state() {
             RunState::Queued => {
+                metrics().runs.took(Phase::Queue, since(run.not_before));
                 let begun = self
                     .commit(|| db::attempts::begin_attempt(&self.environment.pool, self.lease, &run))
                     .await?;
@@ -155,7 +174,7 @@ impl Drive<'_> {
                 (run, ended)
             }
         };
-        self.conclude(&run, &task, ended).await
+        self.conclude(&run, &task, ended).instrument(traces::step("harvest")).await
     }
 
     async fn task(&self) -> Result<TaskRow, RunFailure> {
@@ -200,10 +219,13 @@ impl Drive<'_> {
 
     /// From nothing to the CLI's end. Only a lost lease, a stop or a broken database is an error: all else is a verdict.
     async fn begin(&self, run: &RunRow, task: &TaskRow) -> Result<Ended, RunFailure> {
-        let prepared = match prepare::prepare(*self, run, task).await {
+        let began = Utc::now();
+        let prepared = match prepare::prepare(*self, run, task).instrument(traces::step("prepare")).await {
             Ok(prepared) => prepared,
             Err(failure) => return Ok(Ended { verdict: verdict_of(failure)?, sandbox: None }),
         };
+        metrics().runs.took(Phase::Prepare, since(began));
+        metrics().runs.quarantined(prepared.facts.quarantined.len());
         for warning in &prepared.warnings {
             self.notice(run, EventKind::Warning, warning).await?;
         }
@@ -216,7 +238,7 @@ impl Drive<'_> {
             // A drive makes one sandbox.
             let _ = self.here.counted.set(counted);
         }
-        let session = job.session.clone();
+        let (session, started) = (job.session.clone(), Utc::now());
         let start = async {
             let facts = SandboxFacts {
                 container: sandbox.id(),
@@ -245,14 +267,15 @@ impl Drive<'_> {
             link.give(job).await?;
             Ok(link)
         };
-        match start.await {
+        match start.instrument(traces::step("start")).await {
             Err(failure) => Ok(Ended { verdict: verdict_of(failure)?, sandbox: Some(sandbox) }),
             Ok(link) => {
                 let pump = Pump::open(*self, run, &sandbox, session).await?;
                 let ending = tokio::select! {
-                    ending = pump.run(link) => ending?,
+                    ending = pump.run(link).instrument(traces::step("cli")) => ending?,
                     failure = self.keep_refusals(run) => return Err(failure),
                 };
+                metrics().runs.took(Phase::Run, since(started));
                 self.pumped(run, ending, sandbox).await
             }
         }
@@ -295,9 +318,12 @@ impl Drive<'_> {
         };
         let pump = Pump::open(*self, run, &sandbox, session).await?;
         let ending = tokio::select! {
-            ending = pump.resume() => ending?,
+            ending = pump.resume().instrument(traces::step("cli")) => ending?,
             failure = self.keep_refusals(run) => return Err(failure),
         };
+        if let Some(started) = run.cli_started_at {
+            metrics().runs.took(Phase::Run, since(started));
+        }
         self.pumped(run, ending, sandbox).await
     }
 
@@ -366,19 +392,6 @@ impl Drive<'_> {
     }
 }
 
-/// What a failure means for the attempt; those that are not the attempt's stay failures.
-pub(super) fn verdict_of(failure: RunFailure) -> Result<Verdict, RunFailure> {
-    match failure {
-        RunFailure::LeaseLost | RunFailure::Stopping | RunFailure::Database(_) => Err(failure),
-        RunFailure::Revision(why) => Ok(Verdict::new(RunState::Failed, why)),
-        RunFailure::Model(why) => {
-            Ok(Verdict { decided_by: "the gateway".to_owned(), ..Verdict::new(RunState::Failed, why) })
-        }
-        RunFailure::Containment(_) => Ok(Verdict::new(RunState::ContainmentRefused, failure.to_string())),
-        RunFailure::Cancelled => Ok(Verdict::new(RunState::Cancelled, failure.to_string())),
-        other => {
-            let transient = other.is_transient();
-            Ok(Verdict { transient, ..Verdict::new(RunState::SandboxError, other.to_string()) })
-        }
-    }
+fn since(then: DateTime<Utc>) -> Duration {
+    (Utc::now() - then).to_std().unwrap_or_default()
 }

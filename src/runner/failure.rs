@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use crate::db::error::DbError;
 use crate::disk::error::DiskError;
 use crate::domain::name::InvalidName;
+use crate::domain::run::RunState;
 use crate::domain::runtime::RuntimeRefused;
+use crate::domain::verdict::Verdict;
 use crate::git::error::GitError;
 use crate::sandbox::error::SandboxError;
 use crate::sandbox::refusals::client::KeeperError;
@@ -134,6 +136,23 @@ impl From<DbError> for RunFailure {
         match error {
             DbError::LeaseLost(_) => Self::LeaseLost,
             other => Self::Database(other),
+        }
+    }
+}
+
+/// What a failure means for the attempt; those that are not the attempt's stay failures.
+pub(super) fn verdict_of(failure: RunFailure) -> Result<Verdict, RunFailure> {
+    match failure {
+        RunFailure::LeaseLost | RunFailure::Stopping | RunFailure::Database(_) => Err(failure),
+        RunFailure::Revision(why) => Ok(Verdict::new(RunState::Failed, why)),
+        RunFailure::Model(why) => {
+            Ok(Verdict { decided_by: "the gateway".to_owned(), ..Verdict::new(RunState::Failed, why) })
+        }
+        RunFailure::Containment(_) => Ok(Verdict::new(RunState::ContainmentRefused, failure.to_string())),
+        RunFailure::Cancelled => Ok(Verdict::new(RunState::Cancelled, failure.to_string())),
+        other => {
+            let transient = other.is_transient();
+            Ok(Verdict { transient, ..Verdict::new(RunState::SandboxError, other.to_string()) })
         }
     }
 }

@@ -54,6 +54,7 @@ pub(super) async fn want(drive: Drive<'_>, run: &RunRow, access: &ModelAccess) -
         dialect: access.dialect.as_str(),
         model_asked: run.model.as_deref(),
         model_default: access.default.as_str(),
+        traceparent: drive.here.trace.get().and_then(|(_, parent)| parent.as_deref()),
     };
     let want = || async {
         let mut connection = environment.pool.acquire().await?;

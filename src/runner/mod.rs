@@ -9,6 +9,7 @@
 //!   refusals   system calls that the sandbox refused, into events
 //!   secrets    what looks like one in a branch
 //!   conclude   container gone, harvest, branch, end (or another try)   retry     which ends are worth one
+//!   trace      its part of the trace that its task came with
 //!   flow       how many events a run's output makes, at most
 //! keeper        the way to the process that holds the listeners for refused calls
 //! keeper_trail  that it came or went, in the audit trail
@@ -56,6 +57,7 @@ mod runtimes;
 mod secrets;
 mod sweep;
 mod told;
+mod trace;
 
 use sqlx::PgPool;
 

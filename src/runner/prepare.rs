@@ -12,6 +12,7 @@ use kage_shim::protocol::{Bridge, Job, JobFile, JobLimits};
 use serde_json::Value;
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
+use tracing::Span;
 
 use crate::config::runner::{RunnerConfig, WorktreeMode};
 use crate::db;
@@ -210,8 +211,10 @@ async fn worktree(
     let approved = environment.patiently(|| db::quarantine::approved(&environment.pool, &name)).await?;
     let rules = quarantine::rules(manifest);
     let (run, base_commit, revision) = (run.id, run.base_commit.clone(), task.base_revision.clone());
+    let span = Span::current();
     let blocking =
         drive.here.threads.spawn_blocking(move || -> Result<(Worktree, Quarantine), RunFailure> {
+            let _in = span.enter();
             let (mirror, commit) =
                 base(&environment, &repository, base_commit.as_deref(), revision.as_deref())?;
             let named =

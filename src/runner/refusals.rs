@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::db;
 use crate::db::refused_calls::RefusedKind;
 use crate::db::runs::RunRow;
+use crate::metrics::metrics;
 use crate::runner::drive::Drive;
 use crate::runner::failure::RunFailure;
 use crate::runner::prepare::attempt_name;
@@ -155,9 +156,20 @@ impl Drive<'_> {
         if totals.kinds.is_empty() {
             return Ok(());
         }
+        self.measure(&totals);
         let kinds: Vec<RefusedKind> = totals.kinds.into_iter().map(kind).collect();
         let (pool, lease) = (&self.environment.pool, self.lease);
         self.commit(|| db::refused_calls::record(pool, lease, run, &kinds)).await
+    }
+
+    /// The totals grow; `metrics` gets what is new.
+    fn measure(&self, totals: &Totals) {
+        for (place, expected) in [true, false].into_iter().enumerate() {
+            let of_kind = totals.kinds.iter().filter(|kind| kind.quiet == expected);
+            let count = of_kind.map(|kind| kind.count).fold(0, u64::saturating_add);
+            let before = self.here.measured[place].fetch_max(count, Ordering::SeqCst);
+            metrics().runs.refused(expected, count.saturating_sub(before));
+        }
     }
 
     /// Told once: the listener has ended before the run.
@@ -170,6 +182,7 @@ impl Drive<'_> {
         self.commit(|| db::refused_calls::interrupted(pool, lease, run, told)).await?;
         // Not before: a commit that the run's end cuts short is made again at its end.
         self.here.uncounted.store(true, Ordering::SeqCst);
+        metrics().runs.uncounted();
         Ok(())
     }
 }

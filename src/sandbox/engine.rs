@@ -4,14 +4,17 @@ use std::collections::{BTreeSet, HashSet};
 use std::future::Future;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bollard::Docker;
 use bollard::errors::Error as ApiError;
+use tracing::Instrument as _;
 
+use crate::metrics::metrics;
 use crate::sandbox::error::SandboxError;
 use crate::sandbox::remap::{self, Users};
 use crate::sandbox::spec::ImageDigest;
+use crate::traces;
 
 /// How long each kind of call may take. After that the call is given up, whatever the engine does.
 #[derive(Debug, Clone, Copy)]
@@ -156,11 +159,14 @@ impl Engine {
         after: Duration,
         future: impl Future<Output = Result<T, ApiError>>,
     ) -> Result<T, SandboxError> {
-        match tokio::time::timeout(after, future).await {
+        let began = Instant::now();
+        let answer = match tokio::time::timeout(after, future.instrument(traces::engine_call(call))).await {
             Err(_) => Err(SandboxError::Deadline { call, after }),
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => Err(self.fold(call, error)),
-        }
+        };
+        metrics().engine.called(call, outcome(&answer), began.elapsed());
+        answer
     }
 
     fn fold(&self, call: &'static str, error: ApiError) -> SandboxError {
@@ -183,6 +189,16 @@ impl Engine {
             }
             other => SandboxError::Answer { call, reason: other.to_string() },
         }
+    }
+}
+
+const fn outcome<T>(answer: &Result<T, SandboxError>) -> &'static str {
+    match answer {
+        Ok(_) => "ok",
+        Err(SandboxError::Deadline { .. }) => "deadline",
+        Err(SandboxError::EngineUnavailable { .. }) => "unavailable",
+        Err(SandboxError::Answer { .. }) => "nonsense",
+        Err(_) => "refused",
     }
 }
 

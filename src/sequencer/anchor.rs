@@ -15,6 +15,7 @@ use crate::db;
 use crate::db::error::DbError;
 use crate::domain::audit::{Actor, Entry, Outcome};
 use crate::domain::security_event::{SecurityEvent, SecurityEventKind};
+use crate::metrics::metrics;
 use crate::sequencer::error::SequencerError;
 use crate::sequencer::keep::Keys;
 use crate::sequencer::{file, git_ref, http, syslog};
@@ -119,7 +120,9 @@ pub async fn follow(anchor: Anchor, mut latest: watch::Receiver<Option<String>>,
     while latest.changed().await.is_ok() {
         loop {
             let Some(note) = latest.borrow_and_update().clone() else { break };
-            match anchor.publish(&note).await {
+            let published = anchor.publish(&note).await;
+            metrics().trail.anchored(anchor.name(), published.is_ok());
+            match published {
                 Ok(()) => {
                     if failing {
                         record(&pool, &anchor, Outcome::Done, "it takes checkpoints again").await;

@@ -108,6 +108,7 @@ impl TestDatabase {
             base_commit: None,
             submitted_by: "key",
             charged: &[],
+            traceparent: None,
             runs: (0..runs).map(run).collect(),
         };
         let mut transaction = self.api.begin().await.expect("begins");

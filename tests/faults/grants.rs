@@ -17,6 +17,7 @@ async fn want(db: &TestDatabase, run: &RunRow, attempt: i32) {
         dialect: "chat",
         model_asked: None,
         model_default: "m",
+        traceparent: None,
     };
     let mut connection = db.runner.acquire().await.expect("connects");
     grants::want(&mut connection, &wish).await.expect("asks");

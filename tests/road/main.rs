@@ -42,3 +42,5 @@ mod submit;
 mod support;
 mod terminal;
 mod webhooks;
+mod traces;
+mod watch;

@@ -14,7 +14,7 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use futures::Stream;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -30,6 +30,8 @@ use crate::db;
 use crate::db::error::DbError;
 use crate::db::events::EventRow;
 use crate::domain::event::EventKind;
+use crate::metrics::http::Stream as Counted;
+use crate::metrics::metrics;
 use crate::wire::event::{Connected, Log, StreamEvent};
 use crate::wire::problem::Problem;
 
@@ -96,7 +98,20 @@ pub(in crate::api) async fn task_progress(
     let mut hello = String::new();
     frame(&mut hello, None, "connected", &connected);
     let (wake, ended) = (state.hub.subscribe(id), state.bearers.watch(&caller.bearer));
-    let follower = Follower { wake, ended, state, caller, task: id, run, last, _permit: permit };
+    let begun = Utc::now();
+    let counted = metrics().http.stream();
+    let follower = Follower {
+        wake,
+        ended,
+        state,
+        caller,
+        task: id,
+        run,
+        last,
+        begun,
+        _counted: counted,
+        _permit: permit,
+    };
     let mut response = Body::from_stream(follow(follower, hello)).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
@@ -115,6 +130,9 @@ struct Follower {
     wake: watch::Receiver<i64>,
     /// True when the caller's key is no longer taken.
     ended: watch::Receiver<bool>,
+    /// What was there before is not late.
+    begun: DateTime<Utc>,
+    _counted: Counted,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -190,6 +208,8 @@ impl Follower {
             return Ok(if rows.is_empty() { Step::End } else { Step::Send(String::new()) });
         };
         self.last = newest.seq;
+        let late = (Utc::now() - newest.at.max(self.begun)).to_std().unwrap_or_default();
+        metrics().http.stream_lagged(late);
         let mut frames = String::with_capacity(rows.iter().map(size).sum());
         for row in rows {
             frame_of(&mut frames, row);

@@ -135,6 +135,7 @@ async fn write(
         base_commit: base_commit.as_deref(),
         submitted_by: &caller.key_id,
         charged: &caller.charged,
+        traceparent: caller.origin.traceparent.as_deref(),
         runs,
     };
     quota::count(&mut transaction, caller, task.runs.len()).await?;

@@ -88,6 +88,7 @@ impl World {
             dialect,
             model_asked: model,
             model_default: "m-default",
+            traceparent: None,
         };
         db::grants::want(&mut connection, &wish).await.expect("a grant");
         db::notify::send(self.pool(), db::notify::GRANTS, &run.id.to_string()).await.expect("told");

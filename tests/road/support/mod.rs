@@ -315,7 +315,7 @@ fn parent() -> PathBuf {
 
 /// A port that nobody has, outside the range from which the kernel takes ports of its own accord: a server that
 /// starts anew finds it free again.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     let ephemeral: u16 = range.split_whitespace().next().and_then(|low| low.parse().ok()).unwrap_or(32768);
     let range = if ephemeral > 20_000 { 10_000..ephemeral } else { 61_000..65_000 };

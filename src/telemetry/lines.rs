@@ -1,38 +1,15 @@
-//! Logs: one JSON object a line on standard error where it is not a terminal, else text.
-//! `KAGE_LOG` is a filter (default `info`), `KAGE_LOG_FORMAT` is `json` or `text`.
-//!
 //! What others wrote stands in fields: names, errors, messages of git and of the engine. An event is one line
 //! whatever they hold, and a terminal obeys nothing in it.
 
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
-
-pub fn init() {
-    let filter =
-        EnvFilter::try_from_env("KAGE_LOG").unwrap_or_else(|_| EnvFilter::new("info,sqlx=warn,hyper=warn"));
-    let json = match std::env::var("KAGE_LOG_FORMAT").as_deref() {
-        Ok("json") => true,
-        Ok("text") => false,
-        _ => !io::stderr().is_terminal(),
-    };
-    let lines = Lines { json };
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(lines);
-    if json {
-        builder.json().flatten_event(true).init();
-    } else {
-        builder.init();
-    }
-    // A panic's own words may be somebody else's, too.
-    std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "panicked")));
-}
 
 /// Makes a line of every event.
 #[derive(Debug, Clone, Copy)]
-struct Lines {
-    json: bool,
+pub(super) struct Lines {
+    pub json: bool,
 }
 
 impl<'a> MakeWriter<'a> for Lines {
@@ -44,7 +21,7 @@ impl<'a> MakeWriter<'a> for Lines {
 }
 
 /// The subscriber writes an event in one go.
-struct Line {
+pub(super) struct Line {
     json: bool,
 }
 
@@ -91,7 +68,10 @@ fn is_hazard(char: char) -> bool {
 mod tests {
     use std::sync::{Arc, Mutex};
 
+    use tracing_subscriber::fmt::format::JsonFields;
+
     use super::*;
+    use crate::telemetry::flat::Flat;
 
     const FORGED: &str = "x\n{\"level\":\"INFO\",\"message\":\"forged\"}\r\u{1b}[2J\u{9b}31m\u{202e}\u{2028}\0\u{85}\u{e0041} end";
 
@@ -119,7 +99,8 @@ mod tests {
             tracing::error!(error = %io::Error::other(FORGED), "second");
         };
         if json {
-            tracing::subscriber::with_default(builder.json().flatten_event(true).finish(), log);
+            let flat = builder.fmt_fields(JsonFields::new()).event_format(Flat);
+            tracing::subscriber::with_default(flat.finish(), log);
         } else {
             tracing::subscriber::with_default(builder.finish(), log);
         }

@@ -32,7 +32,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "wire",
         ],
     ),
-    ("api", &["config", "db", "domain", "lifecycle", "trail", "wire"]),
+    ("api", &["config", "db", "domain", "lifecycle", "oidc", "trail", "wire"]),
     ("runner", &["config", "db", "disk", "domain", "git", "image", "lifecycle", "redact", "sandbox", "wire"]),
     ("gateway", &["config", "db", "dialect", "domain", "lifecycle", "redact", "secret", "wire"]),
     ("keeper", &["lifecycle", "sandbox"]),
@@ -46,6 +46,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("disk", &[]),
     ("db", &["config", "domain", "trail", "wire"]),
     ("config", &["domain", "secret"]),
+    ("oidc", &["domain", "secret"]),
     ("redact", &["domain", "secret"]),
     ("secret", &[]),
     ("trail", &[]),
@@ -59,6 +60,7 @@ const TABLE: &[(&str, &[&str])] = &[
 const CONFIG_READERS: &[(&str, &[&str])] = &[
     ("api", &["api", "cli"]),
     ("edge", &["api", "cli"]),
+    ("oidc", &["api", "cli"]),
     ("gateway", &["gateway", "cli"]),
     ("providers", &["gateway", "cli"]),
     ("policy", &["gateway", "cli"]),
@@ -222,6 +224,17 @@ const NEEDS_NO_VISIBLE: &[&str] = &[
     "keys::rotate",
     "keys::still_taken",
     "keys::touch",
+    // Sessions: `api/sessions` asks what the caller reaches.
+    "sessions::end",
+    "sessions::find_shown",
+    "sessions::insert",
+    "sessions::list",
+    "sessions::lock",
+    "sessions::person",
+    "sessions::touch",
+    // Of a browser that is nobody yet.
+    "sign_ins::begin",
+    "sign_ins::take",
     // Of the caller's own key.
     "quotas::count_runs",
     "quotas::day_ends",

@@ -11,7 +11,7 @@ use crate::config::gateway::GatewayConfig;
 use crate::config::runner::RunnerConfig;
 use crate::config::sequencer::SequencerConfig;
 use crate::config::settings::Settings;
-use crate::config::{api, database, edge, gateway, runner, secrets, sequencer};
+use crate::config::{api, database, edge, gateway, oidc, runner, secrets, sequencer};
 use crate::db;
 use crate::db::Zone;
 use crate::db::private::Cluster;
@@ -35,6 +35,7 @@ pub fn load() -> Result<Configuration, ConfigError> {
         &database::NAMES,
         &api::NAMES,
         &edge::NAMES,
+        &oidc::NAMES,
         &runner::NAMES,
         &gateway::NAMES,
         &sequencer::NAMES,

@@ -13,7 +13,7 @@ pub async fn append(connection: &mut PgConnection, entry: &Entry) -> Result<(), 
          VALUES ($1, $2, $3, $4, $5, $6)",
     )
     .bind(entry.actor.kind())
-    .bind(entry.actor.id())
+    .bind(entry.actor.id().as_deref())
     .bind(entry.action)
     .bind(&entry.object)
     .bind(entry.outcome.as_str())

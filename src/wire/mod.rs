@@ -9,4 +9,5 @@ pub mod problem;
 pub mod quarantine;
 pub mod repository;
 pub mod run;
+pub mod session;
 pub mod task;

@@ -50,7 +50,11 @@ impl Caller {
 
     /// What is said where its key or session has ended.
     pub fn ended(&self) -> &'static str {
-        if self.signed_in.is_some() { "the session has ended" } else { "the API key is no longer valid" }
+        if self.signed_in.is_some() {
+            "the session is no longer valid"
+        } else {
+            "the API key is no longer valid"
+        }
     }
 
     /// The audit entry of an act of its own that is done.

@@ -34,6 +34,8 @@ mod road;
 mod runtimes;
 mod secrets;
 mod server;
+mod sessions;
+mod sign_in;
 mod streams;
 mod submit;
 mod support;

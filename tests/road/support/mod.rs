@@ -3,6 +3,7 @@
 //!
 //! `./test` sets what it needs: `DATABASE_URL`, `KAGE_TEST_SHIM`, `KAGE_TEST_IMAGE`, `KAGE_TEST_DATA_DIR`.
 
+pub mod browser;
 pub mod database;
 pub mod git;
 pub mod http;
@@ -11,6 +12,7 @@ pub mod leftovers;
 pub mod planted;
 pub mod process;
 pub mod provider;
+pub mod sign_in;
 pub mod sse;
 pub mod tasks;
 
@@ -314,7 +316,7 @@ fn parent() -> PathBuf {
 
 /// A port that nobody has, outside the range from which the kernel takes ports of its own accord: a server that
 /// starts anew finds it free again.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     let ephemeral: u16 = range.split_whitespace().next().and_then(|low| low.parse().ok()).unwrap_or(32768);
     let range = if ephemeral > 20_000 { 10_000..ephemeral } else { 61_000..65_000 };

@@ -48,6 +48,8 @@ impl Http {
     /// # Errors
     /// [`OidcError::Setup`].
     pub fn new(ca: Option<&[u8]>, within: Duration, plain_http: bool) -> Result<Self, OidcError> {
+        // Refused where it is there already, which is just as well.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let setup = |error: reqwest::Error| OidcError::Setup(error.without_url().to_string());
         let certificates = match ca {
             None => Vec::new(),
@@ -114,7 +116,6 @@ mod tests {
 
     #[test]
     fn what_may_be_asked() {
-        let _ = rustls::crypto::ring::default_provider().install_default();
         let allows = |plain_http, url: &str| {
             let http = Http::new(None, Duration::from_secs(1), plain_http).expect("a client");
             http.allows(&Url::parse(url).expect("a URL"))

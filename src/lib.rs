@@ -6,6 +6,7 @@
 //! keeper                             a role too: it holds the listeners for refused calls; the runner asks it over a socket
 //! kit                                the conformance kit for CLI images
 //! db  sandbox  git  disk  image  config    adapters
+//! oidc                               who signs in: we as a relying party of an OpenID provider
 //! secret  redact                     where secrets come from; what looks like one, kept out of what is stored
 //! dialect                            what the model protocols say: pure, bytes in, bytes out
 //! trail                              the tamper-evident log: pure; entries, tree, checkpoints, proofs
@@ -31,6 +32,7 @@ pub mod kit;
 pub mod lifecycle;
 pub mod metrics;
 pub mod notifier;
+pub mod oidc;
 pub mod redact;
 pub mod runner;
 pub mod sandbox;

@@ -35,7 +35,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "wire",
         ],
     ),
-    ("api", &["config", "db", "domain", "lifecycle", "metrics", "traces", "trail", "wire"]),
+    ("api", &["config", "db", "domain", "lifecycle", "metrics", "oidc", "traces", "trail", "wire"]),
     (
         "runner",
         &[
@@ -69,6 +69,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("disk", &[]),
     ("db", &["config", "domain", "metrics", "trail", "wire"]),
     ("config", &["domain", "secret"]),
+    ("oidc", &["domain", "secret"]),
     ("redact", &["domain", "secret"]),
     ("secret", &[]),
     ("trail", &[]),
@@ -84,6 +85,7 @@ const TABLE: &[(&str, &[&str])] = &[
 const CONFIG_READERS: &[(&str, &[&str])] = &[
     ("api", &["api", "cli"]),
     ("edge", &["api", "cli"]),
+    ("oidc", &["api", "cli"]),
     ("gateway", &["gateway", "cli"]),
     ("providers", &["gateway", "cli"]),
     ("policy", &["gateway", "cli"]),
@@ -253,6 +255,17 @@ const NEEDS_NO_VISIBLE: &[&str] = &[
     "keys::rotate",
     "keys::still_taken",
     "keys::touch",
+    // Sessions: `api/sessions` asks what the caller reaches.
+    "sessions::end",
+    "sessions::find_shown",
+    "sessions::insert",
+    "sessions::list",
+    "sessions::lock",
+    "sessions::person",
+    "sessions::touch",
+    // Of a browser that is nobody yet.
+    "sign_ins::begin",
+    "sign_ins::take",
     // Of the caller's own key.
     "quotas::count_runs",
     "quotas::day_ends",

@@ -1,5 +1,6 @@
-//! Who calls: an API key in `X-API-Key`. Keys are looked up at every request and never cached, so that a revocation is
-//! felt by the next one; streams that are open hear of it from [`crate::api::bearers`].
+//! Who calls: an API key in `X-API-Key`, else a person's session in a cookie. A key that is shown counts alone, right or
+//! wrong: a browser adds its cookies of its own accord. Both are looked up at every request and never cached, so that a
+//! revocation is felt by the next one; streams that are open hear of it from [`crate::api::bearers`].
 
 use std::sync::Arc;
 
@@ -7,12 +8,14 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use serde_json::Value;
+use serde_json::{Value, json};
 use subtle::ConstantTimeEq;
 
 use crate::api::origin::Origin;
 use crate::api::problem::{ApiError, ApiResult, Kind};
 use crate::api::refusals::Refusal;
+use crate::api::sessions;
+use crate::api::sessions::shown::SignedIn;
 use crate::api::state::ApiState;
 use crate::db;
 use crate::db::keys::Bearer;
@@ -25,7 +28,10 @@ use crate::metrics::metrics;
 /// Whoever may call: who, with what rights, and what shows that it is still so.
 #[derive(Debug, Clone)]
 pub(super) struct Caller {
+    /// Under which its tasks and their use are booked: the key, or the person.
     pub key_id: String,
+    /// `None`: a key.
+    pub signed_in: Option<Arc<SignedIn>>,
     pub rights: Arc<Rights>,
     /// Keys with quotas that its runs count against.
     pub charged: Vec<String>,
@@ -37,11 +43,26 @@ pub(super) struct Caller {
 
 impl Caller {
     pub fn actor(&self) -> Actor {
-        Actor::Key(self.key_id.clone())
+        match &self.signed_in {
+            None => Actor::Key(self.key_id.clone()),
+            Some(signed_in) => Actor::Person(signed_in.identity.clone()),
+        }
+    }
+
+    /// What is said where its key or session has ended.
+    pub fn ended(&self) -> &'static str {
+        if self.signed_in.is_some() {
+            "the session is no longer valid"
+        } else {
+            "the API key is no longer valid"
+        }
     }
 
     /// The audit entry of an act of its own that is done.
-    pub fn did(&self, action: &'static str, object: String, details: Value) -> Asked {
+    pub fn did(&self, action: &'static str, object: String, mut details: Value) -> Asked {
+        if let (Some(signed_in), Value::Object(fields)) = (&self.signed_in, &mut details) {
+            fields.insert("session".to_owned(), json!(signed_in.row.id));
+        }
         let entry = Entry { actor: self.actor(), action, object, outcome: Outcome::Done, details };
         self.origin.asked(entry)
     }
@@ -56,11 +77,23 @@ pub(super) async fn require_key(State(state): State<ApiState>, mut request: Requ
         Err(shut_out) => Err(shut_out),
         Ok(()) => authenticate(&state, request.headers(), &origin).await,
     };
+    let showed_cookie = !request.headers().contains_key("x-api-key");
     let (caller, response) = match authenticated {
-        Err(refused) => (None, refused.into_response()),
+        Err(refused) => {
+            let mut response = refused.into_response();
+            if showed_cookie && response.status() == StatusCode::UNAUTHORIZED {
+                sessions::cookie::forget(&state, &mut response);
+            }
+            (None, response)
+        }
         Ok(caller) => {
-            request.extensions_mut().insert(caller.clone());
-            let response = within_limit(&state, &caller, request, next).await;
+            let response = match sessions::csrf::check(&state, &caller, &request) {
+                Err(forged) => forged.into_response(),
+                Ok(()) => {
+                    request.extensions_mut().insert(caller.clone());
+                    within_limit(&state, &caller, request, next).await
+                }
+            };
             (Some(caller), response)
         }
     };
@@ -71,8 +104,8 @@ pub(super) async fn require_key(State(state): State<ApiState>, mut request: Requ
         }
     }
     if let Some(reason) = refused(caller.as_ref(), &response) {
-        let key_id = caller.map(|caller| caller.key_id);
-        state.refusals.note(Refusal { origin, key_id, reason, route });
+        let who = caller.as_ref().map(Caller::actor);
+        state.refusals.note(Refusal { origin, who, reason, route });
     }
     response
 }
@@ -98,10 +131,13 @@ fn refused(caller: Option<&Caller>, response: &Response) -> Option<&'static str>
     }
 }
 
-/// The holder of a valid key. What is no key of ours is refused without a word with the database.
+/// The holder of a valid key or session. What is neither of ours is refused without a word with the database.
 async fn authenticate(state: &ApiState, headers: &HeaderMap, origin: &Origin) -> ApiResult<Caller> {
     let mut shown = headers.get_all("x-api-key").iter();
-    let header = shown.next().ok_or_else(ApiError::key_missing)?;
+    let Some(header) = shown.next() else {
+        let signed_in = sessions::shown::find(state, headers, origin).await?;
+        return signed_in.ok_or_else(ApiError::key_missing);
+    };
     if shown.next().is_some() {
         return Err(ApiError::key_unknown());
     }
@@ -124,6 +160,7 @@ async fn authenticate(state: &ApiState, headers: &HeaderMap, origin: &Origin) ->
         charged: known.row.charged,
         bearer: Bearer { key_id: shown.id.clone(), secret_sha256: shown.secret_sha256 },
         key_id: shown.id,
+        signed_in: None,
         origin: origin.clone(),
     })
 }

@@ -241,7 +241,7 @@ pub(super) async fn of_address(State(state): State<ApiState>, request: Request, 
         }
         Err(wait) => {
             let route = format!("{} *", request.method());
-            state.refusals.note(Refusal { origin, key_id: None, reason: "rate-limited", route });
+            state.refusals.note(Refusal { origin, who: None, reason: "rate-limited", route });
             let detail = "too many requests from this address";
             limited(detail, wait, state.limits.address.exhausted()).into_response()
         }

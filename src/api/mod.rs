@@ -26,6 +26,7 @@ mod refusals;
 mod repositories;
 mod runs;
 mod security_events;
+mod sessions;
 mod state;
 mod table;
 mod tasks;
@@ -80,13 +81,15 @@ impl utoipa::Modify for KeyScheme {
     }
 }
 
-/// Every route that there is, with what it needs.
-fn table() -> (OpenApiRouter<ApiState>, OpenApiRouter<ApiState>) {
+/// Every route that there is, with what it needs: those for everybody, those below `/api/v1`, and the way out.
+fn table() -> (OpenApiRouter<ApiState>, OpenApiRouter<ApiState>, OpenApiRouter<ApiState>) {
     let open = OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(health::index))
         .routes(routes!(health::live))
         .routes(routes!(health::live_v1))
-        .routes(routes!(health::ready));
+        .routes(routes!(health::ready))
+        .routes(routes!(sessions::login::sign_in))
+        .routes(routes!(sessions::callback::finish_sign_in));
     let scope = Needs::Scope;
     let (read, write) = (scope(Scope::TasksRead), scope(Scope::TasksWrite));
     let (repos, keys) = (scope(Scope::ReposWrite), scope(Scope::KeysAdmin));
@@ -116,6 +119,9 @@ fn table() -> (OpenApiRouter<ApiState>, OpenApiRouter<ApiState>) {
         .needs(keys, routes!(keys::list::get_key))
         .needs(keys, routes!(keys::rotate::rotate_key))
         .needs(keys, routes!(keys::revoke::revoke_key))
+        .needs(Needs::Key, routes!(sessions::own::own_session))
+        .needs(keys, routes!(sessions::list::list_sessions))
+        .needs(keys, routes!(sessions::revoke::revoke_session))
         .needs(audit, routes!(audit::list_audit))
         .needs(audit, routes!(audit::prove_audit))
         .needs(audit, routes!(audit::audit_checkpoint))
@@ -123,21 +129,23 @@ fn table() -> (OpenApiRouter<ApiState>, OpenApiRouter<ApiState>) {
         .needs(audit, routes!(audit_tiles::audit_tile))
         .needs(audit, routes!(security_events::list_security_events))
         .into_router();
-    (open, keyed)
+    let leave = Keyed::new().needs(Needs::Key, routes!(sessions::logout::sign_out)).into_router();
+    (open, keyed, leave)
 }
 
 /// The API's description, as `/openapi.json` serves it.
 pub fn openapi() -> utoipa::openapi::OpenApi {
-    let (open, keyed) = table();
-    let mut document = open.nest("/api/v1", keyed).into_openapi();
+    let (open, keyed, leave) = table();
+    let mut document = open.nest("/api/v1", keyed).merge(leave).into_openapi();
     table::describe_all(&mut document);
     document
 }
 
 fn router(state: &ApiState) -> Router {
-    let (open, keyed) = table();
-    let keyed = keyed.route_layer(middleware::from_fn_with_state(state.clone(), auth::require_key));
-    let (router, mut document) = open.nest("/api/v1", keyed).split_for_parts();
+    let (open, keyed, leave) = table();
+    let known = middleware::from_fn_with_state(state.clone(), auth::require_key);
+    let (keyed, leave) = (keyed.route_layer(known.clone()), leave.route_layer(known));
+    let (router, mut document) = open.nest("/api/v1", keyed).merge(leave).split_for_parts();
     table::describe_all(&mut document);
     let router = router
         .merge(SwaggerUi::new(edge::DOCS).url("/openapi.json", document))
@@ -176,7 +184,8 @@ pub async fn serve(
     lifecycle: &Lifecycle,
 ) -> std::io::Result<()> {
     let address = listener.local_addr()?;
-    let state = ApiState::new(pool, config, lifecycle);
+    let mut state = ApiState::new(pool, config, lifecycle);
+    state.sign_in = sessions::SignIn::open(&state.config).map_err(std::io::Error::other)?;
     first_key::make_known(&state).await.map_err(std::io::Error::other)?;
     lifecycle.spawn_essential("hub", hub::listen(state.clone()));
     lifecycle.spawn_essential("bearers", bearers::follow(state.clone()));

@@ -101,7 +101,7 @@ pub(super) async fn mark(State(state): State<ApiState>, mut request: Request, ne
         request_id: request_id.clone(),
         tls,
         certificate,
-        route: None,
+        route: route.as_ref().map(|route| format!("{method} {}", route.as_str()).into()),
         traceparent,
     });
     let value = HeaderValue::from_str(&request_id).ok();

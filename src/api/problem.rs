@@ -56,6 +56,22 @@ impl ApiError {
             .with_header(header::WWW_AUTHENTICATE, "ApiKey realm=\"kage\", header=\"X-API-Key\"")
     }
 
+    pub fn session_ended() -> Self {
+        let detail = "this session has ended; sign in again (GET /auth/oidc/login)";
+        Self::new(StatusCode::UNAUTHORIZED, "session-ended", "Session ended", detail)
+            .with_header(header::WWW_AUTHENTICATE, "ApiKey realm=\"kage\", header=\"X-API-Key\"")
+    }
+
+    /// A write with a session's cookie that may come from a page of somebody else.
+    pub fn csrf(detail: &'static str) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "csrf", "Write refused", detail)
+    }
+
+    /// Nobody is signed in by this.
+    pub fn sign_in(status: StatusCode, kind: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(status, kind, "Sign-in refused", detail)
+    }
+
     /// A valid key without the scope of the route.
     pub fn scope_missing(needed: Scope, has: &BTreeSet<Scope>) -> Self {
         let has: Vec<&str> = has.iter().map(|scope| scope.as_str()).collect();

@@ -75,7 +75,8 @@ pub(super) async fn approve_configuration(
     let row = db::repositories::find(&mut transaction, &caller.visible, &name).await?;
     row.ok_or_else(|| ApiError::not_found("repository"))?;
     let actor = caller.actor();
-    let by = actor.id().unwrap_or(actor.kind());
+    let by = actor.id().unwrap_or(actor.kind().into());
+    let by = by.as_ref();
     let made =
         db::quarantine::approve(&mut transaction, &caller.visible, &name, &new.path, &new.digest, by).await?;
     let (row, is_new) = made.ok_or_else(|| {

@@ -26,7 +26,8 @@ const LOOK: Duration = Duration::from_secs(5);
 pub(super) struct Refusal {
     pub origin: Origin,
     /// Of a valid key; what an unknown one says of itself is no name.
-    pub key_id: Option<String>,
+    /// `None`: nobody is known.
+    pub who: Option<Actor>,
     pub reason: &'static str,
     pub route: String,
 }
@@ -34,18 +35,18 @@ pub(super) struct Refusal {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Sort {
     address: Option<IpAddr>,
-    key_id: Option<String>,
+    who: Option<Actor>,
     reason: &'static str,
 }
 
 impl Sort {
     /// Everything for which there is no room.
-    const REST: Self = Self { address: None, key_id: None, reason: "others" };
+    const REST: Self = Self { address: None, who: None, reason: "others" };
 
     fn of(refusal: &Refusal) -> Self {
         Self {
             address: refusal.origin.address.map(network),
-            key_id: refusal.key_id.clone(),
+            who: refusal.who.clone(),
             reason: refusal.reason,
         }
     }
@@ -75,7 +76,7 @@ impl Refusals {
         tracing::info!(
             reason = refusal.reason,
             route = refusal.route,
-            key = refusal.key_id,
+            who = refusal.who.as_ref().and_then(Actor::id).as_deref(),
             address = refusal.origin.address.map(tracing::field::display),
             "api.refused"
         );
@@ -148,7 +149,7 @@ async fn append(state: &ApiState, due: &[(Sort, Tally)]) -> Result<(), DbError> 
         let mut origin = tally.latest.origin.clone();
         origin.route = Some(tally.latest.route.as_str().into());
         let entry = origin.asked(Entry {
-            actor: sort.key_id.clone().map_or(Actor::Anonymous, Actor::Key),
+            actor: sort.who.clone().unwrap_or(Actor::Anonymous),
             action: "access.refuse",
             object: format!("route:{}", tally.latest.route),
             outcome: Outcome::Refused,
@@ -168,7 +169,7 @@ mod tests {
     fn refusal(address: &str, key_id: Option<&str>) -> Refusal {
         Refusal {
             origin: Origin { address: address.parse().ok(), request_id: "r".to_owned(), ..Origin::default() },
-            key_id: key_id.map(str::to_owned),
+            who: key_id.map(|id| Actor::Key(id.to_owned())),
             reason: "key-unknown",
             route: "GET /".to_owned(),
         }

@@ -11,6 +11,7 @@ use crate::api::bearers::Bearers;
 use crate::api::hub::Hub;
 use crate::api::limits::Limits;
 use crate::api::refusals::Refusals;
+use crate::api::sessions::SignIn;
 use crate::config::api::ApiConfig;
 use crate::lifecycle::Lifecycle;
 
@@ -23,6 +24,8 @@ pub(super) struct ApiState {
     pub refusals: Arc<Refusals>,
     pub limits: Arc<Limits>,
     pub alarms: Arc<Alarms>,
+    /// `None`: nobody signs in.
+    pub sign_in: Option<Arc<SignIn>>,
     /// One permit an open event stream.
     pub streams: Arc<Semaphore>,
     /// Streams end when it is cancelled.
@@ -38,6 +41,7 @@ impl ApiState {
             refusals: Arc::new(Refusals::default()),
             limits: Arc::new(Limits::new(config.edge.rates)),
             alarms: Arc::new(Alarms::default()),
+            sign_in: None,
             streams: Arc::new(Semaphore::new(config.streams)),
             config: Arc::new(config),
             soft: lifecycle.soft().clone(),

@@ -13,7 +13,7 @@ use crate::config::sequencer::SequencerConfig;
 use crate::config::settings::Settings;
 use crate::config::watch::WatchConfig;
 use crate::config::webhooks::WebhooksConfig;
-use crate::config::{api, database, edge, gateway, runner, secrets, sequencer, watch, webhooks};
+use crate::config::{api, database, edge, gateway, oidc, runner, secrets, sequencer, watch, webhooks};
 use crate::db;
 use crate::db::Zone;
 use crate::db::private::Cluster;
@@ -39,6 +39,7 @@ pub fn load() -> Result<Configuration, ConfigError> {
         &database::NAMES,
         &api::NAMES,
         &edge::NAMES,
+        &oidc::NAMES,
         &runner::NAMES,
         &gateway::NAMES,
         &sequencer::NAMES,

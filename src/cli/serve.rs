@@ -240,6 +240,7 @@ async fn start(
     // Without receivers `kage serve` does not need it; alone it waits for a file with some in it.
     if roles == Roles::Notifier || roles == Roles::All && !configuration.webhooks.hooks.is_empty() {
         let pool = db::connect(database, Zone::Notifier).await?;
+        trail.begin("notifier", &pool).await?;
         pools.push((Zone::Notifier, pool.clone()));
         if configuration.webhooks.hooks.is_empty() {
             tracing::warn!("notifier.idle: KAGE_WEBHOOKS_FILE names nobody who is to be told");

@@ -6,6 +6,7 @@ use secrecy::SecretString;
 
 use crate::config::edge::EdgeConfig;
 use crate::config::error::ConfigError;
+use crate::config::oidc::OidcConfig;
 use crate::config::settings::Settings;
 use crate::domain::repository::AllowedSources;
 
@@ -40,6 +41,8 @@ pub struct ApiConfig {
     pub first_key: Option<SecretString>,
     pub sources: AllowedSources,
     pub edge: EdgeConfig,
+    /// `None`: nobody signs in, and keys are all.
+    pub oidc: Option<OidcConfig>,
 }
 
 impl ApiConfig {
@@ -64,6 +67,7 @@ impl ApiConfig {
         Ok(Self {
             listen,
             edge,
+            oidc: OidcConfig::from_settings(settings)?,
             body_bytes: settings.within("KAGE_API_BODY_BYTES", 4 << 20, 1 << 10, 64 << 20)? as usize,
             streams: settings.within("KAGE_API_STREAMS", 10_000, 1, 1_000_000)? as usize,
             stall_secs: settings.within("KAGE_API_STALL_SECS", 30, 1, 3600)?,

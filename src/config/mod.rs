@@ -6,6 +6,7 @@ pub mod database;
 pub mod edge;
 pub mod error;
 pub mod gateway;
+pub mod oidc;
 pub mod policy;
 pub mod providers;
 pub mod recorded;

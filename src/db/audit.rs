@@ -14,7 +14,7 @@ pub async fn append(connection: &mut PgConnection, record: &(impl Record + Sync)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8::text::inet, $9)",
     )
     .bind(entry.actor.kind())
-    .bind(entry.actor.id())
+    .bind(entry.actor.id().as_deref())
     .bind(entry.action)
     .bind(&entry.object)
     .bind(entry.outcome.as_str())

@@ -1,13 +1,11 @@
-//! API keys: SHA-256 of secrets only. What a key may do is written once.
-
-use std::collections::BTreeSet;
+//! API keys: SHA-256 of secrets only. What a key may do is written once. Rows of people (`db/sessions.rs`) are none.
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool};
 
 use crate::db::error::DbError;
-use crate::domain::access::{Quotas, Rights};
-use crate::domain::name::Name;
+use crate::db::rights::{self, RightsColumns};
+use crate::domain::access::Rights;
 use crate::wire;
 
 /// Serialises what depends on there being no key.
@@ -39,28 +37,16 @@ impl KeyRow {
     /// # Errors
     /// [`DbError::Inconsistent`]: then the key can do nothing.
     pub fn rights(&self) -> Result<Rights, DbError> {
-        let broken = |column, problem: String| DbError::inconsistent("api_keys", column, &self.id, problem);
-        let names = |column, limit: &Option<Vec<String>>| -> Result<Option<BTreeSet<Name>>, DbError> {
-            let Some(limit) = limit else { return Ok(None) };
-            let parsed: Result<_, _> = limit.iter().map(|name| name.parse()).collect();
-            parsed
-                .map(Some)
-                .map_err(|problem: crate::domain::name::InvalidName| broken(column, problem.to_string()))
-        };
-        let scopes: Result<_, _> = self.scopes.iter().map(|scope| scope.parse()).collect();
-        Ok(Rights {
-            scopes: scopes.map_err(|problem: crate::domain::access::UnknownScope| {
-                broken("scopes", problem.to_string())
-            })?,
-            repositories: names("repositories", &self.repositories)?,
-            clis: names("clis", &self.clis)?,
-            quotas: Quotas {
-                runs_at_once: self.runs_at_once.map(i32::unsigned_abs),
-                runs_a_day: self.runs_a_day.map(i32::unsigned_abs),
-                micros_a_day: self.micros_a_day,
-            },
+        let columns = RightsColumns {
+            scopes: &self.scopes,
+            repositories: self.repositories.as_deref(),
+            clis: self.clis.as_deref(),
+            runs_at_once: self.runs_at_once,
+            runs_a_day: self.runs_a_day,
+            micros_a_day: self.micros_a_day,
             expires_at: self.expires_at,
-        })
+        };
+        columns.read("api_keys", &self.id)
     }
 
     pub fn to_wire(&self) -> wire::key::Key {
@@ -106,9 +92,6 @@ pub struct NewKey<'a> {
 /// # Errors
 /// [`DbError`].
 pub async fn insert(connection: &mut PgConnection, new: &NewKey<'_>) -> Result<KeyRow, DbError> {
-    let names = |limit: &Option<BTreeSet<Name>>| {
-        limit.as_ref().map(|names| names.iter().map(|name| name.as_str().to_owned()).collect::<Vec<_>>())
-    };
     let quotas = new.rights.quotas;
     let mut charged = new.charged.to_vec();
     if !quotas.is_unlimited() {
@@ -126,11 +109,11 @@ pub async fn insert(connection: &mut PgConnection, new: &NewKey<'_>) -> Result<K
     .bind(new.name)
     .bind(&new.secret_sha256[..])
     .bind(scopes)
-    .bind(names(&new.rights.repositories))
-    .bind(names(&new.rights.clis))
+    .bind(rights::names(new.rights.repositories.as_ref()))
+    .bind(rights::names(new.rights.clis.as_ref()))
     .bind(new.rights.expires_at)
-    .bind(quotas.runs_at_once.map(|runs| i32::try_from(runs).unwrap_or(i32::MAX)))
-    .bind(quotas.runs_a_day.map(|runs| i32::try_from(runs).unwrap_or(i32::MAX)))
+    .bind(rights::quota(quotas.runs_at_once))
+    .bind(rights::quota(quotas.runs_a_day))
     .bind(quotas.micros_a_day)
     .bind(charged)
     .bind(new.made_by)
@@ -158,7 +141,7 @@ pub async fn find_shown(pool: &PgPool, id: &str) -> Result<Option<ShownKey>, DbE
         "SELECT *, revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now()) AS is_active,
                 coalesce(previous_until > now(), false) AS previous_is_taken,
                 last_used_at IS NULL OR last_used_at < now() - interval '1 minute' AS use_is_due
-         FROM api_keys WHERE id = $1",
+         FROM api_keys WHERE id = $1 AND kind = 'key'",
     )
     .bind(id)
     .fetch_optional(pool)
@@ -170,7 +153,10 @@ pub async fn find_shown(pool: &PgPool, id: &str) -> Result<Option<ShownKey>, DbE
 /// # Errors
 /// [`DbError`].
 pub async fn find(pool: &PgPool, id: &str) -> Result<Option<KeyRow>, DbError> {
-    Ok(sqlx::query_as("SELECT * FROM api_keys WHERE id = $1").bind(id).fetch_optional(pool).await?)
+    Ok(sqlx::query_as("SELECT * FROM api_keys WHERE id = $1 AND kind = 'key'")
+        .bind(id)
+        .fetch_optional(pool)
+        .await?)
 }
 
 /// As [`find`]; locked until the transaction ends.
@@ -178,7 +164,7 @@ pub async fn find(pool: &PgPool, id: &str) -> Result<Option<KeyRow>, DbError> {
 /// # Errors
 /// [`DbError`].
 pub async fn lock(connection: &mut PgConnection, id: &str) -> Result<Option<KeyRow>, DbError> {
-    let row = sqlx::query_as("SELECT * FROM api_keys WHERE id = $1 FOR UPDATE");
+    let row = sqlx::query_as("SELECT * FROM api_keys WHERE id = $1 AND kind = 'key' FOR UPDATE");
     Ok(row.bind(id).fetch_optional(connection).await?)
 }
 
@@ -219,7 +205,9 @@ pub async fn touch(pool: &PgPool, id: &str) -> Result<(), DbError> {
 /// # Errors
 /// [`DbError`].
 pub async fn list(pool: &PgPool) -> Result<Vec<KeyRow>, DbError> {
-    Ok(sqlx::query_as("SELECT * FROM api_keys ORDER BY created_at, id").fetch_all(pool).await?)
+    Ok(sqlx::query_as("SELECT * FROM api_keys WHERE kind = 'key' ORDER BY created_at, id")
+        .fetch_all(pool)
+        .await?)
 }
 
 /// False if there is no such key, or it is revoked already.
@@ -227,10 +215,12 @@ pub async fn list(pool: &PgPool) -> Result<Vec<KeyRow>, DbError> {
 /// # Errors
 /// [`DbError`].
 pub async fn revoke(connection: &mut PgConnection, id: &str) -> Result<bool, DbError> {
-    let done = sqlx::query("UPDATE api_keys SET revoked_at = now() WHERE id = $1 AND revoked_at IS NULL")
-        .bind(id)
-        .execute(connection)
-        .await?;
+    let done = sqlx::query(
+        "UPDATE api_keys SET revoked_at = now() WHERE id = $1 AND kind = 'key' AND revoked_at IS NULL",
+    )
+    .bind(id)
+    .execute(connection)
+    .await?;
     Ok(done.rows_affected() == 1)
 }
 
@@ -248,7 +238,7 @@ pub async fn rotate(
     Ok(sqlx::query_as(
         "UPDATE api_keys SET previous_sha256 = secret_sha256, secret_sha256 = $2, rotated_at = now(),
                              previous_until = now() + make_interval(secs => $3)
-         WHERE id = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now()) RETURNING *",
+         WHERE id = $1 AND kind = 'key' AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now()) RETURNING *",
     )
     .bind(id)
     .bind(&secret_sha256[..])
@@ -263,5 +253,7 @@ pub async fn rotate(
 /// [`DbError`].
 pub async fn none_yet(connection: &mut PgConnection) -> Result<bool, DbError> {
     sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(FIRST_KEY_LOCK).execute(&mut *connection).await?;
-    Ok(sqlx::query_scalar("SELECT NOT EXISTS (SELECT FROM api_keys)").fetch_one(connection).await?)
+    Ok(sqlx::query_scalar("SELECT NOT EXISTS (SELECT FROM api_keys WHERE kind = 'key')")
+        .fetch_one(connection)
+        .await?)
 }

@@ -26,6 +26,7 @@ pub mod refused_calls;
 pub mod reloads;
 pub mod repositories;
 pub mod results;
+mod rights;
 pub mod role_starts;
 mod run_events;
 mod run_parts;
@@ -33,6 +34,8 @@ pub mod runners;
 pub mod runs;
 pub mod sandboxes;
 pub mod security_events;
+pub mod sessions;
+pub mod sign_ins;
 pub mod starts;
 pub mod task_stats;
 pub mod task_view;
@@ -73,6 +76,7 @@ impl Zone {
             Self::Runner => "runner",
             Self::Gateway => "gateway",
             Self::Sequencer => "sequencer",
+            Self::Notifier => "notifier",
         }
     }
 

@@ -1,14 +1,19 @@
 //! Audit entries: security-relevant facts, kept for ever.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use serde_json::Value;
 
+use crate::domain::person::Identity;
+
 /// Who did it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Actor {
     /// An API key, by its public id.
     Key(String),
+    /// Somebody who has signed in.
+    Person(Identity),
     /// Somebody without a valid key, by address.
     Anonymous,
     /// A runner, by its id.
@@ -25,6 +30,7 @@ impl Actor {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Key(_) => "key",
+            Self::Person(_) => "person",
             Self::Anonymous => "anonymous",
             Self::Runner(_) => "runner",
             Self::Gateway => "gateway",
@@ -33,9 +39,10 @@ impl Actor {
         }
     }
 
-    pub fn id(&self) -> Option<&str> {
+    pub fn id(&self) -> Option<Cow<'_, str>> {
         match self {
-            Self::Key(id) | Self::Runner(id) => Some(id),
+            Self::Key(id) | Self::Runner(id) => Some(Cow::Borrowed(id)),
+            Self::Person(identity) => Some(Cow::Owned(identity.to_string())),
             Self::Anonymous | Self::Gateway | Self::Sequencer | Self::Host => None,
         }
     }

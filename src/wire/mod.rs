@@ -12,4 +12,5 @@ pub mod quarantine;
 pub mod repository;
 pub mod run;
 pub mod security_event;
+pub mod session;
 pub mod task;

@@ -159,7 +159,7 @@ fn follow(mut follower: Follower, hello: String) -> impl Stream<Item = Result<By
                     tokio::select! {
                         () = follower.state.soft.cancelled() => return,
                         () = ended(&mut follower.ended) => {
-                            yield Ok(Bytes::from(broken(follower.task, "the API key is no longer valid")));
+                            yield Ok(Bytes::from(broken(follower.task, follower.caller.ended())));
                             return;
                         }
                         _ = follower.wake.changed() => break,

@@ -3,6 +3,7 @@
 //!
 //! `./test` sets what it needs: `DATABASE_URL`, `KAGE_TEST_SHIM`, `KAGE_TEST_IMAGE`, `KAGE_TEST_DATA_DIR`.
 
+pub mod browser;
 pub mod database;
 pub mod git;
 pub mod http;
@@ -12,6 +13,7 @@ pub mod planted;
 pub mod process;
 pub mod provider;
 pub mod receiver;
+pub mod sign_in;
 pub mod sse;
 pub mod tasks;
 

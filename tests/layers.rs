@@ -211,6 +211,9 @@ const NEEDS_NO_VISIBLE: &[&str] = &[
     "trail::cosignatures",
     "trail::note",
     "trail::placed",
+    "trail_tiles::content",
+    // Seconds for which an entry has waited; of which one, nobody is told.
+    "trail::lag",
     // Keys: `api/keys` asks what the caller reaches.
     "keys::find",
     "keys::find_shown",

@@ -244,6 +244,9 @@ const NEEDS_NO_VISIBLE: &[&str] = &[
     "security_events::append",
     "security_events::list",
     "webhook_deliveries::of_events",
+    "trail_tiles::content",
+    // Seconds for which an entry has waited; of which one, nobody is told.
+    "trail::lag",
     // Keys: `api/keys` asks what the caller reaches.
     "keys::find",
     "keys::find_shown",

@@ -56,12 +56,15 @@ fn shown(value: &str) -> String {
     value.split(',').map(without_tail).collect::<Vec<_>>().join(",")
 }
 
-/// A database's URL has its password masked already, and no token in its path.
+/// Of a database's URL the path is its name, and its password is masked already.
 fn without_tail(item: &str) -> String {
-    let Ok(url) = Url::parse(item) else { return item.to_owned() };
-    let Some(host) = url.host_str().filter(|_| !url.scheme().starts_with("postgres")) else {
-        return item.to_owned();
-    };
+    let Ok(mut url) = Url::parse(item) else { return item.to_owned() };
+    if url.scheme().starts_with("postgres") {
+        let query = if url.query().is_some() { "?…" } else { "" };
+        url.set_query(None);
+        return format!("{url}{query}");
+    }
+    let Some(host) = url.host_str() else { return item.to_owned() };
     let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
     let tail = if url.path().len() > 1 || url.query().is_some() { "/…" } else { "" };
     format!("{}://{host}{port}{tail}", url.scheme())
@@ -97,6 +100,7 @@ mod tests {
         let with = recorded(&planted);
         assert!(!format!("{with:?}").contains("planted"), "{with:#?}");
         for (name, value) in [
+            ("KAGE_DATABASE_URL", "postgres://me:********@db/kage?…"),
             ("KAGE_DATABASE_PASSWORD", "set"),
             ("KAGE_SEQUENCER_KEY", "set"),
             ("KAGE_API_TLS_KEY", "unset"),

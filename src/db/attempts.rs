@@ -13,11 +13,10 @@ use crate::db::events::{self, NewEvent};
 use crate::db::queue::Lease;
 use crate::db::run_events::{append_result, progress_event, state_event};
 use crate::db::runs::RunRow;
-use crate::db::{audit, results, security_events, tasks};
+use crate::db::{audit, quarantine, results, tasks};
 use crate::domain::audit::{Actor, Entry, Outcome};
 use crate::domain::event::EventKind;
 use crate::domain::run::RunState;
-use crate::domain::security_event::{SecurityEvent, SecurityEventKind};
 use crate::wire;
 use crate::wire::quarantine::Quarantined;
 use crate::wire::run::HarvestFindings;
@@ -158,22 +157,9 @@ pub async fn set_running(
                           "base_commit": facts.base_commit, "sandbox": facts.record,
                           "quarantined": facts.quarantined });
     audit::append(&mut write.transaction, &audit_state(lease, RunState::Running, details)).await?;
-    if !facts.quarantined.is_empty() {
-        let event = quarantined(lease, run, facts);
-        security_events::append(&mut write.transaction, &event).await?;
-    }
+    quarantine::tell(&mut write.transaction, lease, run, facts.base_commit, facts.quarantined).await?;
     write.transaction.commit().await?;
     Ok(())
-}
-
-/// Told once a run, not at each of its attempts.
-fn quarantined(lease: Lease, run: &RunRow, facts: &SandboxFacts<'_>) -> SecurityEvent {
-    let paths: Vec<&str> = facts.quarantined.iter().map(|hidden| hidden.path.as_str()).collect();
-    let details =
-        json!({ "run": run.name, "base_commit": facts.base_commit, "count": paths.len(), "paths": paths });
-    SecurityEvent::new(SecurityEventKind::RepositoryQuarantined, &format!("run:{}", lease.run), &details)
-        .of_run(lease.task, lease.run)
-        .once(lease.run.to_string())
 }
 
 /// Output blocks and what was read from them, with the new ends of both streams.

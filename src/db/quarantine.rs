@@ -3,11 +3,16 @@
 use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
+use serde_json::json;
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use crate::db::error::DbError;
+use crate::db::queue::Lease;
+use crate::db::runs::RunRow;
+use crate::db::security_events;
 use crate::db::visible::Visible;
+use crate::domain::security_event::{SecurityEvent, SecurityEventKind};
 use crate::wire;
 
 /// Days after which what no run and no fetch has met any more is forgotten.
@@ -229,4 +234,25 @@ pub async fn revoke(
     .bind(id)
     .fetch_optional(connection)
     .await?)
+}
+
+/// Tells that a run begins without what is quarantined: once a run, not at each of its attempts.
+pub(super) async fn tell(
+    connection: &mut PgConnection,
+    lease: Lease,
+    run: &RunRow,
+    base_commit: Option<&str>,
+    hidden: &[wire::quarantine::Quarantined],
+) -> Result<(), DbError> {
+    if hidden.is_empty() {
+        return Ok(());
+    }
+    let paths: Vec<&str> = hidden.iter().map(|hidden| hidden.path.as_str()).collect();
+    let details =
+        json!({ "run": run.name, "base_commit": base_commit, "count": paths.len(), "paths": paths });
+    let subject = format!("run:{}", lease.run);
+    let event = SecurityEvent::new(SecurityEventKind::RepositoryQuarantined, &subject, &details)
+        .of_run(lease.task, lease.run)
+        .once(lease.run.to_string());
+    security_events::append(connection, &event).await
 }

@@ -1,5 +1,6 @@
 //! Whatever can die or go away does so here, in the middle of things: nothing may be lost, doubled or left.
 
+mod alarms;
 mod api_killed;
 mod crowd;
 mod database;

@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
 
 /// An entry in its place in the log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -36,7 +37,7 @@ pub struct AuditProof {
 }
 
 /// Which entries.
-#[derive(Debug, Clone, Default, Deserialize, IntoParams)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct AuditFilter {
@@ -52,6 +53,8 @@ pub struct AuditFilter {
     pub since: Option<DateTime<Utc>>,
     /// Before this time.
     pub until: Option<DateTime<Utc>>,
+    /// This task and its runs.
+    pub task: Option<Uuid>,
     /// `next` of the page before.
     pub cursor: Option<u64>,
     /// 1 to 500; 100 if it is not given.
@@ -59,12 +62,14 @@ pub struct AuditFilter {
 }
 
 /// Which entries, and how.
-#[derive(Debug, Clone, Default, Deserialize, IntoParams)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct AuditExport {
     /// `jsonl` (can be verified offline) or `ocsf`.
     pub format: Option<String>,
+    /// This task and its runs.
+    pub task: Option<Uuid>,
     /// From this time on.
     pub since: Option<DateTime<Utc>>,
     /// Before this time.

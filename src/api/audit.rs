@@ -140,16 +140,17 @@ pub(super) async fn export_audit(
     State(state): State<ApiState>,
     Query(asked): Query<AuditExport>,
 ) -> ApiResult<Response> {
+    let partial = asked.since.is_some() || asked.until.is_some() || asked.task.is_some();
     let form = match asked.format.as_deref() {
         Some("ocsf") => Form::Ocsf,
-        Some("jsonl") | None if asked.since.is_some() || asked.until.is_some() => Form::Part,
+        Some("jsonl") | None if partial => Form::Part,
         Some("jsonl") | None => Form::Whole,
         Some(_) => return Err(ApiError::invalid("format is jsonl or ocsf")),
     };
     let mut connection = state.pool.acquire().await?;
     let (checkpoint, note) = last(&mut connection).await?;
     drop(connection);
-    let filter = Filter { since: asked.since, until: asked.until, ..Filter::default() };
+    let filter = Filter { since: asked.since, until: asked.until, task: asked.task, ..Filter::default() };
     let export = Export::new(checkpoint, note, filter, form);
     let mut response = Body::from_stream(pages(state.pool.clone(), export)).into_response();
     let ndjson = HeaderValue::from_static("application/x-ndjson");

@@ -15,7 +15,7 @@ use crate::cli::{audit_cosign, audit_export, audit_show, audit_tiles, audit_veri
 use crate::config::sequencer::SequencerConfig;
 use crate::trail::note::{Kind, SignerKey, VerifierKey};
 
-/// Read and verify the tamper-evident audit trail
+/// Read and verify the tamper-evident audit trail: of the database where one is configured here, else of the server
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -39,6 +39,8 @@ enum Command {
     Checkpoint,
     /// Take a witness's signature of a checkpoint: a signed note
     Cosign { file: PathBuf },
+    /// Print the public key of the log that is signed on this host
+    Key,
     /// Make a key for the log, or for a witness; the public key is printed
     Keygen {
         /// Name of the log or the witness, such as a URL without its scheme
@@ -105,6 +107,10 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, CliError> {
         Command::Show { task } => audit_show::run(task, globals).await,
         Command::Checkpoint => audit_cosign::checkpoint().await,
         Command::Cosign { file } => audit_cosign::run(&file).await,
+        Command::Key => {
+            keys(&[])?.iter().try_for_each(|key| output::line(&key.to_string()))?;
+            Ok(Exit::Success)
+        }
         Command::Keygen { name, out, witness } => keygen(&name, &out, witness),
     }
 }

@@ -5,8 +5,11 @@ use std::path::Path;
 use anyhow::{Context as _, anyhow};
 use chrono::DateTime;
 use serde_json::json;
+use sqlx::PgPool;
 
 use crate::cli::audit;
+use crate::cli::audit_source::Source;
+use crate::cli::escape;
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::host::Configuration;
 use crate::cli::output;
@@ -19,17 +22,21 @@ use crate::trail::note::{Note, VerifierKey};
 /// # Errors
 /// [`CliError::Host`] if there is none yet.
 pub async fn checkpoint() -> Result<Exit, CliError> {
-    let pool = Configuration::load_with_database()?.pool(Zone::Owner).await?;
-    let read = async {
-        let mut connection = pool.acquire().await?;
-        let note = db::trail::note(&mut connection, None).await?.context("there is no checkpoint yet")?;
-        let size = Checkpoint::parse(&Note::parse(&note)?.text)?.size;
-        let lines = db::trail::cosignatures(&mut connection, size).await?;
-        Ok(lines.into_iter().fold(note, |note, line| note + &line + "\n"))
+    let note = match Source::open().await? {
+        Source::Database(pool) => last(&pool).await.map_err(CliError::Host)?,
+        Source::Server(client) => client.audit_checkpoint().await?,
     };
-    let note: String = read.await.map_err(CliError::Host)?;
-    output::line(note.trim_end_matches('\n'))?;
+    // A signed note is lines of text; a server's may be anything.
+    note.trim_end_matches('\n').lines().try_for_each(|line| output::line(&escape::line(line)))?;
     Ok(Exit::Success)
+}
+
+async fn last(pool: &PgPool) -> anyhow::Result<String> {
+    let mut connection = pool.acquire().await?;
+    let note = db::trail::note(&mut connection, None).await?.context("there is no checkpoint yet")?;
+    let size = Checkpoint::parse(&Note::parse(&note)?.text)?.size;
+    let lines = db::trail::cosignatures(&mut connection, size).await?;
+    Ok(lines.into_iter().fold(note, |note, line| note + &line + "\n"))
 }
 
 /// Takes what known witnesses signed of a checkpoint that this log made, and nothing else.

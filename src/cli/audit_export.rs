@@ -3,21 +3,44 @@
 use std::io::Write as _;
 
 use anyhow::Context as _;
+use sqlx::PgPool;
 
 use crate::cli::audit::{self, ExportArgs, Format};
+use crate::cli::audit_source::Source;
 use crate::cli::exit::{CliError, Exit};
-use crate::cli::host::Configuration;
+use crate::client::Client;
 use crate::db;
-use crate::db::Zone;
 use crate::db::trail::Filter;
 use crate::db::trail_export::{Export, Form};
 use crate::trail::checkpoint;
+use crate::wire::audit::AuditExport;
 
 /// # Errors
 /// [`CliError`].
 pub async fn run(args: ExportArgs) -> Result<Exit, CliError> {
+    match Source::open().await? {
+        Source::Database(pool) => of_database(&args, &pool).await.map(|()| Exit::Success),
+        Source::Server(client) => of_server(&args, &client).await.map(|()| Exit::Success),
+    }
+}
+
+/// As the server gives it: whoever reads it verifies it.
+async fn of_server(args: &ExportArgs, client: &Client) -> Result<(), CliError> {
+    let format = match args.format {
+        Format::Jsonl => "jsonl",
+        Format::Ocsf => "ocsf",
+    };
+    let asked =
+        AuditExport { format: Some(format.to_owned()), task: args.task, since: args.since, until: None };
+    let mut download = client.audit_export(&asked).await?;
+    while let Some(bytes) = download.chunk().await? {
+        std::io::stdout().lock().write_all(&bytes)?;
+    }
+    Ok(())
+}
+
+async fn of_database(args: &ExportArgs, pool: &PgPool) -> Result<(), CliError> {
     let keys = audit::keys(&args.key)?;
-    let pool = Configuration::load_with_database()?.pool(Zone::Owner).await?;
     let written = async {
         let mut connection = pool.acquire().await?;
         let note = db::trail::note(&mut connection, None).await?;
@@ -35,6 +58,5 @@ pub async fn run(args: ExportArgs) -> Result<Exit, CliError> {
         }
         anyhow::Ok(())
     };
-    written.await.map_err(CliError::Host)?;
-    Ok(Exit::Success)
+    written.await.map_err(CliError::Host)
 }

@@ -2,15 +2,16 @@
 
 use anyhow::{Context as _, anyhow};
 use serde_json::{Value, json};
+use sqlx::PgPool;
 use uuid::Uuid;
 
+use crate::cli::audit_source::Source;
 use crate::cli::escape;
 use crate::cli::exit::{CliError, Exit};
-use crate::cli::host::Configuration;
 use crate::cli::output::{self, Globals};
 use crate::db;
-use crate::db::Zone;
 use crate::db::trail::Filter;
+use crate::wire::audit::AuditFilter;
 
 /// More than any task has.
 const MOST: i64 = 100_000;
@@ -20,28 +21,39 @@ const WIDTH: usize = 160;
 /// # Errors
 /// [`CliError::Host`] if there is no such task in the log.
 pub async fn run(task: Uuid, globals: &Globals) -> Result<Exit, CliError> {
-    let pool = Configuration::load_with_database()?.pool(Zone::Owner).await?;
+    let entries = match Source::open().await? {
+        Source::Database(pool) => of_database(&pool, task).await?,
+        Source::Server(client) => {
+            let filter = AuditFilter { task: Some(task), limit: Some(500), ..AuditFilter::default() };
+            let entries = client.audit_entries(filter).await?;
+            entries.into_iter().map(|entry| (entry.index, entry.entry)).collect()
+        }
+    };
+    if entries.is_empty() {
+        return Err(CliError::Host(anyhow!("the log has nothing of task {task}")));
+    }
+    for (index, row) in entries {
+        if globals.json {
+            output::json(&json!({ "index": index, "entry": row }))?;
+        } else {
+            output::line(&escape::line(&told(index, &row)))?;
+        }
+    }
+    Ok(Exit::Success)
+}
+
+async fn of_database(pool: &PgPool, task: Uuid) -> Result<Vec<(u64, Value)>, CliError> {
     let filter = Filter { task: Some(task), ..Filter::default() };
     let read = async {
         let mut connection = pool.acquire().await?;
         db::trail::placed(&mut connection, &filter, (0, i64::MAX as u64), MOST).await
     };
     let placed = read.await.context("database").map_err(CliError::Host)?;
-    if placed.is_empty() {
-        return Err(CliError::Host(anyhow!("the log has nothing of task {task}")));
-    }
-    for entry in placed {
-        let row: Value = serde_json::from_str(entry.row.as_deref().unwrap_or("null")).unwrap_or_default();
-        if globals.json {
-            output::json(&json!({ "index": entry.index, "entry": row }))?;
-        } else {
-            output::line(&escape::line(&told(entry.index, &row)))?;
-        }
-    }
-    Ok(Exit::Success)
+    let row = |text: Option<&str>| serde_json::from_str(text.unwrap_or("null")).unwrap_or_default();
+    Ok(placed.iter().map(|entry| (entry.index.unsigned_abs(), row(entry.row.as_deref()))).collect())
 }
 
-fn told(index: i64, row: &Value) -> String {
+fn told(index: u64, row: &Value) -> String {
     let text = |name: &str| row[name].as_str().unwrap_or("?");
     let who = match row["actor_id"].as_str() {
         Some(id) => format!("{} {id}", text("actor_kind")),

@@ -9,12 +9,12 @@ use serde_json::{Value, json};
 use sqlx::{Connection as _, PgConnection};
 
 use crate::cli::audit::{self, VerifyArgs};
+use crate::cli::audit_source::Source;
 use crate::cli::escape;
 use crate::cli::exit::{CliError, Exit};
-use crate::cli::host::Configuration;
 use crate::cli::output::{self, Globals};
+use crate::client::Client;
 use crate::db;
-use crate::db::Zone;
 use crate::db::error::DbError;
 use crate::db::trail::Filter;
 use crate::trail::canonical;
@@ -25,9 +25,13 @@ use crate::trail::follow::Follower;
 use crate::trail::note::VerifierKey;
 use crate::trail::tile::{self, Tiles};
 use crate::trail::tree::{self, leaf_hash};
+use crate::wire::audit::AuditExport;
 
 /// Entries, or checkpoints, read at once.
 const PAGE: i64 = 5_000;
+
+/// The longest line of a server's export, in bytes.
+const MAX_LINE: usize = 64 << 20;
 
 /// What could not be verified.
 #[derive(Debug, thiserror::Error)]
@@ -79,7 +83,10 @@ async fn verify(args: &VerifyArgs, keys: &[VerifierKey]) -> Result<Result<String
     if let Some(path) = &args.export {
         return Ok(of_export(path, keys, known));
     }
-    let pool = Configuration::load_with_database()?.pool(Zone::Owner).await?;
+    let pool = match Source::open().await? {
+        Source::Database(pool) => pool,
+        Source::Server(client) => return of_server(&client, args, keys, known).await,
+    };
     let mut connection = pool.acquire().await.context("database").map_err(CliError::Host)?;
     if let (Some(from), Some(to)) = (&args.from, &args.to) {
         return Ok(between(&mut connection, from, to, keys).await);
@@ -88,6 +95,35 @@ async fn verify(args: &VerifyArgs, keys: &[VerifierKey]) -> Result<Result<String
         let Found { size, waiting, .. } = found;
         let held = args.anchor.len();
         format!("{size} entries are what their checkpoints say ({held} anchors asked); {waiting} wait for their place")
+    }))
+}
+
+/// All that the server has, with two checkpoints to pass through if there are such.
+async fn of_server(
+    client: &Client,
+    args: &VerifyArgs,
+    keys: &[VerifierKey],
+    mut known: Vec<Checkpoint>,
+) -> Result<Result<String, Wrong>, CliError> {
+    let named: Vec<_> = args.from.iter().chain(&args.to).cloned().collect();
+    match anchored(&named, keys) {
+        Ok(named) => known.extend(named),
+        Err(error) => return Ok(Err(error)),
+    }
+    let asked = known.len();
+    let mut download = client.audit_export(&AuditExport::default()).await?;
+    let (mut reader, mut held) = (export::Reader::new(keys.to_vec(), known), Vec::new());
+    while let Some(line) = download.line(&mut held, MAX_LINE).await? {
+        if let Err(error) = reader.line(&line) {
+            return Ok(Err(error.into()));
+        }
+    }
+    Ok(reader.end().map_err(Wrong::from).and_then(|found| match found.whole {
+        true => Ok(format!(
+            "{} entries, all that the server has, are what their checkpoints say ({asked} checkpoints from elsewhere asked)",
+            found.entries
+        )),
+        false => Err(TrailError::malformed("export", "the server left entries out").into()),
     }))
 }
 

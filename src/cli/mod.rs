@@ -5,6 +5,7 @@ pub mod audit;
 pub mod audit_cosign;
 pub mod audit_export;
 pub mod audit_show;
+pub mod audit_source;
 pub mod audit_tiles;
 pub mod audit_verify;
 mod cancel;

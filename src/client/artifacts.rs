@@ -6,6 +6,7 @@ use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use uuid::Uuid;
 
 use crate::client::Client;
+use crate::client::download::Download;
 use crate::client::error::ClientError;
 use crate::domain::name::Name;
 use crate::wire::run::{Diff, Files, FilesPart};
@@ -19,10 +20,9 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn patch(&self, task: Uuid, run: &Name) -> Result<Patch, ClientError> {
+    pub async fn patch(&self, task: Uuid, run: &Name) -> Result<Download, ClientError> {
         let request = self.artifact(task, run, "diff").header(ACCEPT, "text/x-diff");
-        let response = self.send_repeating(request).await?;
-        Ok(Patch { client: self.clone(), response })
+        self.download(request).await
     }
 
     /// The run's patch with its list of files.
@@ -62,23 +62,6 @@ impl Client {
             response: None,
             attempt: 0,
         }
-    }
-}
-
-/// A patch on its way.
-#[derive(Debug)]
-pub struct Patch {
-    client: Client,
-    response: Response,
-}
-
-impl Patch {
-    /// The next bytes; `None` at the end.
-    ///
-    /// # Errors
-    /// [`ClientError`]; a patch that breaks off is not taken up again.
-    pub async fn chunk(&mut self) -> Result<Option<Bytes>, ClientError> {
-        self.client.chunk(&mut self.response).await
     }
 }
 

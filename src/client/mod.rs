@@ -1,15 +1,17 @@
 //! A typed client for the REST API.
 //!
 //! [`Client`] holds the connection; its calls are in [`tasks`], [`artifacts`], [`repositories`],
-//! [`security_events`] and [`health`], one file per kind of thing. [`follow`] watches a task's events across broken
+//! [`audit`], [`security_events`] and [`health`], one file per kind of thing. [`follow`] watches a task's events across broken
 //! connections without a gap and without a duplicate.
 //!
 //! The server is trusted to be ours, but what it passes on comes from hostile agents: every answer is
 //! bounded in size and time, and redirects are not followed, because the key would go along.
 
 pub mod artifacts;
+pub mod audit;
 pub mod backoff;
 pub mod continuity;
+pub mod download;
 pub mod error;
 pub mod event;
 pub mod follow;

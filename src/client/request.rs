@@ -115,7 +115,7 @@ impl Client {
         self.json_repeating(self.api(Method::GET, segments)).await
     }
 
-    async fn body(&self, mut response: Response, limit: usize) -> Result<Vec<u8>, ClientError> {
+    pub(super) async fn body(&self, mut response: Response, limit: usize) -> Result<Vec<u8>, ClientError> {
         let mut body = Vec::new();
         while let Some(chunk) = self.chunk(&mut response).await? {
             if body.len() + chunk.len() > limit {

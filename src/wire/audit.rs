@@ -39,7 +39,7 @@ pub struct AuditProof {
 }
 
 /// Which entries.
-#[derive(Debug, Clone, Default, Deserialize, IntoParams)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct AuditFilter {
@@ -78,13 +78,15 @@ pub struct AuditFilter {
 }
 
 /// Which entries, and how.
-#[derive(Debug, Clone, Default, Deserialize, IntoParams)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct AuditExport {
     /// `jsonl` (can be verified offline) or `ocsf`.
     #[param(pattern = "^(jsonl|ocsf)$")]
     pub format: Option<String>,
+    /// This task and its runs.
+    pub task: Option<Uuid>,
     /// From this time on.
     #[serde(default, deserialize_with = "moment::read")]
     pub since: Option<DateTime<Utc>>,

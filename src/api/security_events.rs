@@ -21,6 +21,9 @@ pub(super) async fn list_security_events(
     if !(1..=500).contains(&limit) {
         return Err(ApiError::invalid("limit is 1 to 500"));
     }
+    if asked.cursor.is_some_and(|cursor| i64::try_from(cursor).is_err()) {
+        return Err(ApiError::invalid("cursor is the next of a page before"));
+    }
     let mut connection = state.pool.acquire().await?;
     let rows = db::security_events::list(&mut *connection, &asked, i64::from(limit)).await?;
     let full = rows.len() == limit as usize;

@@ -6,6 +6,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use crate::domain::security_event::{SecurityEventKind, Severity};
+use crate::wire::moment;
 
 /// What somebody should hear of.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -99,13 +100,14 @@ pub struct SecurityEventFilter {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub severity: Option<Severity>,
     /// From this time on.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "moment::read", skip_serializing_if = "Option::is_none")]
     pub since: Option<DateTime<Utc>>,
     /// Of this task and its runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub task: Option<Uuid>,
     /// `next` of the page before.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(maximum = 9_223_372_036_854_775_807_u64)]
     pub cursor: Option<u64>,
     /// 1 to 500; 100 if it is not given.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -39,6 +39,8 @@ async fn paths_and_queries(kage: &TestKage) {
         (422, "/api/v1/audit/export?since=%2B262142-12-31T23:59:59Z"),
         (200, "/api/v1/audit?since=0000-01-01T00:00:00Z&until=9999-12-31T23:59:59Z"),
         (422, "/api/v1/audit?cursor=9223372036854775808"),
+        (422, "/api/v1/security-events?since=-4714-01-01T00:00:00Z"),
+        (422, "/api/v1/security-events?cursor=9223372036854775808"),
         (422, "/api/v1/audit?cursor=18446744073709551616"),
         (404, "/api/v1/audit/18446744073709551615/proof"),
         (422, "/api/v1/tasks?page=18446744073709551616"),

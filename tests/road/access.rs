@@ -199,6 +199,9 @@ fn shows_nothing(operation: &Operation, there: &Answer) {
             assert!(keys <= 2, "keys that have no more than it: {}", there.text());
         }
         ("GET", "/api/v1/keys/self") => assert_eq!(there.status, 200),
+        // It is a key that asks: it has no session.
+        ("GET", "/api/v1/session") | ("POST", "/auth/logout") => assert_eq!(there.status, 404),
+        ("GET", "/api/v1/sessions") => assert_eq!(there.json(), json!({ "sessions": [] })),
         _ => panic!(
             "{} {}: what does it show of others' things? Say so here",
             operation.method, operation.path

@@ -207,6 +207,9 @@ fn shows_nothing(operation: &Operation, there: &Answer) {
             assert!(keys <= 2, "keys that have no more than it: {}", there.text());
         }
         ("GET", "/api/v1/keys/self") => assert_eq!(there.status, 200),
+        // It is a key that asks: it has no session.
+        ("GET", "/api/v1/session") | ("POST", "/auth/logout") => assert_eq!(there.status, 404),
+        ("GET", "/api/v1/sessions") => assert_eq!(there.json(), json!({ "sessions": [] })),
         _ => panic!(
             "{} {}: what does it show of others' things? Say so here",
             operation.method, operation.path
@@ -258,7 +261,10 @@ async fn what_is_outside_a_keys_limits_does_not_exist_for_it() {
     let (_, mine) =
         kage.key_with(&json!({ "scopes": ["admin"], "repositories": ["demo"], "clis": ["shell"] })).await;
     for operation in described(&kage).await.iter().filter(|one| one.method == Method::GET) {
-        let is_whole = operation.path.contains("/keys/{id}") || operation.of_everything;
+        // A key has no session of its own.
+        let is_whole = operation.path.contains("/keys/{id}")
+            || operation.of_everything
+            || operation.path == "/api/v1/session";
         if operation.scopes.is_some() && !is_whole {
             let found = kage.try_operation(operation, &inside, Some(&mine)).await;
             assert_eq!(found.status, 200, "{}: {}", operation.path, found.text());

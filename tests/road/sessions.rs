@@ -192,7 +192,7 @@ async fn a_session_is_held_to_its_rights_and_its_end_is_felt() {
     // The day's quota is the person's, not the session's: signing in anew gives no more.
     let (mut again, twice) = kage.signed_in(&provider, "alice", "dev").await;
     assert_eq!(twice["used"]["runs_today"], 1, "{twice}");
-    let mut two = shell("echo x");
+    let mut two = shell("echo two runs of it");
     two["cli_assignments"] = json!([{ "cli_name": "shell" }, { "cli_name": "shell" }]);
     kage.submit_in(&mut again, &twice, &two).await.problem(429);
     // Another person's are his own; and a key of the day before sees no sessions without the scope.

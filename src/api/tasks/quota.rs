@@ -24,16 +24,17 @@ pub(super) async fn count(
 
 fn used_up(day: &DayRow) -> Option<String> {
     let key = &day.key_id;
+    let who = if key.starts_with("p_") { "person" } else { "API key" };
     if let Some(limit) = day.runs_a_day
         && day.runs > i64::from(limit)
     {
         return Some(format!(
-            "API key {key} may submit {limit} runs a day (UTC), with these it would be {}",
+            "{who} {key} may submit {limit} runs a day (UTC), with these it would be {}",
             day.runs
         ));
     }
     let used = day.spent_micros.saturating_add(day.reserved_micros);
     let limit = day.micros_a_day.filter(|limit| used >= *limit)?;
     let usd = |micros: i64| micros as f64 / 1e6;
-    Some(format!("API key {key} may spend {:.4} USD a day (UTC) and has spent {:.4}", usd(limit), usd(used)))
+    Some(format!("{who} {key} may spend {:.4} USD a day (UTC) and has spent {:.4}", usd(limit), usd(used)))
 }

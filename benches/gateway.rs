@@ -226,6 +226,7 @@ impl World {
             dialect: "anthropic",
             model_asked: None,
             model_default: "m-1",
+            traceparent: None,
         };
         db::grants::want(&mut *self.pool.acquire().await?, &wish).await?;
         db::notify::send(&self.pool, db::notify::GRANTS, "").await?;

@@ -38,6 +38,9 @@ enum Role {
     Api,
     Runner,
     Gateway,
+    Sequencer,
+    Notifier,
+    Keeper,
 }
 
 impl Role {
@@ -46,6 +49,9 @@ impl Role {
             Self::Api => "the API",
             Self::Runner => "the runner",
             Self::Gateway => "the gateway",
+            Self::Sequencer => "the sequencer",
+            Self::Notifier => "the notifier",
+            Self::Keeper => "the keeper",
         }
     }
 }
@@ -58,6 +64,8 @@ fn own_role(configuration: &Configuration) -> Option<Role> {
         "kage_api" => Some(Role::Api),
         "kage_runner" => Some(Role::Runner),
         "kage_gateway" => Some(Role::Gateway),
+        "kage_sequencer" => Some(Role::Sequencer),
+        "kage_notifier" => Some(Role::Notifier),
         _ => None,
     }
 }
@@ -96,6 +104,8 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, CliError> {
         Some(Role::Api) => matches!(name, "database" | "tls"),
         Some(Role::Runner) => matches!(name, "database" | "engine" | "keeper" | "host"),
         Some(Role::Gateway) => !matches!(name, "tls" | "engine" | "keeper" | "host"),
+        Some(Role::Sequencer | Role::Notifier) => name == "database",
+        Some(Role::Keeper) => name == "keeper",
     };
     let mut gateway = configuration.gateway.clone();
     gateway.providers.providers.retain(|provider| wanted(&provider.name));

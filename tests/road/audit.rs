@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, PgPool};
 
-use crate::support::TestKage;
 use crate::support::tasks::{shell, string};
+use crate::support::{TestKage, eventually};
 
 type Entry = (String, Option<String>, String, String, String, Value);
 
@@ -106,6 +106,65 @@ async fn every_act_and_every_state_has_its_entry() {
     assert_eq!(all.iter().filter(|entry| !entry.0.is_empty()).count(), all.len());
     let known: usize = 11 + 2 + 1 + 2 + 1 + 10 + 1 + 5;
     assert_eq!(all.len(), known, "{all:#?}");
+}
+
+/// Whoever has a key with `audit:read` and the log's public key needs no database, and need not believe the server.
+#[tokio::test]
+async fn the_trail_is_read_and_verified_through_the_server() {
+    let kage = TestKage::serving(&[]).await;
+    kage.demo().await;
+    let done = kage.run(&shell("echo x > x")).await;
+    let (id, run) = (string(&done["id"]), string(&done["runs"][0]["id"]));
+    let public = kage.host(&["audit", "key"]);
+    let public = public.trim_end();
+    let client = async |args: &[&str]| {
+        let output = kage.client(args).await;
+        (output.status.code(), String::from_utf8(output.stdout).expect("text"))
+    };
+    let story = eventually("the task's end has its place", async || {
+        let (_, story) = client(&["audit", "show", "--task", id]).await;
+        story.contains("task.end").then_some(story)
+    });
+    let story = story.await;
+    for act in ["task.submit", &format!("run.harvest  run:{run}")] {
+        assert!(story.contains(act), "{story}");
+    }
+    let database = kage.host(&["audit", "show", "--task", id]);
+    assert_eq!(story, database, "the same story wherever it is read");
+
+    let (code, note) = client(&["audit", "checkpoint"]).await;
+    let earlier = kage.folder.join("checkpoint");
+    std::fs::write(&earlier, note).expect("a folder of ours");
+    let verify = ["audit", "verify", "--key", public, "--anchor", earlier.to_str().expect("a name")];
+    assert_eq!(code, Some(0));
+    let (code, said) = client(&verify).await;
+    assert!(code == Some(0) && said.contains("1 checkpoints from elsewhere asked"), "{said}");
+    let (code, part) = client(&["audit", "export", "--task", id]).await;
+    let file = kage.folder.join("part.jsonl");
+    std::fs::write(&file, &part).expect("a folder of ours");
+    let offline = ["audit", "verify", "--key", public, "--export", file.to_str().expect("a name")];
+    assert_eq!((code, client(&offline).await.0), (Some(0), Some(0)), "{part}");
+    let stranger = kage.folder.join("stranger");
+    let stranger = kage.host(&[
+        "audit",
+        "keygen",
+        "--name",
+        public.split('+').next().expect("a name"),
+        "--out",
+        stranger.to_str().expect("a name"),
+    ]);
+    let (code, said) = client(&["audit", "verify", "--key", stranger.trim_end()]).await;
+    assert!(code == Some(1) && said.starts_with("NOT verified"), "{said}");
+
+    let changed = sqlx::raw_sql(
+        "SET session_replication_role = replica;
+         UPDATE audit_entries SET outcome = 'failed' WHERE action = 'task.submit';
+         RESET session_replication_role",
+    );
+    let mut owner = kage.pool().acquire().await.expect("a connection");
+    changed.execute(&mut *owner).await.expect("the owner may do anything");
+    let (code, said) = client(&verify).await;
+    assert!(code == Some(1) && said.contains("NOT verified: entry "), "{said}");
 }
 
 /// Runs a statement as a role; the SQLSTATE where it is refused.

@@ -4,6 +4,7 @@
 //! "Not found" is `Ok(None)`. **Lock order: the task's row, then its runs' rows**, so that
 //! a client's cancel and a runner's write can't wait for each other.
 
+pub mod attempt_ends;
 pub mod attempts;
 pub mod audit;
 pub mod budgets;

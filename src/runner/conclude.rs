@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tracing::Span;
 
 use crate::db;
-use crate::db::attempts::{Ending, Harvested};
+use crate::db::attempt_ends::{Ending, Harvested};
 use crate::db::error::DbError;
 use crate::db::results::ResultRow;
 use crate::db::runs::RunRow;
@@ -121,7 +121,7 @@ impl Drive<'_> {
         let (pool, ending) = (&self.environment.pool, ending_of(&verdict));
         let (branch, findings) = (taken.branch.as_ref(), &taken.findings);
         self.environment.leases.ends(self.lease);
-        self.commit(|| db::attempts::finish(pool, self.lease, run, &ending, branch, findings)).await?;
+        self.commit(|| db::attempt_ends::finish(pool, self.lease, run, &ending, branch, findings)).await?;
         metrics().runs.took(Phase::Harvest, began.elapsed());
         self.has_ended(ending.state);
         prepare::discard(self.environment, run.id).await;
@@ -153,7 +153,7 @@ impl Drive<'_> {
         let (pool, ending) = (&self.environment.pool, ending_of(&verdict));
         let nothing = HarvestFindings::default();
         self.environment.leases.ends(self.lease);
-        self.commit(|| db::attempts::finish(pool, self.lease, &run, &ending, None, &nothing)).await?;
+        self.commit(|| db::attempt_ends::finish(pool, self.lease, &run, &ending, None, &nothing)).await?;
         self.has_ended(ending.state);
         prepare::discard(self.environment, run.id).await;
         Ok(())
@@ -212,7 +212,7 @@ impl Drive<'_> {
         let seconds = u32::try_from(delay.as_secs()).unwrap_or(u32::MAX);
         let (pool, ending) = (&self.environment.pool, ending_of(verdict));
         self.environment.leases.ends(self.lease);
-        self.commit(|| db::attempts::requeue(pool, self.lease, run, &ending, seconds)).await?;
+        self.commit(|| db::attempt_ends::requeue(pool, self.lease, run, &ending, seconds)).await?;
         metrics().runs.retried();
         let environment = Arc::clone(self.environment);
         self.environment.lifecycle.spawn(async move {

@@ -1,6 +1,7 @@
 //! The fence: a runner that lost its lease writes nothing more, whatever it believes.
 
-use kage::db::attempts::{self, Ending, Harvested, Output, SandboxFacts};
+use kage::db::attempt_ends::{self, Ending, Harvested};
+use kage::db::attempts::{self, Output, SandboxFacts};
 use kage::db::error::DbError;
 use kage::db::events::NewEvent;
 use kage::db::queue::{self, Lease};
@@ -89,11 +90,14 @@ async fn every_write_is_refused(db: &TestDatabase, lease: Lease, run: &RunRow) {
         ("notice", attempts::notice(pool, lease, run, EventKind::Warning, "late".to_owned()).await),
         ("start again", starts::again(pool, lease).await.map(drop)),
         ("set_harvesting", attempts::set_harvesting(pool, lease, run, &json!({})).await),
-        ("requeue", attempts::requeue(pool, lease, run, &succeeded(), 1).await),
-        ("finish", attempts::finish(pool, lease, run, &succeeded(), None, &HarvestFindings::default()).await),
+        ("requeue", attempt_ends::requeue(pool, lease, run, &succeeded(), 1).await),
+        (
+            "finish",
+            attempt_ends::finish(pool, lease, run, &succeeded(), None, &HarvestFindings::default()).await,
+        ),
     ];
     let with_branch =
-        attempts::finish(pool, lease, run, &succeeded(), Some(&harvested()), &HarvestFindings::default())
+        attempt_ends::finish(pool, lease, run, &succeeded(), Some(&harvested()), &HarvestFindings::default())
             .await;
     refusals.push(("finish with a branch", with_branch));
     for (name, refusal) in refusals {
@@ -125,9 +129,16 @@ async fn a_runner_whose_lease_was_taken_writes_nothing_more() {
     assert!(queue::claim_abandoned(&db.runner, old, 60, true, &[]).await.expect("asks").is_empty());
     attempts::append_output(&db.runner, lease, &output(b"two\n", 4)).await.expect("holds it");
     attempts::set_harvesting(&db.runner, lease, &run, &json!({})).await.expect("holds it");
-    attempts::finish(&db.runner, lease, &run, &succeeded(), Some(&harvested()), &HarvestFindings::default())
-        .await
-        .expect("holds it");
+    attempt_ends::finish(
+        &db.runner,
+        lease,
+        &run,
+        &succeeded(),
+        Some(&harvested()),
+        &HarvestFindings::default(),
+    )
+    .await
+    .expect("holds it");
     every_write_is_refused(&db, lease, &run).await;
     db.remove().await;
 }
@@ -158,7 +169,7 @@ async fn a_requeued_run_is_no_longer_its_former_holders() {
         exit_code: None,
         decided_by: "the runner".to_owned(),
     };
-    attempts::requeue(&db.runner, lease, &run, &lost, 3600).await.expect("holds it");
+    attempt_ends::requeue(&db.runner, lease, &run, &lost, 3600).await.expect("holds it");
     every_write_is_refused(&db, lease, &run).await;
     // Its back-off has not passed, and a restart of the same runner does not cut it short.
     assert!(queue::claim_queued(&db.runner, runner, 60, 9, &[]).await.expect("asks").is_empty());
@@ -220,13 +231,19 @@ async fn a_write_that_is_repeated_after_its_commit_is_made_once() {
         .expect("sees that it is done");
     assert_eq!(db.everything().await, after, "set_harvesting");
 
-    attempts::finish(pool, lease, &run, &succeeded(), Some(&harvested()), &HarvestFindings::default())
+    attempt_ends::finish(pool, lease, &run, &succeeded(), Some(&harvested()), &HarvestFindings::default())
         .await
         .expect("writes");
     let after = db.everything().await;
-    let repeated =
-        attempts::finish(pool, lease, &run, &succeeded(), Some(&harvested()), &HarvestFindings::default())
-            .await;
+    let repeated = attempt_ends::finish(
+        pool,
+        lease,
+        &run,
+        &succeeded(),
+        Some(&harvested()),
+        &HarvestFindings::default(),
+    )
+    .await;
     assert!(matches!(repeated, Err(DbError::LeaseLost(_))), "{repeated:?}");
     assert_eq!(db.everything().await, after, "finish");
     db.remove().await;

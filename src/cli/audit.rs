@@ -100,6 +100,20 @@ pub struct ExportArgs {
 /// # Errors
 /// [`CliError`].
 pub async fn run(args: Args, globals: &Globals) -> Result<Exit, CliError> {
+    // The cluster of a `kage serve` that does not run, or refuses to, can be read all the same.
+    let cluster = match &args.command {
+        Command::Key | Command::Keygen { .. } => None,
+        Command::Verify(VerifyArgs { export: Some(_), .. }) => None,
+        _ => host::own_cluster().await?,
+    };
+    let done = run_with_database(args, globals).await;
+    if let Some(cluster) = cluster {
+        cluster.stop().await.context("private database").map_err(CliError::Host)?;
+    }
+    done
+}
+
+async fn run_with_database(args: Args, globals: &Globals) -> Result<Exit, CliError> {
     match args.command {
         Command::Verify(args) => audit_verify::run(args, globals).await,
         Command::Export(args) => audit_export::run(args).await,

@@ -11,6 +11,8 @@ use crate::cli::exit::{CliError, Exit};
 use crate::cli::output::{self, Globals};
 use crate::db;
 use crate::db::trail::Filter;
+use crate::trail::canonical;
+use crate::trail::tree::leaf_hash;
 use crate::wire::audit::AuditFilter;
 
 /// More than any task has.
@@ -26,34 +28,63 @@ pub async fn run(task: Uuid, globals: &Globals) -> Result<Exit, CliError> {
         Source::Server(client) => {
             let filter = AuditFilter { task: Some(task), limit: Some(500), ..AuditFilter::default() };
             let entries = client.audit_entries(filter).await?;
-            entries.into_iter().map(|entry| (entry.index, entry.entry)).collect()
+            entries.into_iter().map(|entry| Told::new(entry.index, &entry.hash, entry.entry)).collect()
         }
     };
     if entries.is_empty() {
         return Err(CliError::Host(anyhow!("the log has nothing of task {task}")));
     }
-    for (index, row) in entries {
+    let whole = entries.iter().all(|entry| entry.as_recorded);
+    for entry in &entries {
         if globals.json {
-            output::json(&json!({ "index": index, "entry": row }))?;
+            let Told { index, row, as_recorded } = entry;
+            output::json(&json!({ "index": index, "as_recorded": as_recorded, "entry": row }))?;
         } else {
-            output::line(&escape::line(&told(index, &row)))?;
+            output::line(&escape::line(&told(entry)))?;
         }
     }
-    Ok(Exit::Success)
+    if whole {
+        return Ok(Exit::Success);
+    }
+    output::note("CHANGED: the entry is not the one that was put into the log; see `kage audit verify`");
+    Ok(Exit::Failed)
 }
 
-async fn of_database(pool: &PgPool, task: Uuid) -> Result<Vec<(u64, Value)>, CliError> {
+/// An entry, and whether it fits the hash that was recorded with its place. That the hash is the one that was signed, only `verify` tells.
+struct Told {
+    index: u64,
+    row: Value,
+    as_recorded: bool,
+}
+
+impl Told {
+    fn new(index: u64, hash: &str, row: Value) -> Self {
+        let leaf = canonical::canonical(&row);
+        let as_recorded = leaf.is_ok_and(|leaf| hex::encode(leaf_hash(&leaf)) == hash);
+        Self { index, row, as_recorded }
+    }
+}
+
+async fn of_database(pool: &PgPool, task: Uuid) -> Result<Vec<Told>, CliError> {
     let filter = Filter { task: Some(task), ..Filter::default() };
     let read = async {
         let mut connection = pool.acquire().await?;
         db::trail::placed(&mut connection, &filter, (0, i64::MAX as u64), MOST).await
     };
     let placed = read.await.context("database").map_err(CliError::Host)?;
-    let row = |text: Option<&str>| serde_json::from_str(text.unwrap_or("null")).unwrap_or_default();
-    Ok(placed.iter().map(|entry| (entry.index.unsigned_abs(), row(entry.row.as_deref()))).collect())
+    Ok(placed
+        .iter()
+        .map(|entry| {
+            // As the sequencer read it: what is no canonical form is not as it was recorded either.
+            let leaf = entry.row.as_deref().and_then(|row| canonical::leaf(row).ok());
+            let row = leaf.as_deref().and_then(|leaf| canonical::parse(leaf).ok()).unwrap_or_default();
+            Told::new(entry.index.unsigned_abs(), &hex::encode(&entry.hash), row)
+        })
+        .collect())
 }
 
-fn told(index: u64, row: &Value) -> String {
+fn told(entry: &Told) -> String {
+    let Told { index, row, as_recorded } = entry;
     let text = |name: &str| row[name].as_str().unwrap_or("?");
     let who = match row["actor_id"].as_str() {
         Some(id) => format!("{} {id}", text("actor_kind")),
@@ -70,5 +101,10 @@ fn told(index: u64, row: &Value) -> String {
     }
     let outcome = if text("outcome") == "done" { String::new() } else { format!(" [{}]", text("outcome")) };
     let at = text("at").get(..19).unwrap_or("?").replace('T', " ");
-    format!("{index:>6}  {at}  {who}{from}  {}{outcome}  {}  {details}", text("action"), text("object"))
+    let changed = if *as_recorded { "" } else { "  CHANGED" };
+    format!(
+        "{index:>6}{changed}  {at}  {who}{from}  {}{outcome}  {}  {details}",
+        text("action"),
+        text("object")
+    )
 }

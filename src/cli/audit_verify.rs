@@ -208,8 +208,13 @@ pub async fn database(
         let notes = db::trail::notes_after(&mut transaction, after, PAGE).await?;
         let Some((last, _)) = notes.last() else { break };
         let last = *last as u64;
-        for (size, note) in notes {
+        let roots = db::trail::roots_after(&mut transaction, after, PAGE).await?;
+        for ((size, note), (_, root)) in notes.into_iter().zip(roots) {
             let signed = open(size, &note, keys)?;
+            if signed.root[..] != root[..] {
+                let place = format!("checkpoint of {size} entries");
+                return Err(TrailError::tampered(place, "the root beside its note is another").into());
+            }
             walk.to(&mut transaction, signed.size).await?;
             walk.follower.checkpoint(&signed)?;
         }

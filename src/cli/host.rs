@@ -16,7 +16,7 @@ use crate::config::webhooks::WebhooksConfig;
 use crate::config::{api, database, edge, gateway, oidc, runner, secrets, sequencer, watch, webhooks};
 use crate::db;
 use crate::db::Zone;
-use crate::db::private::Cluster;
+use crate::db::private::{Cluster, ClusterError};
 
 /// Every setting of every role, checked: a role refuses to start over another one's mistake too.
 pub struct Configuration {
@@ -62,6 +62,25 @@ pub fn load() -> Result<Configuration, ConfigError> {
     // Those of later sections too.
     configuration.runner.secrets = configuration.settings.secrets().to_vec();
     Ok(configuration)
+}
+
+/// The cluster of `kage serve` with this data folder, started, where it is what commands work with and nobody runs it. The caller
+/// stops it.
+///
+/// # Errors
+/// [`CliError::Host`] if it cannot be started.
+pub async fn own_cluster() -> Result<Option<Cluster>, CliError> {
+    let configuration = load()?;
+    let data_dir = &configuration.runner.data_dir;
+    if configuration.database.url.is_some() || Cluster::url_of(data_dir).is_none() {
+        return Ok(None);
+    }
+    match Cluster::start(data_dir).await {
+        Ok(cluster) => Ok(Some(cluster)),
+        // `kage serve` is there.
+        Err(ClusterError::Taken(_)) => Ok(None),
+        Err(error) => Err(CliError::Host(anyhow::Error::new(error).context("private database"))),
+    }
 }
 
 impl Configuration {

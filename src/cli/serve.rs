@@ -22,6 +22,8 @@ use crate::runner;
 use crate::sequencer;
 use crate::telemetry;
 
+/// For each half of the last words: giving out and sending, and the tries that are under way then.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 /// How long a role waits for a database that is not there yet.
 const DATABASE_WITHIN: Duration = Duration::from_secs(120);
 
@@ -157,20 +159,40 @@ async fn roles(configuration: &mut Configuration, roles: Roles) -> Result<Exit, 
     let started = start(configuration, roles, &mut trail, &lifecycle);
     let started = tokio::select! {
         started = started => started.map_err(CliError::Host),
+        // Asked to end, or one that had started already could not go on: the tasks know which.
         () = lifecycle.soft().cancelled() => {
-            trail.end(false).await;
-            return Ok(Exit::Success);
+            lifecycle.stop();
+            Ok(())
         }
     };
-    if let Err(error) = started {
+    if started.is_err() {
         lifecycle.stop();
-        lifecycle.wait().await;
-        trail.end(true).await;
-        return Err(error);
     }
-    let good = lifecycle.wait().await;
+    let good = lifecycle.wait().await && started.is_ok();
     trail.end(!good).await;
+    if !good && roles == Roles::All {
+        last_words(configuration).await;
+    }
+    started?;
     Ok(if good { Exit::Success } else { Exit::Failed })
+}
+
+/// Of a process that has all roles and could not go on: why it could not is what its receivers must hear first.
+async fn last_words(configuration: &Configuration) {
+    if configuration.webhooks.hooks.is_empty() {
+        return;
+    }
+    let lifecycle = Lifecycle::new();
+    let Ok(pool) = db::connect(&configuration.database, Zone::Notifier).await else { return };
+    if let Err(error) = notifier::start(pool, &configuration.webhooks, &lifecycle) {
+        tracing::error!(%error, "notifier.no_last_words");
+        return;
+    }
+    tokio::time::sleep(LAST_WORDS).await;
+    lifecycle.drain();
+    if tokio::time::timeout(LAST_WORDS, lifecycle.wait()).await.is_err() {
+        lifecycle.stop();
+    }
 }
 
 /// No core file of a role, and no look into its memory by another process of its user: there are secrets in it.

@@ -226,6 +226,24 @@ pub async fn notes_after(
     Ok(notes)
 }
 
+/// Sizes and roots as the table has them beside the notes, after `after`: the notes are what is signed.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn roots_after(
+    connection: &mut PgConnection,
+    after: u64,
+    limit: i64,
+) -> Result<Vec<(i64, Vec<u8>)>, DbError> {
+    let roots =
+        sqlx::query_as("SELECT size, root FROM audit_checkpoints WHERE size > $1 ORDER BY size LIMIT $2")
+            .bind(after as i64)
+            .bind(limit)
+            .fetch_all(connection)
+            .await?;
+    Ok(roots)
+}
+
 /// An entry in its place.
 #[derive(Debug, sqlx::FromRow)]
 pub struct Placed {

@@ -130,6 +130,7 @@ impl Drive<'_> {
 
     fn has_ended(&self, state: RunState) {
         metrics().runs.ended(state.as_str());
+        tracing::info!(state = state.as_str(), "runner.run_ended");
         if let Some((span, _)) = self.here.trace.get() {
             span.record("run.state", state.as_str());
         }

@@ -253,6 +253,7 @@ impl Drive<'_> {
             let started = async { sandbox.start().await.map_err(RunFailure::from) };
             tokio::try_join!(running, started)?;
             self.require_handover().await?;
+            tracing::info!("runner.sandbox_started");
             let (mut link, found) = tokio::select! {
                 link = listener.accept_first(SHIM_WITHIN) => link?,
                 ended = sandbox.wait() => {

@@ -57,6 +57,13 @@ async fn signals_drain_and_stop_it_too() {
     }
     kage.process(serve).signal(Signal::TERM);
     assert!(kage.process(serve).wait().await.success());
+    // Its cluster can be read without it, and is not left behind.
+    assert!(kage.host(&["audit", "verify"]).contains("are what their checkpoints say"));
+    assert!(kage.host(&["audit", "show", "--task", id]).contains("task.submit"));
+    // What it cannot begin with is no good end.
+    let broken = kage
+        .spawn_with("serve", &[("KAGE_API_TLS_CERT", "/nowhere/cert"), ("KAGE_API_TLS_KEY", "/nowhere/key")]);
+    assert!(!kage.process(broken).wait().await.success());
     kage.start("serve").await;
     let task = kage.ended(id).await;
     assert_result(&kage, &task, 2);

@@ -106,6 +106,36 @@ async fn receivers_that_fail_are_tried_again_and_hold_nobody_up() {
     eventually("it is told", async || (gone.told().len() == 2).then_some(())).await;
 }
 
+/// What ends `kage serve` is the first that its receivers must hear, and its exit status says that it was no order.
+#[tokio::test]
+async fn a_log_that_was_cut_is_told_although_it_ends_the_process() {
+    let mut kage = TestKage::new().await;
+    let ops = Receiver::start([]).await;
+    kage.webhooks(&hook("ops", &ops.url(), "min_severity = \"critical\""));
+    let serve = kage.start("serve").await;
+    eventually("there is a checkpoint", async || {
+        let all: Vec<i64> = sqlx::query_scalar("SELECT size FROM audit_checkpoints")
+            .fetch_all(kage.pool())
+            .await
+            .expect("reads");
+        (!all.is_empty()).then_some(())
+    })
+    .await;
+    let cut = "SET session_replication_role = replica;
+        DELETE FROM audit_leaves WHERE index >= 1; DELETE FROM audit_checkpoints;
+        RESET session_replication_role;
+        INSERT INTO audit_entries (actor_kind, action, object, outcome, details) VALUES ('host', 'x', 'x', 'done', '{}')";
+    let mut owner = kage.pool().acquire().await.expect("a connection");
+    sqlx::raw_sql(cut).execute(&mut *owner).await.expect("the owner may do anything");
+    drop(owner);
+    assert_eq!(kage.process(serve).wait().await.code(), Some(1), "{}", kage.process(serve).log_tail());
+    let told: Vec<String> = ops.told().iter().map(|told| string(&told.json()["type"]).to_owned()).collect();
+    assert_eq!(told, ["trail.inconsistent"]);
+    // Nor does it begin again.
+    let serve = kage.spawn_with("serve", &[]);
+    assert_eq!(kage.process(serve).wait().await.code(), Some(1));
+}
+
 #[tokio::test]
 async fn a_killed_notifier_loses_nothing_and_two_send_nothing_twice() {
     let mut kage = TestKage::new().await;

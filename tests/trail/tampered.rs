@@ -40,6 +40,7 @@ async fn what_an_administrator_changes_is_named() {
           INSERT INTO audit_leaves VALUES (13, '00000000-0000-0000-0000-000000000001', sha256('x'))".to_owned(), "entry 13"),
         ("DELETE FROM audit_checkpoints WHERE size = 40".to_owned(), "entry 30"),
         ("UPDATE audit_checkpoints SET size = 15 WHERE size = 20".to_owned(), "checkpoint of 15 entries"),
+        ("UPDATE audit_checkpoints SET root = sha256('x') WHERE size = 20".to_owned(), "checkpoint of 20 entries"),
         ("UPDATE audit_checkpoints SET note = replace(note, 'kage.test', 'kage.best') WHERE size = 20".to_owned(), "checkpoint of 20 entries"),
     ] {
         let copy = whole.copy().await;

@@ -147,6 +147,7 @@ async fn write(
     let entry = caller.did("task.submit", format!("task:{id}"), details);
     db::audit::append(&mut transaction, &entry).await?;
     transaction.commit().await?;
+    tracing::info!(task_id = %id, runs = task.runs.len(), "api.task_submitted");
     Ok((id, false))
 }
 

@@ -32,6 +32,7 @@ pub(super) async fn audit_tile(
             // What is below a checkpoint never changes. The answer is for its caller alone.
             let headers = [
                 (header::CONTENT_TYPE, "application/octet-stream"),
+                (header::CONTENT_DISPOSITION, "attachment; filename=\"tile\""),
                 (header::CACHE_CONTROL, "private, max-age=31536000, immutable"),
             ];
             Ok((headers, bytes).into_response())

@@ -10,12 +10,15 @@ use crate::config::secrets::MASK;
 use crate::config::settings::Settings;
 
 /// Settings that name a file of further configuration. What is in it is told by its SHA-256.
-const FILES: [&str; 5] = [
+const FILES: [&str; 8] = [
     "KAGE_GATEWAY_PROVIDERS",
     "KAGE_GATEWAY_CA_FILE",
     "KAGE_VAULT_CA_FILE",
     "KAGE_API_TLS_CERT",
     "KAGE_API_TLS_CLIENT_CA",
+    "KAGE_OIDC_RIGHTS",
+    "KAGE_OIDC_CA_FILE",
+    "KAGE_WEBHOOKS_FILE",
 ];
 
 impl Settings {

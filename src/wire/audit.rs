@@ -64,10 +64,13 @@ pub struct AuditFilter {
     /// This task and its runs.
     pub task: Option<Uuid>,
     /// Those of one request, by its `X-Request-Id`.
+    #[param(pattern = r"^[^\x00]*$")]
     pub request_id: Option<String>,
     /// From an address, or a network such as `192.0.2.0/24`.
+    #[param(pattern = r"^[^\x00]*$")]
     pub address: Option<String>,
     /// Method and path of a route, such as `POST /api/v1/tasks`.
+    #[param(pattern = r"^[^\x00]*$")]
     pub route: Option<String>,
     /// `next` of the page before.
     #[param(maximum = 9_223_372_036_854_775_807_u64)]

@@ -307,7 +307,7 @@ async fn the_api_answers_with_what_can_be_verified() {
     for (path, status) in [
         ("?limit=0", 422),
         ("?nonsense=1", 422),
-        ("?object=%00", 404),
+        ("?object=%00", 400),
         ("/300/proof", 404),
         ("/x/proof", 404),
         ("/18446744073709551615/proof", 404),

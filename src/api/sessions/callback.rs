@@ -31,10 +31,14 @@ const ROUTE: &str = "GET /auth/oidc/callback";
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(in crate::api) struct Answer {
+    #[param(pattern = r"^[^\x00]*$")]
     code: Option<String>,
+    #[param(pattern = r"^[^\x00]*$")]
     state: Option<String>,
     /// RFC 9207.
+    #[param(pattern = r"^[^\x00]*$")]
     iss: Option<String>,
+    #[param(pattern = r"^[^\x00]*$")]
     error: Option<String>,
 }
 

@@ -22,6 +22,7 @@ use crate::wire::problem::Problem;
 #[into_params(parameter_in = Query)]
 pub(in crate::api) struct Wish {
     /// A path of this server to go to afterwards.
+    #[param(pattern = r"^[^\x00]*$")]
     return_to: Option<String>,
 }
 

@@ -23,20 +23,29 @@ pub struct Waiting {
     pub row: Option<String>,
 }
 
+/// Details of the entries of one step, in bytes: they are in memory together, in several forms.
+const MOST_BYTES: i64 = 32 << 20;
+
 /// Takes what waits longest, until the transaction ends one way or the other. A second sequencer waits here.
 ///
 /// # Errors
 /// [`DbError`].
 pub async fn take(connection: &mut PgConnection, limit: i64) -> Result<Vec<Waiting>, DbError> {
     let mut taken: Vec<Waiting> = sqlx::query_as(
-        "WITH taken AS (
+        "WITH first AS (
+             SELECT ordinal, entry_id FROM audit_queue ORDER BY ordinal LIMIT $1),
+         weighed AS (
+             SELECT first.ordinal, sum(coalesce(octet_length(e.details::text), 0)) OVER (ORDER BY first.ordinal) AS bytes
+             FROM first LEFT JOIN audit_entries e ON e.id = first.entry_id),
+         taken AS (
              DELETE FROM audit_queue WHERE ordinal = ANY (ARRAY(
-                 SELECT ordinal FROM audit_queue ORDER BY ordinal LIMIT $1))
+                 SELECT ordinal FROM weighed WHERE bytes <= $2 OR ordinal = (SELECT min(ordinal) FROM first)))
              RETURNING ordinal, entry_id)
          SELECT taken.ordinal, taken.entry_id, to_jsonb(e)::text AS row
          FROM taken LEFT JOIN audit_entries e ON e.id = taken.entry_id",
     )
     .bind(limit)
+    .bind(MOST_BYTES)
     .fetch_all(connection)
     .await?;
     // Here: the rows are wide, and there they are sorted on the disk.

@@ -24,6 +24,19 @@ async fn happen(kage: &TestKage, kind: SecurityEventKind, count: usize) {
     transaction.commit().await.expect("commits");
 }
 
+/// The table knows the kinds that the program knows, and no other.
+#[tokio::test]
+async fn each_kind_can_be_written() {
+    let kage = TestKage::new().await;
+    for kind in SecurityEventKind::ALL {
+        happen(&kage, kind, 1).await;
+    }
+    let unknown = sqlx::query(
+        "INSERT INTO security_events (id, kind, severity, subject, details) VALUES (gen_random_uuid(), 'budget.nonsense', 1, 'x', '{}')",
+    );
+    assert!(unknown.execute(kage.pool()).await.is_err());
+}
+
 /// By hook, of the only event.
 async fn deliveries(kage: &TestKage) -> BTreeMap<String, Value> {
     let events = kage.security_events("").await;

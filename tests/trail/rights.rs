@@ -152,3 +152,72 @@ async fn a_writer_cannot_leave_its_entry_out() {
         .expect("reads");
     assert_eq!(waiting, 1);
 }
+
+/// A temporary table hides a catalog's, where a function looks there first.
+#[tokio::test]
+async fn no_role_answers_for_the_catalog() {
+    let trail = Trail::grown(5, 100).await;
+    let roles = ["kage_api", "kage_runner", "kage_gateway", "kage_sequencer", "kage_notifier"];
+    let shadow = "CREATE TEMP TABLE pg_class AS SELECT c.oid, r.oid AS relowner
+                  FROM pg_catalog.pg_class c, pg_catalog.pg_roles r WHERE r.rolname = current_user";
+    for role in roles {
+        assert_eq!(as_role(&trail, Some(role), shadow).await.as_deref(), Some("42501"), "{role}");
+    }
+    // The second wall without the first.
+    sqlx::raw_sql(
+        "DO $$ BEGIN EXECUTE format('GRANT TEMPORARY ON DATABASE %I TO PUBLIC', current_database()); END $$",
+    )
+    .execute(trail.pool())
+    .await
+    .expect("the owner may");
+    for role in roles {
+        for foreign in [
+            format!("{ENTRY} ('key', 'x', 'x', 'done', '{{}}')"),
+            format!("{ENTRY} ('host', 'role.start', 'role:api', 'done', '{{}}')"),
+            format!("{ENTRY} ('sequencer', 'x', 'x', 'done', '{{}}')"),
+            "INSERT INTO security_events (id, kind, severity, subject, details) VALUES (gen_random_uuid(), 'sandbox.flood', 3, 'x', '{}')"
+                .to_owned(),
+        ] {
+            let own = (role == "kage_api" && (foreign.contains("'key'") || foreign.contains("role:api")))
+                || (role == "kage_sequencer" && foreign.contains("'sequencer'"))
+                || (role == "kage_runner" && foreign.contains("flood"));
+            let mut transaction = trail.pool().begin().await.expect("a connection");
+            let set = AssertSqlSafe(format!("SET LOCAL ROLE {role}"));
+            sqlx::query(set).execute(&mut *transaction).await.expect("the role is there");
+            sqlx::raw_sql(shadow).execute(&mut *transaction).await.expect("the wall is away");
+            let done = sqlx::query(AssertSqlSafe(foreign.clone())).execute(&mut *transaction).await;
+            transaction.rollback().await.expect("rolls back");
+            assert_eq!(done.is_ok(), own, "{role}: {foreign}: {done:?}");
+        }
+    }
+}
+
+/// What one entry can make the sequencer hold is bounded by the table, whoever writes it.
+#[tokio::test]
+async fn no_entry_is_larger_than_a_step_can_hold() {
+    let trail = Trail::grown(5, 100).await;
+    for (role, entry) in [
+        ("kage_api", "('key', 'x', 'x', 'done', jsonb_build_object('a', repeat('x', 5000000)))"),
+        (
+            "kage_notifier",
+            "('host', 'secret.reload', 'x', 'done', jsonb_build_object('a', repeat(E'\\x01', 1000000)))",
+        ),
+        ("kage_api", "('key', 'x', repeat('x', 3000), 'done', '{}')"),
+    ] {
+        let refused = as_role(&trail, Some(role), &format!("{ENTRY} {entry}")).await;
+        assert_eq!(refused.as_deref(), Some("23514"), "{role}: {entry}");
+    }
+    // Many that are allowed come in more steps than one, and none is lost.
+    sqlx::raw_sql(
+        "INSERT INTO audit_entries (actor_kind, action, object, outcome, details)
+         SELECT 'host', 'x', 'x', 'done', jsonb_build_object('a', repeat(E'\\x01', 600000)) FROM generate_series(1, 20)",
+    )
+    .execute(trail.pool())
+    .await
+    .expect("the owner may");
+    let mut connection = trail.pool().acquire().await.expect("a connection");
+    let taken = kage::db::trail::take(&mut connection, 10_000).await.expect("takes");
+    assert!((5..20).contains(&taken.len()), "{}", taken.len());
+    let rest = kage::db::trail::take(&mut connection, 10_000).await.expect("takes");
+    assert_eq!(taken.len() + rest.len(), 20);
+}

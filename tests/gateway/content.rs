@@ -104,9 +104,9 @@ async fn secrets_that_are_said_are_not_stored() {
             let turns = json!([{ "text": format!("it is {secret} ."), "fault": "drip:bytes=11,ms=2" }]);
             world.call(run.id, dialect, &request(dialect, &script(&turns), stream)).await;
             let (content, _) = content(&world, &run).await;
+            assert_absent(&world, secret, &format!("{dialect} {stream}")).await;
             assert!(content["request"].as_str().unwrap().contains("*****"), "{content}");
             assert!(content["answer"].as_str().unwrap().contains("***"), "{dialect}: {content}");
-            assert_absent(&world, secret, &format!("{dialect} {stream}")).await;
         }
     }
 }

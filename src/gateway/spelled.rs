@@ -8,6 +8,10 @@ use serde_json::Value;
 use crate::redact::patterns::Patterns;
 use crate::redact::stream::Stream;
 
+/// Bytes of a place's name. What vendors stream in pieces has a shorter one; a model that names the fields itself, as in
+/// a call of a tool, could else have each of thousands of texts named at length.
+const LONGEST_PLACE: usize = 256;
+
 /// A line of the stream.
 struct Event<'a> {
     line: &'a str,
@@ -102,6 +106,9 @@ impl Spelled {
 /// Every text of a value, with its place (RFC 6901).
 fn texts(value: &Value, place: &mut String, tell: &mut impl FnMut(&str, &str)) {
     let end = place.len();
+    if end > LONGEST_PLACE {
+        return;
+    }
     match value {
         Value::String(text) => tell(place, text),
         Value::Array(items) => {
@@ -185,6 +192,22 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Attack: one long name and thousands of texts below it.
+    #[test]
+    fn names_do_not_multiply() {
+        let fields: serde_json::Map<String, Value> =
+            (0..1000).map(|number| (number.to_string(), json!("x"))).collect();
+        let (mut told, mut bytes) = (0, 0);
+        for name in ["n".repeat(LONGEST_PLACE), "short".to_owned()] {
+            texts(&json!({ name: fields }), &mut String::new(), &mut |place, _| {
+                told += 1;
+                bytes += place.len();
+            });
+        }
+        assert_eq!(told, 1000);
+        assert!(bytes < 1000 * LONGEST_PLACE);
     }
 
     #[test]

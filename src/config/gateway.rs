@@ -12,7 +12,7 @@ use crate::config::providers::Providers;
 use crate::config::settings::Settings;
 use crate::secret::resolver::Resolver;
 
-pub const NAMES: [&str; 19] = [
+pub const NAMES: [&str; 20] = [
     "KAGE_DATA_DIR",
     "KAGE_GATEWAY_PROVIDERS",
     "KAGE_GATEWAY_SOCKETS",
@@ -21,6 +21,7 @@ pub const NAMES: [&str; 19] = [
     "KAGE_GATEWAY_BODY_BYTES",
     "KAGE_GATEWAY_MEMORY_BYTES",
     "KAGE_GATEWAY_ANSWER_BYTES",
+    "KAGE_GATEWAY_AUDIT_CONTENT_BYTES",
     "KAGE_GATEWAY_CONNECTIONS",
     "KAGE_GATEWAY_CALLS",
     "KAGE_GATEWAY_REQUESTS_PER_MINUTE",
@@ -51,6 +52,8 @@ pub struct GatewayConfig {
     pub memory_bytes: usize,
     /// Largest answer.
     pub answer_bytes: u64,
+    /// Bytes of a request, and of its answer, that go into the audit trail. 0: nothing of them.
+    pub audit_content_bytes: usize,
     /// Connections at once on one run's socket.
     pub connections: usize,
     /// Calls at once of one run.
@@ -110,6 +113,7 @@ impl GatewayConfig {
             body_bytes,
             memory_bytes,
             answer_bytes: settings.within("KAGE_GATEWAY_ANSWER_BYTES", 64 * MIB, 1024, 1024 * MIB)?,
+            audit_content_bytes: settings.within("KAGE_GATEWAY_AUDIT_CONTENT_BYTES", 0, 0, MIB / 4)? as usize,
             connections: settings.within("KAGE_GATEWAY_CONNECTIONS", 64, 1, 10_000)? as usize,
             calls: settings.within("KAGE_GATEWAY_CALLS", 8, 1, 1000)? as usize,
             requests_per_minute: settings.within("KAGE_GATEWAY_REQUESTS_PER_MINUTE", 120, 1, 1_000_000)?

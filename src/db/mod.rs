@@ -8,6 +8,7 @@ pub mod attempt_ends;
 pub mod attempts;
 pub mod audit;
 pub mod budgets;
+pub mod call_content;
 pub mod containment;
 pub mod error;
 pub mod events;

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use crate::db::audit;
 use crate::db::budgets::Amount;
+use crate::db::call_content::CallContent;
 use crate::db::error::DbError;
 use crate::domain::audit::{Actor, Entry, Outcome};
 
@@ -152,9 +153,11 @@ pub struct EndedCall {
     pub error: Option<String>,
     pub first_byte_ms: Option<i32>,
     pub duration_ms: i32,
+    /// What was said, where the operator wants it in the audit trail.
+    pub content: Option<CallContent>,
 }
 
-/// What its row says of a call, for the audit trail. Never what was asked or answered.
+/// What its row says of a call, for the audit trail.
 #[derive(sqlx::FromRow)]
 struct CallFacts {
     run_id: Uuid,
@@ -200,7 +203,7 @@ pub async fn finish(connection: &mut PgConnection, id: Uuid, ended: &EndedCall) 
 
 fn entry(id: Uuid, facts: &CallFacts, ended: &EndedCall) -> Entry {
     let cut = |name: &str| name.chars().take(NAME_CHARS).collect::<String>();
-    let details = json!({
+    let mut details = json!({
         "call": id,
         "task": facts.task_id,
         "attempt": facts.attempt,
@@ -219,6 +222,9 @@ fn entry(id: Uuid, facts: &CallFacts, ended: &EndedCall) -> Entry {
         "estimated": ended.estimated,
         "duration_ms": ended.duration_ms,
     });
+    if let Some(content) = &ended.content {
+        details["content"] = content.details();
+    }
     let outcome = if ended.outcome == CallOutcome::Ok { Outcome::Done } else { Outcome::Failed };
     Entry {
         actor: Actor::Gateway,

@@ -11,6 +11,7 @@ use crate::db::model_calls::{CallOutcome, EndedCall};
 use crate::dialect::answer::{Refusal, RefusalKind};
 use crate::dialect::usage::Reading;
 use crate::domain::model::ModelUsage;
+use crate::gateway::content::Content;
 use crate::gateway::environment::Environment;
 use crate::gateway::ledger::{self, Ask, Held, Reservation};
 use crate::gateway::notices;
@@ -44,6 +45,8 @@ pub(super) struct Booked {
     pub sent: bool,
     /// What the provider has counted so far: the least that is charged, whoever hangs up.
     pub counted: Option<ModelUsage>,
+    /// What is said.
+    pub content: Content,
     settled: bool,
     _call: OwnedSemaphorePermit,
 }
@@ -90,6 +93,7 @@ impl Booked {
         Self {
             of,
             span,
+            content: Content::new(environment.config.audit_content_bytes),
             environment: Arc::clone(environment),
             run: Arc::clone(run),
             held,
@@ -122,7 +126,7 @@ impl Booked {
         ledger::settle(&self.environment, &self.run, self.held, ended, PATIENCE).await;
     }
 
-    fn ended(&self, outcome: CallOutcome, reading: Option<&Reading>, error: Option<String>) -> EndedCall {
+    fn ended(&mut self, outcome: CallOutcome, reading: Option<&Reading>, error: Option<String>) -> EndedCall {
         let free = matches!(
             outcome,
             CallOutcome::UpstreamError | CallOutcome::UpstreamAuth | CallOutcome::Unreachable
@@ -158,6 +162,7 @@ impl Booked {
             error,
             first_byte_ms: self.first_byte.map(millis),
             duration_ms: millis(self.started.elapsed()),
+            content: self.content.take(|| self.environment.patterns()),
         };
         self.count(&ended);
         ended

@@ -17,6 +17,7 @@ use crate::domain::model::Dialect;
 use crate::gateway::body::BodyError;
 use crate::gateway::booked::Booked;
 use crate::gateway::catalog::{self, Resolved};
+use crate::gateway::content::{self, Content};
 use crate::gateway::environment::Environment;
 use crate::gateway::ledger::Ask;
 use crate::gateway::relay::{self, Body};
@@ -243,7 +244,8 @@ async fn generate(
     let deadline = tokio::time::Instant::now() + call_secs;
     booked.sent = true;
     booked.secret.clone_from(&secret);
-    let answered = match send(environment, run, prepared, checked, secret.as_ref(), deadline).await {
+    let said = &mut booked.content;
+    let answered = match send(environment, run, prepared, checked, secret.as_ref(), deadline, said).await {
         Ok(answer) if answer.status().is_success() => relay::success(booked, answer, deadline).await,
         Ok(answer) => upstream_error(booked, answer).await,
         Err(Unsent { outcome, refusal, detail }) => {
@@ -279,6 +281,7 @@ async fn send(
     mut checked: Checked,
     secret: Option<&SecretString>,
     deadline: tokio::time::Instant,
+    content: &mut Content,
 ) -> Result<reqwest::Response, Unsent> {
     let model = &prepared.resolved.model;
     checked.set_model(run.dialect, model);
@@ -288,6 +291,7 @@ async fn send(
     // A `Value` has no keys but text.
     let body = serde_json::to_vec(&checked.body).unwrap_or_default();
     drop(checked);
+    content.note_request(&body);
     let idle = run.provider.idle_secs.map_or(environment.config.idle, Duration::from_secs);
     let until = deadline.min(tokio::time::Instant::now() + idle);
     let sending = environment.upstream.send(&run.provider, Method::POST, &path, out, body.into());
@@ -328,7 +332,12 @@ async fn upstream_error(mut booked: Booked, answer: reqwest::Response) -> Result
     let head = headers::to_client(answer.headers(), headers::BodyKind::Json, secret.as_ref());
     let retry_after = answer.headers().get(http::header::RETRY_AFTER).and_then(|value| value.to_str().ok());
     let retry_after_secs = retry_after.and_then(|text| text.parse().ok()).unwrap_or(5).min(3600);
-    let document = if status.as_u16() >= 400 { relay::short_document(answer).await } else { None };
+    let document = if status.as_u16() >= 400 {
+        relay::short_document(answer, &mut booked.content).await
+    } else {
+        booked.content.leave_out(content::REDIRECT);
+        None
+    };
     if answer::is_about_the_key(booked.run.dialect, status.as_u16(), document.as_deref()) {
         let refusal = refusal(RefusalKind::UpstreamAuth, "it refuses the operator's credential or account");
         tracing::error!(provider = name, status = status.as_u16(), "gateway.credential_refused");
@@ -368,7 +377,9 @@ async fn count_tokens(
 ) -> Result<Response<Body>, Refusal> {
     let secret = secret(environment, run).await?;
     let deadline = tokio::time::Instant::now() + environment.config.idle;
-    let sent = send(environment, run, prepared, checked, secret.as_ref(), deadline).await;
+    // It is no entry of the trail.
+    let content = &mut Content::default();
+    let sent = send(environment, run, prepared, checked, secret.as_ref(), deadline, content).await;
     let answer = sent.map_err(|unsent| unsent.refusal)?;
     let status = answer.status();
     let broken = || {
@@ -379,7 +390,8 @@ async fn count_tokens(
     if !status.is_success() {
         return Err(broken());
     }
-    let document = relay::short_document(answer).await.filter(|text| is_clean(text, secret.as_ref()));
+    let document =
+        relay::short_document(answer, content).await.filter(|text| is_clean(text, secret.as_ref()));
     let document = document.ok_or_else(broken)?;
     let mut response = Response::new(relay::full(document));
     *response.headers_mut() = head;

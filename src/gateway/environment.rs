@@ -15,6 +15,7 @@ use crate::gateway::served::ServedRun;
 use crate::gateway::upstream::{SetupError, Upstream};
 use crate::lifecycle::Lifecycle;
 use crate::redact::known::Known;
+use crate::redact::patterns::Patterns;
 
 /// Large bodies that are parsed at once: JSON takes many times its text's size in memory.
 const PARSED_AT_ONCE: usize = 4;
@@ -66,8 +67,13 @@ impl Environment {
     /// Another's words as they may be stored.
     pub fn without_secrets(&self, text: &str) -> String {
         let mut text = text.to_owned();
-        self.known.patterns().redact_text(&mut text);
+        self.patterns().redact_text(&mut text);
         text
+    }
+
+    /// What must not be stored.
+    pub fn patterns(&self) -> Arc<Patterns> {
+        self.known.patterns()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, Arc<ServedRun>>> {

@@ -279,6 +279,7 @@ pub(super) async fn settle_lost(environment: &Environment, run: Uuid) -> Result<
             error: Some("the gateway ended in the middle of it".to_owned()),
             first_byte_ms: None,
             duration_ms: age as i32,
+            content: None,
         };
         let lost = Open {
             task: open.task_id,

@@ -8,6 +8,7 @@
 //! body        a request's body, in bounds
 //! ledger      reserve before, settle after       booked   a call that is settled whatever becomes of it
 //! refused     a call that the gateway refuses by itself, in the books
+//! content     what is said in a call, where the operator wants it in the audit trail     spelled  without what its events spell
 //! sieve       keeps the credential out of answers
 //! notices     events and audit entries           probe    what `kage doctor` asks
 //! ```
@@ -17,6 +18,7 @@ mod booked;
 mod call;
 mod catalog;
 mod connection;
+mod content;
 mod credential;
 mod door;
 mod environment;
@@ -34,6 +36,7 @@ mod refused;
 mod relay;
 mod served;
 mod sieve;
+mod spelled;
 mod tariff;
 mod upstream;
 
@@ -55,6 +58,10 @@ pub fn start(
     lifecycle: &Lifecycle,
     to_the_last: bool,
 ) -> Result<(), SetupError> {
+    if config.audit_content_bytes > 0 {
+        let bytes = config.audit_content_bytes;
+        tracing::warn!(bytes, "gateway.content_audited: prompts and code go into the audit trail, for ever");
+    }
     let environment = Environment::open(pool, config, lifecycle, to_the_last)?;
     // Not waited for: it ends with the process, or with the hard token.
     let hard = lifecycle.hard().clone();

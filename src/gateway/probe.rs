@@ -8,6 +8,7 @@ use crate::config::gateway::GatewayConfig;
 use crate::config::providers::Provider;
 use crate::dialect::answer;
 use crate::domain::model::Dialect;
+use crate::gateway::content::Content;
 use crate::gateway::credential::Credentials;
 use crate::gateway::upstream::{self, SendError, SetupError, Upstream};
 use crate::gateway::{catalog, headers, relay};
@@ -60,7 +61,8 @@ async fn ask(provider: &Provider, upstream: &Upstream, credentials: &Credentials
         error @ (SendError::Connect(_) | SendError::Broken(_)) => format!("unreachable: {error}"),
     })?;
     let status = answer.status().as_u16();
-    let document = if status == 400 { relay::short_document(answer).await } else { None };
+    let document =
+        if status == 400 { relay::short_document(answer, &mut Content::default()).await } else { None };
     if status != 402 && answer::is_about_the_key(provider.dialect, status, document.as_deref()) {
         return Err(format!("reachable, credential refused (HTTP {status})"));
     }

@@ -18,6 +18,7 @@ use crate::dialect::answer::{self, Refusal, RefusalKind};
 use crate::dialect::usage::{Reading, UsageReader};
 use crate::domain::model::Dialect;
 use crate::gateway::booked::Booked;
+use crate::gateway::content::{self, Content};
 use crate::gateway::headers::{self, BodyKind};
 use crate::gateway::notices;
 use crate::gateway::sieve::{Found, Sieve};
@@ -87,11 +88,15 @@ impl Source {
     }
 
     /// What comes next, without the operator's credential.
-    async fn next(&mut self) -> Next {
+    async fn next(&mut self, content: &mut Content) -> Next {
         loop {
             let passed = match self.gathered().await {
-                Next::Chunk(chunk) => self.sieve.pass(chunk),
+                Next::Chunk(chunk) => {
+                    content.note_answer(&chunk);
+                    self.sieve.pass(chunk)
+                }
                 Next::End => {
+                    content.note_end();
                     let rest = self.sieve.rest();
                     return if rest.is_empty() { Next::End } else { Next::Chunk(rest) };
                 }
@@ -193,6 +198,7 @@ pub(super) async fn success(
     let status = answer.status();
     let Some(kind) = headers::body_kind(answer.headers()) else {
         let why = "the provider's answer is neither JSON nor a stream of it";
+        booked.content.leave_out(content::UNREADABLE);
         booked.end(CallOutcome::Broken, None, Some(why.to_owned())).await;
         return Err(Refusal::new(RefusalKind::UpstreamBroken, why));
     };
@@ -217,7 +223,7 @@ fn stream(mut booked: Booked, answer: reqwest::Response, deadline: Instant, kind
     let mut source = Source::new(&booked, answer, u64::MAX, deadline);
     let frames = async_stream::stream! {
         let failure = loop {
-            match source.next().await {
+            match source.next(&mut booked.content).await {
                 Next::Chunk(chunk) => {
                     booked.note_first_byte();
                     reader.feed(&chunk);
@@ -289,7 +295,7 @@ async fn document(mut booked: Booked, answer: reqwest::Response, deadline: Insta
     let mut source = Source::new(&booked, answer, DOCUMENT_BYTES, deadline);
     let mut bytes = BytesMut::new();
     let failure = loop {
-        match source.next().await {
+        match source.next(&mut booked.content).await {
             Next::Chunk(chunk) => {
                 booked.note_first_byte();
                 reader.feed(&chunk);
@@ -315,18 +321,21 @@ async fn document(mut booked: Booked, answer: reqwest::Response, deadline: Insta
 }
 
 /// What a provider says, if it says it in a JSON object and in short; else nothing.
-pub(super) async fn short_document(mut answer: reqwest::Response) -> Option<Bytes> {
+pub(super) async fn short_document(mut answer: reqwest::Response, content: &mut Content) -> Option<Bytes> {
     if headers::body_kind(answer.headers()) != Some(BodyKind::Json) {
+        content.leave_out(content::UNREADABLE);
         return None;
     }
     let read = async {
         let mut bytes = BytesMut::new();
         while let Some(chunk) = answer.chunk().await.ok()? {
+            content.note_answer(&chunk);
             bytes.extend_from_slice(&chunk);
             if bytes.len() as u64 > SHORT_BYTES {
                 return None;
             }
         }
+        content.note_end();
         Some(bytes.freeze())
     };
     let bytes = timeout(Duration::from_secs(10), read).await.ok()??;

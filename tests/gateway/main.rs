@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot read what it needs fails")]
 
 mod budgets;
+mod content;
 mod credentials;
 mod faults;
 mod grants;

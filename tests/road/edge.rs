@@ -141,6 +141,13 @@ async fn tls_is_served_and_its_files_are_exchanged_while_a_stream_is_open() {
     let output = kage.server_command(&["doctor", "tls"]).output().expect("starts");
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success() && said.contains("CN=first") && said.contains("ends on"), "{output:?}");
+    // The test's key file is as it was made: readable to others, which both say and neither refuses.
+    assert!(said.starts_with("WARN") && said.contains("chmod 600"), "{said}");
+    assert!(kage.process(server).log_says("api.certificate_key_exposed"));
+    let closed = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(kage.folder.join("key.pem"), closed).expect("its own file");
+    let output = kage.server_command(&["doctor", "tls"]).output().expect("starts");
+    assert!(String::from_utf8_lossy(&output.stdout).starts_with("ok"), "{output:?}");
 
     // Half of a new pair: the old one stays. Then the other half.
     let task = kage.submit(&shell("while [ ! -e go ]; do sleep 0.1; done; echo over")).await;

@@ -6,8 +6,8 @@ use crate::metrics::metrics;
 #[derive(Debug, thiserror::Error)]
 pub enum DbError {
     /// No connection, or it broke: worth another try.
-    #[error("the database does not answer: {0}")]
-    Unavailable(#[source] sqlx::Error),
+    #[error("the database does not answer: {}", plain(.0))]
+    Unavailable(sqlx::Error),
     /// The fence: this run is leased to somebody else, or has ended.
     #[error("the lease on run {0} is lost")]
     LeaseLost(uuid::Uuid),
@@ -22,8 +22,17 @@ pub enum DbError {
     /// A row that this program could not have written.
     #[error("inconsistent row in {table}.{column} of {id}: {problem}")]
     Inconsistent { table: &'static str, column: &'static str, id: String, problem: String },
-    #[error("database: {0}")]
-    Driver(#[source] sqlx::Error),
+    #[error("database: {}", plain(.0))]
+    Driver(sqlx::Error),
+}
+
+/// Without the line of Postgres's own source, which tells a reader nothing. The text is whole here, so the driver's
+/// error is not named as a source: whoever prints the chain would say it twice, with the line.
+fn plain(error: &sqlx::Error) -> String {
+    match error {
+        sqlx::Error::Database(error) => error.message().to_owned(),
+        error => error.to_string(),
+    }
 }
 
 impl DbError {

@@ -10,6 +10,7 @@ use crate::cli::escape;
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::host::Configuration;
 use crate::cli::output::{self, Globals};
+use crate::config::gateway::GatewayConfig;
 use crate::config::providers::Provider;
 use crate::config::runner::{KeeperMode, RunnerConfig};
 use crate::config::settings::InForce;
@@ -144,15 +145,7 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, CliError> {
     if wanted("host") {
         lines.extend(host(&configuration.runner).await);
     }
-    let findings = probe::all(&gateway).await;
-    for (provider, finding) in findings.map_err(|error| CliError::Host(anyhow::Error::new(error)))? {
-        let untried = provider.credential.is_some() || finding.text.starts_with("unreachable");
-        let not_configured = !finding.ok && untried && spare.contains(&provider.name);
-        let state = if not_configured { "not configured: " } else { "" };
-        let text = format!("{} at {}: {state}{}", provider.dialect, provider.base_url, finding.text);
-        let ok = finding.ok || not_configured;
-        lines.push(Line { not_configured, ..Line::new("provider", &provider.name, ok, text) });
-    }
+    lines.extend(providers(&gateway, &spare).await?);
     if globals.json {
         output::json(&json!(lines))?;
     } else {
@@ -179,6 +172,21 @@ fn not_set_up(configuration: &Configuration) -> BTreeSet<String> {
     };
     let spare = |provider: &&Provider| provider.credential.as_ref().is_none_or(unset);
     gateway.providers.providers.iter().filter(spare).map(|provider| provider.name.clone()).collect()
+}
+
+/// Those of `spare` that cannot be asked are not set up, and no more than that.
+async fn providers(gateway: &GatewayConfig, spare: &BTreeSet<String>) -> Result<Vec<Line>, CliError> {
+    let mut lines = Vec::new();
+    let findings = probe::all(gateway).await;
+    for (provider, finding) in findings.map_err(|error| CliError::Host(anyhow::Error::new(error)))? {
+        let untried = provider.credential.is_some() || finding.text.starts_with("unreachable");
+        let not_configured = !finding.ok && untried && spare.contains(&provider.name);
+        let state = if not_configured { "not configured: " } else { "" };
+        let text = format!("{} at {}: {state}{}", provider.dialect, provider.base_url, finding.text);
+        let ok = finding.ok || not_configured;
+        lines.push(Line { not_configured, ..Line::new("provider", &provider.name, ok, text) });
+    }
+    Ok(lines)
 }
 
 async fn database() -> Line {

@@ -97,3 +97,42 @@ fn failure(error: &sqlx::Error, unavailable: bool) -> Failure {
         _ => Failure::Other,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+
+    use sqlx::error::{DatabaseError, ErrorKind};
+
+    use super::*;
+
+    /// As the driver shows Postgres's errors.
+    #[derive(Debug, thiserror::Error)]
+    #[error("permission denied at line 821")]
+    struct FromPostgres;
+
+    impl DatabaseError for FromPostgres {
+        fn message(&self) -> &'static str {
+            "permission denied"
+        }
+        fn as_error(&self) -> &(dyn Error + Send + Sync + 'static) {
+            self
+        }
+        fn as_error_mut(&mut self) -> &mut (dyn Error + Send + Sync + 'static) {
+            self
+        }
+        fn into_error(self: Box<Self>) -> Box<dyn Error + Send + Sync + 'static> {
+            self
+        }
+        fn kind(&self) -> ErrorKind {
+            ErrorKind::Other
+        }
+    }
+
+    #[test]
+    fn postgres_is_quoted_once_and_without_its_own_line() {
+        let error = DbError::from(sqlx::Error::Database(Box::new(FromPostgres)));
+        let told = format!("{:#}", anyhow::Error::new(error).context("key"));
+        assert_eq!(told, "key: database: permission denied");
+    }
+}

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, anyhow};
 use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret as _, SecretString};
+use serde_json::json;
 use uuid::Uuid;
 
 use crate::cli::audit_tiles::TilesArgs;
@@ -15,7 +16,7 @@ use crate::cli::{audit_cosign, audit_export, audit_show, audit_tiles, audit_veri
 use crate::config::sequencer::SequencerConfig;
 use crate::trail::note::{Kind, SignerKey, VerifierKey};
 
-/// Read and verify the tamper-evident audit trail: of the database where one is configured here, else of the server
+/// Read and verify the tamper-evident audit trail: of the database where one is configured here, else of the server (tiles and cosign: of the database alone)
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -28,7 +29,7 @@ enum Command {
     Verify(VerifyArgs),
     /// Write entries that can be verified offline to standard output
     Export(ExportArgs),
-    /// Write the log as files of C2SP tlog-tiles, for monitors and witnesses
+    /// Write the log as files of C2SP tlog-tiles, for monitors and witnesses (on the server's host: needs the database)
     Tiles(TilesArgs),
     /// Tell one task's story
     Show {
@@ -37,7 +38,7 @@ enum Command {
     },
     /// Print the last checkpoint with the signatures of its witnesses
     Checkpoint,
-    /// Take a witness's signature of a checkpoint: a signed note
+    /// Take a witness's signature of a checkpoint: a signed note (on the server's host: needs the database)
     Cosign { file: PathBuf },
     /// Print the public key of the log that is signed on this host
     Key,
@@ -117,23 +118,33 @@ async fn run_with_database(args: Args, globals: &Globals) -> Result<Exit, CliErr
     match args.command {
         Command::Verify(args) => audit_verify::run(args, globals).await,
         Command::Export(args) => audit_export::run(args).await,
-        Command::Tiles(args) => audit_tiles::run(args).await,
+        Command::Tiles(args) => audit_tiles::run(args, globals).await,
         Command::Show { task } => audit_show::run(task, globals).await,
-        Command::Checkpoint => audit_cosign::checkpoint().await,
-        Command::Cosign { file } => audit_cosign::run(&file).await,
+        Command::Checkpoint => audit_cosign::checkpoint(globals).await,
+        Command::Cosign { file } => audit_cosign::run(&file, globals).await,
         Command::Key => {
-            keys(&[])?.iter().try_for_each(|key| output::line(&key.to_string()))?;
+            let keys: Vec<String> = keys(&[])?.iter().map(ToString::to_string).collect();
+            if globals.json {
+                output::json(&json!({ "keys": keys }))?;
+            } else {
+                keys.iter().try_for_each(|key| output::line(key))?;
+            }
             Ok(Exit::Success)
         }
-        Command::Keygen { name, out, witness } => keygen(&name, &out, witness),
+        Command::Keygen { name, out, witness } => keygen(&name, &out, witness, globals),
     }
 }
 
-fn keygen(name: &str, out: &Path, witness: bool) -> Result<Exit, CliError> {
+fn keygen(name: &str, out: &Path, witness: bool, globals: &Globals) -> Result<Exit, CliError> {
     let kind = if witness { Kind::Witness } else { Kind::Log };
     let key = sequencer_key::generate(name, kind).map_err(|error| CliError::Usage(format!("{error:#}")))?;
     sequencer_key::write(out, &key).with_context(|| out.display().to_string()).map_err(CliError::Host)?;
-    output::line(&key.verifier().to_string())?;
+    let public = key.verifier().to_string();
+    if globals.json {
+        output::json(&json!({ "public_key": public, "private_key_file": out }))?;
+    } else {
+        output::line(&public)?;
+    }
     output::note("keep the private key outside the database, and this public key where the log is verified");
     Ok(Exit::Success)
 }

@@ -11,21 +11,25 @@ use crate::cli::audit;
 use crate::cli::audit_source::Source;
 use crate::cli::escape;
 use crate::cli::exit::{CliError, Exit};
-use crate::cli::host::Configuration;
-use crate::cli::output;
+use crate::cli::host::{self, Configuration};
+use crate::cli::output::{self, Globals};
 use crate::db;
 use crate::db::Zone;
 use crate::domain::audit::{Actor, Entry, Outcome};
 use crate::trail::checkpoint::{self, Checkpoint};
-use crate::trail::note::{Note, VerifierKey};
+use crate::trail::note::Note;
 
 /// # Errors
 /// [`CliError::Host`] if there is none yet.
-pub async fn checkpoint() -> Result<Exit, CliError> {
+pub async fn checkpoint(globals: &Globals) -> Result<Exit, CliError> {
     let note = match Source::open().await? {
         Source::Database(pool) => last(&pool).await.map_err(CliError::Host)?,
         Source::Server(client) => client.audit_checkpoint().await?,
     };
+    if globals.json {
+        output::json(&json!({ "checkpoint": note }))?;
+        return Ok(Exit::Success);
+    }
     // A signed note is lines of text; a server's may be anything.
     note.trim_end_matches('\n').lines().try_for_each(|line| output::line(&escape::line(line)))?;
     Ok(Exit::Success)
@@ -43,11 +47,9 @@ async fn last(pool: &PgPool) -> anyhow::Result<String> {
 ///
 /// # Errors
 /// [`CliError::Host`] says what is not accepted.
-pub async fn run(file: &Path) -> Result<Exit, CliError> {
+pub async fn run(file: &Path, globals: &Globals) -> Result<Exit, CliError> {
     let configuration = Configuration::load_with_database()?;
-    let witnesses: Result<Vec<VerifierKey>, _> =
-        configuration.sequencer.witnesses.iter().map(|key| VerifierKey::parse(key)).collect();
-    let witnesses = witnesses.map_err(|error| CliError::Usage(format!("KAGE_AUDIT_WITNESSES: {error}")))?;
+    let witnesses = host::witnesses(&configuration.sequencer)?;
     let keys = audit::keys(&[])?;
     let pool = configuration.pool(Zone::Owner).await?;
     let accept = async {
@@ -86,8 +88,11 @@ pub async fn run(file: &Path) -> Result<Exit, CliError> {
         transaction.commit().await?;
         Ok(taken)
     };
-    for witness in accept.await.map_err(CliError::Host)? {
-        output::line(&format!("taken: {witness}"))?;
+    let taken = accept.await.map_err(CliError::Host)?;
+    if globals.json {
+        output::json(&json!({ "taken": taken }))?;
+    } else {
+        taken.iter().try_for_each(|witness| output::line(&format!("taken: {witness}")))?;
     }
     Ok(Exit::Success)
 }

@@ -5,12 +5,13 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, bail};
+use serde_json::json;
 use sqlx::PgConnection;
 
 use crate::cli::audit;
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::host::Configuration;
-use crate::cli::output;
+use crate::cli::output::{self, Globals};
 use crate::db;
 use crate::db::Zone;
 use crate::db::trail_tiles::Content;
@@ -34,7 +35,7 @@ pub struct TilesArgs {
 
 /// # Errors
 /// [`CliError::Host`], also if the folder has another log, or another past of this one.
-pub async fn run(args: TilesArgs) -> Result<Exit, CliError> {
+pub async fn run(args: TilesArgs, globals: &Globals) -> Result<Exit, CliError> {
     let keys = audit::keys(&args.key)?;
     let pool = Configuration::load_with_database()?.pool(Zone::Owner).await?;
     let written = async {
@@ -42,10 +43,14 @@ pub async fn run(args: TilesArgs) -> Result<Exit, CliError> {
         write(&mut connection, &args.out, &keys).await
     };
     let (size, left_out) = written.await.map_err(CliError::Host)?;
-    for index in left_out {
+    for index in &left_out {
         output::note(&format!("entry {index} does not fit into a bundle: its bundle is left out"));
     }
-    output::line(&format!("{size} entries, in tiles below {}", args.out.display()))?;
+    if globals.json {
+        output::json(&json!({ "entries": size, "folder": args.out, "left_out": left_out }))?;
+    } else {
+        output::line(&format!("{size} entries, in tiles below {}", args.out.display()))?;
+    }
     Ok(Exit::Success)
 }
 

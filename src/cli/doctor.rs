@@ -1,5 +1,6 @@
 //! `kage doctor`: whether what the roles need is there. Asks, and changes nothing; costs nothing.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::json;
@@ -9,7 +10,10 @@ use crate::cli::escape;
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::host::Configuration;
 use crate::cli::output::{self, Globals};
+use crate::config::gateway::GatewayConfig;
+use crate::config::providers::Provider;
 use crate::config::runner::{KeeperMode, RunnerConfig};
+use crate::config::settings::InForce;
 use crate::db;
 use crate::db::Zone;
 use crate::gateway::probe;
@@ -19,6 +23,8 @@ use crate::sandbox::host_check::{Finding, Severity, addresses_unreadable, judge,
 use crate::sandbox::host_check_facts::HostFacts;
 use crate::sandbox::host_check_good::good;
 use crate::sandbox::refusals::client::{Keeper, KeeperError};
+use crate::secret::error::SecretError;
+use crate::secret::source::Source;
 
 /// For the engine's and the database's answer.
 const WITHIN: Duration = Duration::from_secs(15);
@@ -76,10 +82,22 @@ struct Line {
     kind: &'static str,
     name: String,
     ok: bool,
+    /// A provider of the built-in table that nobody has set up here: nothing is wrong with it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    not_configured: bool,
+    /// It works, and should not stay as it is.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    warning: bool,
     text: String,
     /// Of something found on the host.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     finding: Option<Finding>,
+}
+
+impl Line {
+    fn new(kind: &'static str, name: &str, ok: bool, text: String) -> Self {
+        Self { kind, name: name.to_owned(), ok, not_configured: false, warning: false, text, finding: None }
+    }
 }
 
 /// # Errors
@@ -109,6 +127,8 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, CliError> {
     };
     let mut gateway = configuration.gateway.clone();
     gateway.providers.providers.retain(|provider| wanted(&provider.name));
+    let asked_for = role.is_some() || !args.names.is_empty();
+    let spare = if asked_for { BTreeSet::new() } else { not_set_up(&configuration) };
     let mut lines = Vec::new();
     if wanted("database") {
         lines.push(database().await);
@@ -125,11 +145,7 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, CliError> {
     if wanted("host") {
         lines.extend(host(&configuration.runner).await);
     }
-    let findings = probe::all(&gateway).await;
-    for (provider, finding) in findings.map_err(|error| CliError::Host(anyhow::Error::new(error)))? {
-        let text = format!("{} at {}: {}", provider.dialect, provider.base_url, finding.text);
-        lines.push(Line { kind: "provider", name: provider.name, ok: finding.ok, text, finding: None });
-    }
+    lines.extend(providers(&gateway, &spare).await?);
     if globals.json {
         output::json(&json!(lines))?;
     } else {
@@ -141,6 +157,36 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, CliError> {
         }
     }
     Ok(if lines.iter().all(|line| line.ok) { Exit::Success } else { Exit::Failed })
+}
+
+/// Built-in providers that nobody has set up here: their credential is not set, or they want none and whether one
+/// runs at that address is anybody's choice. A table of the operator's own names what shall work.
+fn not_set_up(configuration: &Configuration) -> BTreeSet<String> {
+    let own = |one: &InForce| one.name == "KAGE_GATEWAY_PROVIDERS" && !one.value.is_empty();
+    if configuration.settings.in_force().iter().any(own) {
+        return BTreeSet::new();
+    }
+    let gateway = &configuration.gateway;
+    let unset = |credential: &Source| {
+        matches!(gateway.resolver.read_at_once(credential), Err(SecretError::NotSet(_)))
+    };
+    let spare = |provider: &&Provider| provider.credential.as_ref().is_none_or(unset);
+    gateway.providers.providers.iter().filter(spare).map(|provider| provider.name.clone()).collect()
+}
+
+/// Those of `spare` that cannot be asked are not set up, and no more than that.
+async fn providers(gateway: &GatewayConfig, spare: &BTreeSet<String>) -> Result<Vec<Line>, CliError> {
+    let mut lines = Vec::new();
+    let findings = probe::all(gateway).await;
+    for (provider, finding) in findings.map_err(|error| CliError::Host(anyhow::Error::new(error)))? {
+        let untried = provider.credential.is_some() || finding.text.starts_with("unreachable");
+        let not_configured = !finding.ok && untried && spare.contains(&provider.name);
+        let state = if not_configured { "not configured: " } else { "" };
+        let text = format!("{} at {}: {state}{}", provider.dialect, provider.base_url, finding.text);
+        let ok = finding.ok || not_configured;
+        lines.push(Line { not_configured, ..Line::new("provider", &provider.name, ok, text) });
+    }
+    Ok(lines)
 }
 
 async fn database() -> Line {
@@ -167,14 +213,22 @@ async fn tls(configuration: &Configuration) -> Line {
             return Ok("off: plain HTTP, on loopback or behind something that does it".to_owned());
         };
         let identity = tls::examine(config).map_err(|error| error.to_string())?;
-        let told = |validity: String| format!("the certificate of {} {validity}", identity.subject);
+        let exposed = tls::exposed_key(config).map(|(path, mode)| {
+            let path = path.display();
+            format!("; {path}, its key, can be read or written by others (mode {mode:03o}): chmod 600 {path}")
+        });
+        let exposed = exposed.unwrap_or_default();
+        let told = |validity: String| format!("the certificate of {} {validity}{exposed}", identity.subject);
         match tls::validity(&identity) {
             Ok(validity) if tls::ends_soon(&identity) => Err(format!("{}: renew it", told(validity))),
             Ok(validity) => Ok(told(validity)),
             Err(ended) => Err(told(ended)),
         }
     };
-    line("tls", "tls", ask).await
+    let mut line = line("tls", "tls", ask).await;
+    line.warning =
+        configuration.api.edge.tls.as_ref().is_some_and(|config| tls::exposed_key(config).is_some());
+    line
 }
 
 async fn engine(configuration: &Configuration) -> Line {
@@ -225,7 +279,7 @@ async fn host(config: &RunnerConfig) -> Vec<Line> {
                 Ok(Err(error)) => error.to_string(),
                 _ => format!("no answer within {} s", WITHIN.as_secs()),
             };
-            return vec![Line { kind: "host", name: "host".to_owned(), ok: false, text, finding: None }];
+            return vec![Line::new("host", "host", false, text)];
         }
     };
     let findings = judge(&facts);
@@ -237,16 +291,11 @@ async fn host(config: &RunnerConfig) -> Vec<Line> {
         let accepted =
             if ok && finding.severity == Severity::Danger { " Accepted by the operator." } else { "" };
         let text = format!("{}{accepted}", finding.words());
-        Line { kind: "host", name: finding.id.to_owned(), ok, text, finding: Some(finding) }
+        let line = Line::new("host", finding.id, ok, text);
+        Line { finding: Some(finding), ..line }
     };
     let found: Vec<Line> = findings.into_iter().map(one).collect();
-    let good = good.into_iter().map(|(name, text)| Line {
-        kind: "host",
-        name: name.to_owned(),
-        ok: true,
-        text,
-        finding: None,
-    });
+    let good = good.into_iter().map(|(name, text)| Line::new("host", name, true, text));
     found.into_iter().chain(good).collect()
 }
 
@@ -254,6 +303,8 @@ async fn host(config: &RunnerConfig) -> Vec<Line> {
 fn mark(line: &Line) -> &'static str {
     match line.finding.as_ref().map(|finding| finding.severity) {
         _ if !line.ok => "BROKEN",
+        _ if line.warning => "WARN  ",
+        _ if line.not_configured => "note  ",
         Some(Severity::Info) => "note  ",
         Some(Severity::Warning | Severity::Danger) => "WARN  ",
         None => "ok    ",
@@ -266,5 +317,5 @@ async fn line(kind: &'static str, name: &str, ask: impl Future<Output = Result<S
         Ok(Err(text)) => (false, text),
         Err(_) => (false, format!("no answer within {} s", WITHIN.as_secs())),
     };
-    Line { kind, name: name.to_owned(), ok, text, finding: None }
+    Line::new(kind, name, ok, text)
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use crate::cli::output;
 use crate::client::error::ClientError;
-use crate::config::client::ClientConfigError;
+use crate::config::client_error::ClientConfigError;
 use crate::config::error::ConfigError;
 
 /// For `--help`: the exit codes.
@@ -81,14 +81,35 @@ impl CliError {
             return;
         }
         output::note(&format!("kage: {self}"));
-        let hint = match self {
-            Self::Client(ClientError::Unreachable { .. }) => {
-                "is it running (kage serve), and is KAGE_URL its address?"
+        if let Self::Client(error) = self
+            && let Some(hint) = hint(error)
+        {
+            output::note(&format!("kage: {hint}"));
+        }
+    }
+}
+
+/// What to look at first.
+fn hint(error: &ClientError) -> Option<&'static str> {
+    match error {
+        ClientError::Unreachable { cause, .. } | ClientError::Lost { cause, .. } => {
+            // The words of rustls and hyper, which tell these ends apart by nothing else.
+            if cause.contains("UnknownIssuer") {
+                Some(
+                    "nobody whom this system trusts signed its certificate: KAGE_CA_FILE names the PEM file of who did",
+                )
+            } else if cause.contains("CertificateRequired") {
+                Some("it wants a client's certificate: set KAGE_CLIENT_CERT_FILE and KAGE_CLIENT_KEY_FILE")
+            } else if cause.contains("invalid HTTP version") {
+                Some("does it speak TLS? Then KAGE_URL begins with https://")
+            } else if matches!(error, ClientError::Unreachable { .. }) {
+                Some("is it running (kage serve), and is KAGE_URL its address?")
+            } else {
+                None
             }
-            Self::Client(ClientError::Refused { status: 401, .. }) => "is KAGE_API_KEY this server's?",
-            _ => return,
-        };
-        output::note(&format!("kage: {hint}"));
+        }
+        ClientError::Refused { status: 401, .. } => Some("is KAGE_API_KEY this server's?"),
+        _ => None,
     }
 }
 

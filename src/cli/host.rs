@@ -17,6 +17,7 @@ use crate::config::{api, database, edge, gateway, oidc, runner, secrets, sequenc
 use crate::db;
 use crate::db::Zone;
 use crate::db::private::{Cluster, ClusterError};
+use crate::trail::note::{Kind, VerifierKey};
 
 /// Every setting of every role, checked: a role refuses to start over another one's mistake too.
 pub struct Configuration {
@@ -59,6 +60,7 @@ pub fn load() -> Result<Configuration, ConfigError> {
         watch: WatchConfig::from_settings(&mut settings)?,
         settings,
     };
+    witnesses(&configuration.sequencer)?;
     // Those of later sections too.
     configuration.runner.secrets = configuration.settings.secrets().to_vec();
     Ok(configuration)
@@ -81,6 +83,25 @@ pub async fn own_cluster() -> Result<Option<Cluster>, CliError> {
         Err(ClusterError::Taken(_)) => Ok(None),
         Err(error) => Err(CliError::Host(anyhow::Error::new(error).context("private database"))),
     }
+}
+
+/// Witnesses whose signatures are taken.
+///
+/// # Errors
+/// [`ConfigError::Invalid`], for a log's key too: it signs another text, so no signature of it would ever count.
+pub fn witnesses(config: &SequencerConfig) -> Result<Vec<VerifierKey>, ConfigError> {
+    let invalid = |problem: String| ConfigError::Invalid { name: "KAGE_AUDIT_WITNESSES".to_owned(), problem };
+    let one = |text: &String| {
+        let key = VerifierKey::parse(text).map_err(|error| invalid(error.to_string()))?;
+        match key.kind() {
+            Kind::Witness => Ok(key),
+            Kind::Log => Err(invalid(format!(
+                "{:?} is the key of a log: it was made without --witness (kage audit keygen --witness)",
+                key.name()
+            ))),
+        }
+    };
+    config.witnesses.iter().map(one).collect()
 }
 
 impl Configuration {
@@ -114,5 +135,26 @@ impl Configuration {
         } else {
             Err(CliError::Host(anyhow::Error::new(db::error::DbError::SchemaMissing)))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::cli::sequencer_key;
+
+    #[test]
+    fn a_logs_key_is_no_witness() {
+        let of = |kind| {
+            let key = sequencer_key::generate("w.example", kind).unwrap().verifier().to_string();
+            let given = BTreeMap::from([("KAGE_AUDIT_WITNESSES".to_owned(), key)]);
+            let mut settings = Settings::from_parts(given, None).unwrap();
+            witnesses(&SequencerConfig::from_settings(&mut settings).unwrap())
+        };
+        assert_eq!(of(Kind::Witness).unwrap().len(), 1);
+        let error = of(Kind::Log).unwrap_err().to_string();
+        assert!(error.contains("KAGE_AUDIT_WITNESSES") && error.contains("without --witness"), "{error}");
     }
 }

@@ -17,13 +17,14 @@ use crate::db;
 use crate::db::Zone;
 use crate::db::error::DbError;
 use crate::db::keys::KeyRow;
+use crate::db::visible::Visible;
 use crate::domain::access::Scope;
 use crate::domain::api_key;
 use crate::domain::audit::{Actor, Entry, Outcome};
 use crate::domain::name::Name;
 use crate::wire::key::{Key, MAX_OVERLAP_SECS, NewKey};
 
-/// Make, list, show, rotate and revoke API keys (on the server's host)
+/// Make, list, show, rotate and revoke API keys (on the server's host, with its database; generate needs neither)
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -34,6 +35,8 @@ pub struct Args {
 enum Command {
     /// Make a key; it is shown once, here
     Create(Box<Create>),
+    /// Print a new key for KAGE_API_FIRST_KEY_FILE: no database is asked, and no server knows it until it starts with it
+    Generate,
     /// List keys, without their secrets
     List,
     /// Show one key, without its secret
@@ -113,11 +116,19 @@ fn no_active_key(id: &str) -> CliError {
 /// # Errors
 /// [`CliError::Host`].
 pub async fn run(args: Args, globals: &Globals) -> Result<Exit, CliError> {
+    if matches!(args.command, Command::Generate) {
+        return generate(globals);
+    }
     let configuration = Configuration::load_with_database()?;
     let pool = configuration.pool(Zone::Owner).await?;
     match args.command {
+        Command::Generate => return generate(globals),
         Command::Create(create) => {
-            let (row, shown) = make(&pool, &create.asked()).await?;
+            let asked = create.asked();
+            let (row, shown) = make(&pool, &asked).await?;
+            for doubt in doubts(&pool, &asked).await.map_err(database)? {
+                output::note(&doubt);
+            }
             show_secret(&row, &shown, globals)?;
         }
         Command::List => list(&db::keys::list(&pool).await.map_err(database)?, globals)?,
@@ -147,6 +158,40 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, CliError> {
         }
     }
     Ok(Exit::Success)
+}
+
+fn generate(globals: &Globals) -> Result<Exit, CliError> {
+    let (key, shown) = api_key::generate();
+    if globals.json {
+        output::json(&json!({ "id": key.id, "key": shown.expose_secret() }))?;
+    } else {
+        output::line(shown.expose_secret())?;
+        output::note("no server knows this key yet; put it into the file that KAGE_API_FIRST_KEY_FILE names");
+    }
+    Ok(Exit::Success)
+}
+
+/// What about a new key is allowed, and hardly meant.
+async fn doubts(pool: &PgPool, asked: &NewKey) -> Result<Vec<String>, DbError> {
+    let mut doubts = Vec::new();
+    let mut connection = pool.acquire().await?;
+    for name in asked.repositories.iter().flatten() {
+        if db::repositories::find(&mut connection, &Visible::EVERYTHING, name.as_str()).await?.is_none() {
+            doubts.push(format!("note: there is no repository {:?} yet (kage repo list)", name.as_str()));
+        }
+    }
+    for name in asked.clis.iter().flatten() {
+        if db::images::find(&mut connection, name.as_str()).await?.is_none() {
+            doubts.push(format!("note: there is no CLI {:?} yet (kage image list)", name.as_str()));
+        }
+    }
+    let limited = asked.repositories.is_some() || asked.clis.is_some();
+    if limited && asked.scopes.contains(&Scope::AuditRead) {
+        doubts.push(
+            "note: audit:read reads nothing for a key that is limited to repositories or CLIs".to_owned(),
+        );
+    }
+    Ok(doubts)
 }
 
 async fn make(pool: &PgPool, asked: &NewKey) -> Result<(KeyRow, SecretString), CliError> {
@@ -220,10 +265,35 @@ fn list(rows: &[KeyRow], globals: &Globals) -> Result<(), CliError> {
     }
     for key in keys {
         let used = key.last_used_at.map_or("never used".to_owned(), |at| format!("used {at}"));
-        let text = format!("{}  {}  {}  {}  {used}", key.id, key.name, state(&key), key.scopes.join(","));
+        let scopes = key.scopes.join(",");
+        let text = format!(
+            "{}  {}  {}  {scopes}  {used}{}",
+            key.id,
+            key.name,
+            state(&key),
+            limits(&key, Utc::now())
+        );
         output::line(&escape::line(&text))?;
     }
     Ok(())
+}
+
+/// What it may not do, and when it ends; nothing for a key without limits.
+fn limits(key: &Key, now: chrono::DateTime<Utc>) -> String {
+    let number = |what: &str, limit: Option<String>| limit.map(|limit| format!("{what} {limit}"));
+    let coming = |what: &str, at: Option<chrono::DateTime<Utc>>| {
+        at.filter(|at| key.revoked_at.is_none() && *at > now).map(|at| format!("{what} {at}"))
+    };
+    let all = [
+        number("repositories", key.repositories.as_ref().map(|names| names.join(","))),
+        number("clis", key.clis.as_ref().map(|names| names.join(","))),
+        number("runs at once", key.runs_at_once.map(|runs| runs.to_string())),
+        number("runs a day", key.runs_a_day.map(|runs| runs.to_string())),
+        number("usd a day", key.usd_a_day.map(|usd| usd.to_string())),
+        coming("ends", key.expires_at),
+        coming("former secret ends", key.previous_until),
+    ];
+    all.into_iter().flatten().map(|limit| format!("  {limit}")).collect()
 }
 
 fn state(key: &Key) -> String {
@@ -259,4 +329,29 @@ fn show(key: &Key) -> Result<(), CliError> {
         output::line(&escape::line(&format!("{field}: {value}")))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listed_key_says_what_binds_it_and_when_it_ends() {
+        let now = Utc::now();
+        let (end, former) = (now + TimeDelta::days(90), now + TimeDelta::hours(1));
+        let mut key: Key = serde_json::from_value(json!({
+            "id": "i", "name": "n", "scopes": ["tasks:read"], "repositories": null, "clis": null,
+            "runs_at_once": null, "runs_a_day": null, "usd_a_day": null, "made_by": null, "created_at": now,
+            "expires_at": null, "last_used_at": null, "rotated_at": null, "previous_until": null, "revoked_at": null,
+        }))
+        .unwrap();
+        assert_eq!(limits(&key, now), "");
+        key.repositories = Some(vec!["demo".to_owned(), "other".to_owned()]);
+        (key.runs_a_day, key.usd_a_day) = (Some(50), Some(2.5));
+        (key.expires_at, key.previous_until) = (Some(end), Some(former));
+        let binds = "  repositories demo,other  runs a day 50  usd a day 2.5";
+        assert_eq!(limits(&key, now), format!("{binds}  ends {end}  former secret ends {former}"));
+        key.revoked_at = Some(now);
+        assert_eq!(limits(&key, now), binds);
+    }
 }

@@ -10,6 +10,7 @@ use crate::cli::escape;
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::host;
 use crate::cli::output::{self, Globals};
+use crate::config::settings::InForce;
 use crate::config::webhooks::PREFIX;
 use crate::notifier::message::Message;
 use crate::notifier::sender::{Answer, Sender};
@@ -40,15 +41,26 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, CliError> {
         Command::Keygen => {
             let key: Zeroizing<[u8; 32]> = Zeroizing::new(rand::random());
             let text = Zeroizing::new(format!("{PREFIX}{}", STANDARD.encode(key.as_slice())));
-            output::line(&text)?;
+            if globals.json {
+                output::json(&json!({ "secret": text.as_str() }))?;
+            } else {
+                output::line(&text)?;
+            }
             Ok(Exit::Success)
         }
     }
 }
 
 async fn test(name: &str, globals: &Globals) -> Result<Exit, CliError> {
-    let config = host::load()?.webhooks;
+    let configuration = host::load()?;
+    let config = &configuration.webhooks;
+    let set = |one: &InForce| one.name == "KAGE_WEBHOOKS_FILE" && !one.value.is_empty();
+    let file_is_set = configuration.settings.in_force().iter().any(set);
     let hook = config.hooks.iter().find(|hook| hook.name == name).ok_or_else(|| {
+        if !file_is_set {
+            let unset = "KAGE_WEBHOOKS_FILE is not set, so there is no hook to test";
+            return CliError::Usage(unset.to_owned());
+        }
         let known: Vec<&str> = config.hooks.iter().map(|hook| hook.name.as_str()).collect();
         CliError::Usage(format!("KAGE_WEBHOOKS_FILE has no hook {name:?}; it has: {}", known.join(", ")))
     })?;

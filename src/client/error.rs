@@ -31,9 +31,13 @@ pub enum ClientError {
 
 impl ClientError {
     /// Whether the same request may come to a better end when it is repeated.
-    pub const fn is_transient(&self) -> bool {
+    pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Lost { .. } => true,
+            // In the words of rustls and hyper: the setting is wrong, not the network.
+            Self::Lost { cause, .. } => {
+                !cause.contains("CertificateRequired") && !cause.contains("invalid HTTP version")
+            }
+            Self::Unreachable { .. } => true,
             Self::Failed { status, .. } => matches!(status, 502..=504),
             Self::Refused { .. } | Self::Protocol { .. } | Self::BadKey | Self::Setup(_) => false,
         }

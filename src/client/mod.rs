@@ -99,6 +99,18 @@ impl Client {
             }
             builder = builder.tls_certs_merge(signers);
         }
+        let setup = |problem: String| ClientError::Setup(problem);
+        let mut apart = None;
+        if let Some(identity) = &config.identity {
+            let unusable =
+                "KAGE_CLIENT_CERT_FILE and KAGE_CLIENT_KEY_FILE hold no certificate with its key in PEM form";
+            apart = Some(unusable.to_owned());
+            let pair = zeroize::Zeroizing::new(
+                [&identity.certificate, b"\n".as_slice(), identity.key.expose_secret().as_bytes()].concat(),
+            );
+            let identity = reqwest::Identity::from_pem(&pair).map_err(|_| setup(unusable.to_owned()))?;
+            builder = builder.identity(identity);
+        }
         let http = builder
             .default_headers(HeaderMap::from_iter([(API_KEY, key)]))
             .user_agent(concat!("kage/", env!("CARGO_PKG_VERSION")))
@@ -107,7 +119,7 @@ impl Client {
             .connect_timeout(patience.connect)
             .read_timeout(patience.idle)
             .build()
-            .map_err(|error| ClientError::Setup(error.to_string()))?;
+            .map_err(|error| setup(apart.unwrap_or_else(|| error.to_string())))?;
         Ok(Self { http, base: config.url.clone(), key: SecretString::from(text), patience })
     }
 }

@@ -1,22 +1,23 @@
 //! What the client needs to know: where the server is, and its own key.
 //!
-//! `KAGE_URL`, `KAGE_API_KEY` and `KAGE_CA_FILE` first, then `url`, `key` and `ca_file` in `$XDG_CONFIG_HOME/kage/config.toml`
-//! (by default `~/.config/kage/config.toml`), which must be its owner's alone. The key may be a reference
-//! (`exec:/usr/bin/pass kage`).
+//! `KAGE_URL`, `KAGE_API_KEY` (or `KAGE_API_KEY_FILE`), `KAGE_CA_FILE`, and `KAGE_CLIENT_CERT_FILE` with
+//! `KAGE_CLIENT_KEY_FILE` first, then `url`, `key`, `ca_file`, `client_cert_file` and `client_key_file` in
+//! `$XDG_CONFIG_HOME/kage/config.toml` (by default `~/.config/kage/config.toml`), which must be its owner's alone, as
+//! the client's private key must. The API key may be a reference (`exec:/usr/bin/pass kage`).
 
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use url::{Host, Url};
 
-use crate::secret::error::SecretError;
+use crate::config::client_error::ClientConfigError;
+use crate::config::own_file;
 use crate::secret::resolver::Resolver;
-use crate::secret::source::{BadReference, Source};
+use crate::secret::source::Source;
 
 /// Where a server on the same machine listens unless it was told otherwise.
 pub const DEFAULT_URL: &str = "http://127.0.0.1:8787";
@@ -33,43 +34,17 @@ pub struct ClientConfig {
     pub key: SecretString,
     /// PEM: who signed the server's certificate, beside those whom the system trusts.
     pub ca: Option<Vec<u8>>,
+    /// Shown to a server that asks for a client's certificate.
+    pub identity: Option<ClientIdentity>,
 }
 
-/// Why there is no usable configuration. Never carries the key.
-#[derive(Debug, thiserror::Error)]
-pub enum ClientConfigError {
-    #[error("the API key: {0}")]
-    Reference(#[from] BadReference),
-    #[error("the API key: {0}")]
-    Secret(#[from] SecretError),
-    #[error("{0} is not valid UTF-8")]
-    NotUtf8(&'static str),
-    #[error("{name}: {why}")]
-    Invalid { name: String, why: &'static str },
-    #[error("{path}: cannot be read: {source}", path = .path.display())]
-    Unreadable { path: PathBuf, source: io::Error },
-    #[error("{path} is not a regular file", path = .path.display())]
-    NotAFile { path: PathBuf },
-    #[error(
-        "{path} belongs to another user (uid {owner}); it holds a key, so it must be yours: \
-         chown {uid} {path} && chmod 600 {path}",
-        path = .path.display()
-    )]
-    NotYours { path: PathBuf, owner: u32, uid: u32 },
-    #[error("{path} can be read or written by others (mode {mode:03o}): chmod 600 {path}", path = .path.display())]
-    Exposed { path: PathBuf, mode: u32 },
-    #[error(
-        "{path}:{line}: not understood; it may have url = \"…\", key = \"…\" and ca_file = \"…\", nothing else",
-        path = .path.display()
-    )]
-    Malformed { path: PathBuf, line: usize },
-    #[error("no API key: set KAGE_API_KEY, or write key = \"…\" to {path} (kage key create makes one)", path = .path.display())]
-    NoKey { path: PathBuf },
-    #[error(
-        "the key would cross the network readable to all, over plain http to {host}: use https, \
-         or set KAGE_ALLOW_PLAIN_HTTP=true if something else protects the way"
-    )]
-    PlainHttp { host: String },
+/// A client's certificate, and its private key.
+#[derive(Debug, Clone)]
+pub struct ClientIdentity {
+    /// PEM: the certificate, then those between it and its root.
+    pub certificate: Vec<u8>,
+    /// PEM.
+    pub key: SecretString,
 }
 
 #[derive(Default, Deserialize)]
@@ -78,6 +53,8 @@ struct ConfigFile {
     url: Option<String>,
     key: Option<SecretString>,
     ca_file: Option<PathBuf>,
+    client_cert_file: Option<PathBuf>,
+    client_key_file: Option<PathBuf>,
 }
 
 impl ClientConfig {
@@ -93,12 +70,17 @@ impl ClientConfig {
         let url = text("KAGE_URL")?;
         let key = text("KAGE_API_KEY")?;
         let plain = text("KAGE_ALLOW_PLAIN_HTTP")?;
+        let key_file = text("KAGE_API_KEY_FILE")?.map(PathBuf::from);
         let ca_file = text("KAGE_CA_FILE")?.map(PathBuf::from);
+        let client_cert = text("KAGE_CLIENT_CERT_FILE")?.map(PathBuf::from);
+        let client_key = text("KAGE_CLIENT_KEY_FILE")?.map(PathBuf::from);
         let path = config_path(&lookup);
 
         // A file that is not needed is not looked at: its faults are then no one's concern.
         let file = match &path {
-            Some(path) if url.is_none() || key.is_none() => read(path)?.unwrap_or_default(),
+            Some(path) if url.is_none() || key.is_none() && key_file.is_none() => {
+                read(path)?.unwrap_or_default()
+            }
             _ => ConfigFile::default(),
         };
         let (url_name, url) = match (url, file.url) {
@@ -107,22 +89,55 @@ impl ClientConfig {
             (None, None) => ("KAGE_URL".to_owned(), DEFAULT_URL.to_owned()),
         };
         let url = parse_url(url_name, &url)?;
-        let key = key
-            .map(SecretString::from)
-            .or(file.key)
-            .ok_or_else(|| ClientConfigError::NoKey { path: shown(path.as_deref()).into() })?;
-        let source = Source::of_setting(key.expose_secret())?;
+        let source = match (key, key_file, file.key) {
+            (Some(_), Some(_), _) => {
+                let why = "give it or KAGE_API_KEY_FILE, not both";
+                return Err(ClientConfigError::Invalid { name: "KAGE_API_KEY".to_owned(), why });
+            }
+            (Some(key), ..) => Source::of_setting(&key)?,
+            (None, Some(path), _) => Source::File(path),
+            (None, None, Some(key)) => Source::of_setting(key.expose_secret())?,
+            (None, None, None) => {
+                return Err(ClientConfigError::NoKey { path: shown(path.as_deref()).into() });
+            }
+        };
         let key = Resolver::default().read_at_once(&source)?;
         let allow_plain = parse_flag("KAGE_ALLOW_PLAIN_HTTP", plain.as_deref())?;
         if url.scheme() == "http" && !allow_plain && !is_loopback(&url) {
             return Err(ClientConfigError::PlainHttp { host: url.host_str().unwrap_or_default().to_owned() });
         }
-        let ca = ca_file.or(file.ca_file).map(read_ca).transpose()?;
-        Ok(Self { url, key, ca })
+        let ca = ca_file.or(file.ca_file).map(read_certificates).transpose()?;
+        // As a pair from one place: a certificate and another one's key are of no use.
+        let pair = match (client_cert, client_key) {
+            (None, None) => (file.client_cert_file, file.client_key_file),
+            given => given,
+        };
+        Ok(Self { url, key, ca, identity: read_identity(pair)? })
     }
 }
 
-fn read_ca(path: PathBuf) -> Result<Vec<u8>, ClientConfigError> {
+fn read_identity(
+    pair: (Option<PathBuf>, Option<PathBuf>),
+) -> Result<Option<ClientIdentity>, ClientConfigError> {
+    let (certificate, key_path) = match pair {
+        (None, None) => return Ok(None),
+        (Some(certificate), Some(key)) => (certificate, key),
+        (cert, _) => {
+            let name = if cert.is_some() { "KAGE_CLIENT_CERT_FILE" } else { "KAGE_CLIENT_KEY_FILE" };
+            let why = "a client's certificate and its key (client_cert_file, client_key_file) go together: give both or neither";
+            return Err(ClientConfigError::Invalid { name: name.to_owned(), why });
+        }
+    };
+    let unreadable = |source| ClientConfigError::Unreadable { path: key_path.clone(), source };
+    let file = own_file::open(&key_path)?.ok_or_else(|| unreadable(io::ErrorKind::NotFound.into()))?;
+    let mut key = zeroize::Zeroizing::new(String::new());
+    file.take(MAX_FILE_BYTES).read_to_string(&mut key).map_err(unreadable)?;
+    let key = SecretString::from(key.as_str());
+    Ok(Some(ClientIdentity { certificate: read_certificates(certificate)?, key }))
+}
+
+/// Certificates in PEM; whether they are is asked by who uses them.
+fn read_certificates(path: PathBuf) -> Result<Vec<u8>, ClientConfigError> {
     let (mut pem, file) = (Vec::new(), File::open(&path));
     let read = file.and_then(|file| file.take(MAX_CA_BYTES).read_to_end(&mut pem));
     match read {
@@ -175,21 +190,11 @@ fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// Reads the file, if there is one, after looking at who else could: on the open file, so that
-/// nobody can swap it in between.
+/// Reads the file, if there is one.
 fn read(path: &Path) -> Result<Option<ConfigFile>, ClientConfigError> {
-    let unreadable = |source| ClientConfigError::Unreadable { path: path.to_owned(), source };
-    // Not blocking: a FIFO in its place must not hang the client.
-    let nonblocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
-    let file = match OpenOptions::new().read(true).custom_flags(nonblocking).open(path) {
-        Ok(file) => file,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            return Ok(None);
-        }
-        Err(error) => return Err(unreadable(error)),
-    };
-    check_owner_only(path, &file, rustix::process::geteuid().as_raw())?;
+    let Some(file) = own_file::open(path)? else { return Ok(None) };
     let mut text = String::new();
+    let unreadable = |source| ClientConfigError::Unreadable { path: path.to_owned(), source };
     file.take(MAX_FILE_BYTES).read_to_string(&mut text).map_err(unreadable)?;
     match toml::from_str(&text) {
         Ok(config) => Ok(Some(config)),
@@ -200,25 +205,6 @@ fn read(path: &Path) -> Result<Option<ConfigFile>, ClientConfigError> {
             Err(ClientConfigError::Malformed { path: path.to_owned(), line })
         }
     }
-}
-
-fn check_owner_only(path: &Path, file: &File, uid: u32) -> Result<(), ClientConfigError> {
-    let path = path.to_owned();
-    let metadata = match file.metadata() {
-        Ok(metadata) => metadata,
-        Err(source) => return Err(ClientConfigError::Unreadable { path, source }),
-    };
-    if !metadata.is_file() {
-        return Err(ClientConfigError::NotAFile { path });
-    }
-    if metadata.uid() != uid {
-        return Err(ClientConfigError::NotYours { path, owner: metadata.uid(), uid });
-    }
-    let mode = metadata.mode() & 0o777;
-    if mode & 0o077 != 0 {
-        return Err(ClientConfigError::Exposed { path, mode });
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -293,24 +279,56 @@ mod tests {
     }
 
     #[test]
-    fn refuses_a_file_of_another_user() {
-        let (_home, path) = home_with("key = \"hush\"\n", 0o600);
-        let file = File::open(&path).unwrap();
-        let uid = file.metadata().unwrap().uid();
-        assert!(check_owner_only(&path, &file, uid).is_ok());
-        let error = check_owner_only(&path, &file, uid + 1).unwrap_err();
-        assert!(matches!(error, ClientConfigError::NotYours { .. }));
-        let text = error.to_string();
-        assert!(text.contains(&path.display().to_string()) && text.contains("chmod 600"), "{text}");
-    }
-
-    #[test]
     fn a_fifo_or_folder_in_its_place_is_refused_without_hanging() {
         let (home, path) = home_with("", 0o600);
         fs::remove_file(&path).unwrap();
         rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
         let error = load(&[("HOME", home.path().to_str().unwrap())]).unwrap_err();
         assert!(matches!(error, ClientConfigError::NotAFile { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_key_in_a_file_is_read_and_two_places_are_refused() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("key");
+        fs::write(&path, "from-a-file\n").unwrap();
+        let file = ("KAGE_API_KEY_FILE", path.to_str().unwrap());
+        assert_eq!(load(&[file]).unwrap().key.expose_secret().trim(), "from-a-file");
+        let error = load(&[file, ("KAGE_API_KEY", "hush")]).unwrap_err().to_string();
+        assert!(error.contains("KAGE_API_KEY_FILE, not both") && !error.contains("hush"), "{error}");
+        assert!(load(&[("KAGE_API_KEY_FILE", "/nowhere/at/all")]).is_err(), "never passed over");
+    }
+
+    #[test]
+    fn a_clients_certificate_comes_with_a_key_that_is_its_owners_alone() {
+        let home = tempfile::tempdir().unwrap();
+        let (cert, key) = (home.path().join("cert.pem"), home.path().join("key.pem"));
+        fs::write(&cert, "certificate").unwrap();
+        fs::write(&key, "hush").unwrap();
+        let api = ("KAGE_API_KEY", "k");
+        let pair = [
+            api,
+            ("KAGE_CLIENT_CERT_FILE", cert.to_str().unwrap()),
+            ("KAGE_CLIENT_KEY_FILE", key.to_str().unwrap()),
+        ];
+        fs::set_permissions(&key, Permissions::from_mode(0o644)).unwrap();
+        let error = load(&pair).unwrap_err();
+        assert!(matches!(error, ClientConfigError::Exposed { .. }), "{error}");
+        assert!(error.to_string().contains("chmod 600") && !error.to_string().contains("hush"), "{error}");
+        fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
+        let identity = load(&pair).unwrap().identity.expect("a pair");
+        assert_eq!(
+            (identity.certificate.as_slice(), identity.key.expose_secret()),
+            (&b"certificate"[..], "hush")
+        );
+        assert!(!format!("{identity:?}").contains("hush"));
+        for half in [pair[1], pair[2]] {
+            let error = load(&[api, half]).unwrap_err().to_string();
+            assert!(error.contains(half.0) && error.contains("both or neither"), "{error}");
+        }
+        let text = format!("key = \"k\"\nclient_cert_file = {cert:?}\nclient_key_file = {key:?}\n");
+        let (home, _) = home_with(&text, 0o600);
+        assert!(load(&[("HOME", home.path().to_str().unwrap())]).unwrap().identity.is_some());
     }
 
     #[test]

@@ -2,11 +2,13 @@
 
 pub mod api;
 pub mod client;
+pub mod client_error;
 pub mod database;
 pub mod edge;
 pub mod error;
 pub mod gateway;
 pub mod oidc;
+mod own_file;
 pub mod policy;
 pub mod providers;
 pub mod recorded;

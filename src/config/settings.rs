@@ -15,12 +15,15 @@ use crate::secret::watched::Secret;
 const DEFAULT_FILE: &str = "/etc/kage/kage.toml";
 
 /// Variables that other parts read: they are known, but no setting of a server.
-const OTHERS: [&str; 11] = [
+const OTHERS: [&str; 14] = [
     "KAGE_CONFIG",
     "KAGE_URL",
     "KAGE_API_KEY",
+    "KAGE_API_KEY_FILE",
     "KAGE_ALLOW_PLAIN_HTTP",
     "KAGE_CA_FILE",
+    "KAGE_CLIENT_CERT_FILE",
+    "KAGE_CLIENT_KEY_FILE",
     "KAGE_LOG",
     "KAGE_LOG_FORMAT",
     "KAGE_IMAGE_BASE",

@@ -25,6 +25,8 @@ pub const NAMES: [&str; 4] =
 
 /// What secrets begin with.
 pub const PREFIX: &str = "whsec_";
+/// What a secret looks like, for a person.
+const FORM: &str = "webhook secret: whsec_ and 24 to 64 bytes in Base64, as kage webhook keygen makes them";
 /// Bytes of a secret, as Standard Webhooks has it.
 const BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 /// Secrets of one receiver at once.
@@ -187,7 +189,8 @@ impl Section {
                 0 => format!("webhook.{}.secret", self.name),
                 number => format!("webhook.{}.secret.{}", self.name, number + 1),
             };
-            Secret::new(&name, source, Arc::clone(resolver), |text| key(text).is_some())
+            let is_key = |text: &str| key(text).is_some();
+            Secret::with_form(&name, source, Arc::clone(resolver), is_key, Some(FORM))
         };
         let secrets = self.secrets.into_iter().enumerate().map(secret).collect();
         let ca = self.ca_file.map(|path| {

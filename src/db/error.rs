@@ -6,8 +6,8 @@ use crate::metrics::metrics;
 #[derive(Debug, thiserror::Error)]
 pub enum DbError {
     /// No connection, or it broke: worth another try.
-    #[error("the database does not answer: {0}")]
-    Unavailable(#[source] sqlx::Error),
+    #[error("the database does not answer: {}", plain(.0))]
+    Unavailable(sqlx::Error),
     /// The fence: this run is leased to somebody else, or has ended.
     #[error("the lease on run {0} is lost")]
     LeaseLost(uuid::Uuid),
@@ -22,8 +22,17 @@ pub enum DbError {
     /// A row that this program could not have written.
     #[error("inconsistent row in {table}.{column} of {id}: {problem}")]
     Inconsistent { table: &'static str, column: &'static str, id: String, problem: String },
-    #[error("database: {0}")]
-    Driver(#[source] sqlx::Error),
+    #[error("database: {}", plain(.0))]
+    Driver(sqlx::Error),
+}
+
+/// Without the line of Postgres's own source, which tells a reader nothing. The text is whole here, so the driver's
+/// error is not named as a source: whoever prints the chain would say it twice, with the line.
+fn plain(error: &sqlx::Error) -> String {
+    match error {
+        sqlx::Error::Database(error) => error.message().to_owned(),
+        error => error.to_string(),
+    }
 }
 
 impl DbError {
@@ -86,5 +95,44 @@ fn failure(error: &sqlx::Error, unavailable: bool) -> Failure {
         // Integrity constraints.
         Some(code) if code.starts_with("23") => Failure::Constraint,
         _ => Failure::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+
+    use sqlx::error::{DatabaseError, ErrorKind};
+
+    use super::*;
+
+    /// As the driver shows Postgres's errors.
+    #[derive(Debug, thiserror::Error)]
+    #[error("permission denied at line 821")]
+    struct FromPostgres;
+
+    impl DatabaseError for FromPostgres {
+        fn message(&self) -> &'static str {
+            "permission denied"
+        }
+        fn as_error(&self) -> &(dyn Error + Send + Sync + 'static) {
+            self
+        }
+        fn as_error_mut(&mut self) -> &mut (dyn Error + Send + Sync + 'static) {
+            self
+        }
+        fn into_error(self: Box<Self>) -> Box<dyn Error + Send + Sync + 'static> {
+            self
+        }
+        fn kind(&self) -> ErrorKind {
+            ErrorKind::Other
+        }
+    }
+
+    #[test]
+    fn postgres_is_quoted_once_and_without_its_own_line() {
+        let error = DbError::from(sqlx::Error::Database(Box::new(FromPostgres)));
+        let told = format!("{:#}", anyhow::Error::new(error).context("key"));
+        assert_eq!(told, "key: database: permission denied");
     }
 }

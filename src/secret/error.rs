@@ -8,6 +8,8 @@ pub enum SecretError {
     Unreadable { place: String, error: std::io::Error },
     #[error("{0} is empty, longer than 64 KiB, or holds what cannot be in it")]
     Unusable(String),
+    #[error("{place} holds no {form}")]
+    Unfit { place: String, form: &'static str },
     /// Asked before, for nothing.
     #[error("{0}")]
     Unread(String),

@@ -22,6 +22,8 @@ struct Inner {
     resolver: Arc<Resolver>,
     /// What the value must be like for its use.
     accept: fn(&str) -> bool,
+    /// How a person calls such a value.
+    form: Option<&'static str>,
     value: watch::Sender<Option<SecretString>>,
     state: Mutex<State>,
 }
@@ -53,12 +55,24 @@ impl std::fmt::Debug for Secret {
 impl Secret {
     /// Not read yet. `name` is the setting's.
     pub fn new(name: &str, source: Source, resolver: Arc<Resolver>, accept: fn(&str) -> bool) -> Self {
+        Self::with_form(name, source, resolver, accept, None)
+    }
+
+    /// As [`Secret::new`]; a value that is not accepted is told to be no `form`.
+    pub fn with_form(
+        name: &str,
+        source: Source,
+        resolver: Arc<Resolver>,
+        accept: fn(&str) -> bool,
+        form: Option<&'static str>,
+    ) -> Self {
         let state = State { stamp: None, changes: 0, failure: None, read_at: None };
         Self(Arc::new(Inner {
             name: name.to_owned(),
             source,
             resolver,
             accept,
+            form,
             value: watch::Sender::new(None),
             state: Mutex::new(state),
         }))
@@ -182,7 +196,11 @@ impl Secret {
         let place = || self.0.source.to_string();
         let read = read.and_then(|value| {
             let good = (self.0.accept)(value.expose_secret());
-            if good { Ok(value) } else { Err(SecretError::Unusable(place())) }
+            match self.0.form {
+                _ if good => Ok(value),
+                Some(form) => Err(SecretError::Unfit { place: place(), form }),
+                None => Err(SecretError::Unusable(place())),
+            }
         });
         let mut state = self.lock();
         state.stamp = stamp;

@@ -78,6 +78,16 @@ async fn nothing_is_told_or_done_without_a_valid_key() {
     assert!(rows.len() == 2 && !rows.iter().any(|row| row.contains(&secret)), "{rows:?}");
     let listed = kage.host(&["key", "list"]);
     assert!(listed.contains("gone") && listed.contains("revoked") && !listed.contains(&secret), "{listed}");
+    // What is allowed and hardly meant is noted where the key is made; the list says what binds it.
+    let doubtful =
+        ["key", "create", "--name", "odd", "--scope", "audit:read", "--repo", "nosuch", "--cli", "none"];
+    let output = kage.server_command(&doubtful).output().expect("kage starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    for note in ["no repository \"nosuch\"", "no CLI \"none\"", "audit:read reads nothing"] {
+        assert!(said.contains(note), "{note}: {said}");
+    }
+    assert!(kage.host(&["key", "list"]).contains("repositories nosuch  clis none"));
 }
 
 #[tokio::test]

@@ -130,11 +130,24 @@ async fn tls_is_served_and_its_files_are_exchanged_while_a_stream_is_open() {
     };
     let output = list(Some(&ca));
     assert!(output.status.success(), "{output:?}");
-    assert!(!list(None).status.success(), "a signer that nobody named is not trusted");
+    let output = list(None);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(4) && said.contains("KAGE_CA_FILE"), "not trusted: {said}");
+    let mut command = kage.client_command(&["tasks"]);
+    let output = command.env("KAGE_URL", kage.url.replace("https:", "http:")).output().expect("starts");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(4) && said.contains("https://"), "plain: {said}");
     // `kage doctor` looks at the pair.
     let output = kage.server_command(&["doctor", "tls"]).output().expect("starts");
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success() && said.contains("CN=first") && said.contains("ends on"), "{output:?}");
+    // The test's key file is as it was made: readable to others, which both say and neither refuses.
+    assert!(said.starts_with("WARN") && said.contains("chmod 600"), "{said}");
+    assert!(kage.process(server).log_says("api.certificate_key_exposed"));
+    let closed = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(kage.folder.join("key.pem"), closed).expect("its own file");
+    let output = kage.server_command(&["doctor", "tls"]).output().expect("starts");
+    assert!(String::from_utf8_lossy(&output.stdout).starts_with("ok"), "{output:?}");
 
     // Half of a new pair: the old one stays. Then the other half.
     let task = kage.submit(&shell("while [ ! -e go ]; do sleep 0.1; done; echo over")).await;
@@ -240,6 +253,7 @@ async fn a_clients_certificate_is_asked_for_and_named_in_the_trail() {
         let client = tls_client(&signer, identity);
         assert!(client.get(format!("{}/health", kage.url)).send().await.is_err(), "nobody else is let in");
     }
+    our_own_client_shows_its_certificate(&kage, &signer);
     let (_, key) = kage.key_with(&json!({ "scopes": ["tasks:read"] })).await;
     send(kage.bare_request(Method::GET, "/api/v1/keys").header("X-API-Key", key)).await.problem(403);
     kage.process(api).terminate().await;
@@ -251,6 +265,29 @@ async fn a_clients_certificate_is_asked_for_and_named_in_the_trail() {
     .await
     .expect("reads");
     assert!(named.len() >= 2 && named.iter().all(|name| name.contains("CN=build farm")), "{named:?}");
+}
+
+fn our_own_client_shows_its_certificate(kage: &TestKage, signer: &Signer) {
+    let ca = kage.file("ca.pem", &signer.pem);
+    let (certificate, key) = signer.sign("laptop");
+    let (certificate, key) = (kage.file("client.pem", &certificate), kage.file("client-key.pem", &key));
+    let tasks = |shown: bool, key_mode: u32| {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(key_mode);
+        std::fs::set_permissions(&key, mode).expect("its own file");
+        let mut command = kage.client_command(&["tasks"]);
+        command.env("KAGE_CA_FILE", &ca);
+        if shown {
+            command.env("KAGE_CLIENT_CERT_FILE", &certificate).env("KAGE_CLIENT_KEY_FILE", &key);
+        }
+        let output = command.output().expect("starts");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, said) = tasks(true, 0o600);
+    assert_eq!(code, Some(0), "{said}");
+    let (code, said) = tasks(false, 0o600);
+    assert!(code == Some(4) && said.contains("KAGE_CLIENT_CERT_FILE"), "{said}");
+    let (code, said) = tasks(true, 0o644);
+    assert!(code == Some(2) && said.contains("can be read or written by others"), "{said}");
 }
 
 /// Entries of the trail about failures, by address.

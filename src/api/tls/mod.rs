@@ -3,6 +3,8 @@
 pub mod error;
 pub mod identity;
 
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::sync::Arc;
 
 use chrono::{TimeDelta, Utc};
@@ -13,7 +15,7 @@ use tokio::sync::watch;
 use crate::api::state::ApiState;
 use crate::api::tls::error::TlsError;
 use crate::api::tls::identity::{Files, Identity};
-use crate::config::edge::TlsConfig;
+use crate::config::edge::{TlsConfig, TlsKey};
 use crate::db;
 use crate::domain::audit::{Actor, Entry, Outcome};
 
@@ -60,6 +62,21 @@ pub fn ends_soon(identity: &Identity) -> bool {
     identity.not_after - Utc::now() <= SOON
 }
 
+/// The mode of the key's file, if others than its owner can read or write it.
+pub fn exposed_key(config: &TlsConfig) -> Option<(&Path, u32)> {
+    let TlsKey::File(path) = &config.key else { return None };
+    let mode = std::fs::metadata(path).ok()?.mode() & 0o777;
+    // Its group may: a key is often given to a service so.
+    (mode & 0o027 != 0).then_some((path.as_path(), mode))
+}
+
+fn warn_of_exposed_key(config: &TlsConfig) {
+    if let Some((path, mode)) = exposed_key(config) {
+        let (path, mode) = (path.display(), format!("{mode:03o}"));
+        tracing::warn!(%path, mode, "api.certificate_key_exposed: others can read or write it; chmod 600");
+    }
+}
+
 /// The files as they are now, and the loop that follows them.
 ///
 /// # Errors
@@ -70,6 +87,7 @@ pub(super) fn open(config: &TlsConfig) -> Result<(Tls, Follower), TlsError> {
     let (sender, current) = watch::channel(Arc::clone(&identity.server));
     let tls = Tls { current, handshake: config.handshake };
     tracing::info!(subject = identity.subject, not_after = %identity.not_after, "api.certificate");
+    warn_of_exposed_key(config);
     let follower = Follower { config: config.clone(), seen: files.digest(), identity, sender, warned: None };
     Ok((tls, follower))
 }
@@ -129,6 +147,7 @@ impl Follower {
         match read.and_then(|files| files.understand(&self.config)) {
             Ok(identity) => {
                 tracing::info!(subject = identity.subject, not_after = %identity.not_after, "api.certificate_exchanged");
+                warn_of_exposed_key(&self.config);
                 self.sender.send_replace(Arc::clone(&identity.server));
                 let details = json!({ "subject": identity.subject, "not_after": identity.not_after });
                 (self.identity, self.warned) = (identity, None);

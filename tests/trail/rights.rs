@@ -132,9 +132,17 @@ async fn each_role_adds_what_is_its_own_and_nothing_else() {
     assert_eq!(as_role(&trail, Some("kage_sequencer"), "DELETE FROM audit_queue").await, None);
 }
 
+/// Takes the first wall away: roles may make no such tables.
+async fn let_make_temporary_tables(trail: &Trail) {
+    let grant =
+        "DO $$ BEGIN EXECUTE format('GRANT TEMPORARY ON DATABASE %I TO PUBLIC', current_database()); END $$";
+    sqlx::raw_sql(grant).execute(trail.pool()).await.expect("the owner may");
+}
+
 #[tokio::test]
 async fn a_writer_cannot_leave_its_entry_out() {
     let trail = Trail::new().await;
+    let_make_temporary_tables(&trail).await;
     let mut transaction = trail.pool().begin().await.expect("begins");
     sqlx::query("SET LOCAL ROLE kage_runner").execute(&mut *transaction).await.expect("set");
     // A table of its own with the queue's name, before ours on the path.
@@ -164,12 +172,7 @@ async fn no_role_answers_for_the_catalog() {
         assert_eq!(as_role(&trail, Some(role), shadow).await.as_deref(), Some("42501"), "{role}");
     }
     // The second wall without the first.
-    sqlx::raw_sql(
-        "DO $$ BEGIN EXECUTE format('GRANT TEMPORARY ON DATABASE %I TO PUBLIC', current_database()); END $$",
-    )
-    .execute(trail.pool())
-    .await
-    .expect("the owner may");
+    let_make_temporary_tables(&trail).await;
     for role in roles {
         for foreign in [
             format!("{ENTRY} ('key', 'x', 'x', 'done', '{{}}')"),
@@ -216,8 +219,10 @@ async fn no_entry_is_larger_than_a_step_can_hold() {
     .await
     .expect("the owner may");
     let mut connection = trail.pool().acquire().await.expect("a connection");
-    let taken = kage::db::trail::take(&mut connection, 10_000).await.expect("takes");
-    assert!((5..20).contains(&taken.len()), "{}", taken.len());
-    let rest = kage::db::trail::take(&mut connection, 10_000).await.expect("takes");
-    assert_eq!(taken.len() + rest.len(), 20);
+    let mut steps = Vec::new();
+    while steps.iter().sum::<usize>() < 20 {
+        let taken = kage::db::trail::take(&mut connection, 10_000).await.expect("takes");
+        assert!((1..20).contains(&taken.len()), "after {steps:?}: {}", taken.len());
+        steps.push(taken.len());
+    }
 }

@@ -2,14 +2,15 @@
 
 use std::net::IpAddr;
 
-use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use futures::Stream;
 use ipnet::IpNet;
 
+use crate::api::auth::Caller;
 use crate::api::extract::{Path, Query};
 use crate::api::problem::{ApiError, ApiResult};
 use crate::api::state::ApiState;
@@ -138,6 +139,7 @@ pub(super) async fn audit_checkpoint(State(state): State<ApiState>) -> ApiResult
               (status = 404, body = Problem), (status = 422, body = Problem)))]
 pub(super) async fn export_audit(
     State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
     Query(asked): Query<AuditExport>,
 ) -> ApiResult<Response> {
     let partial = asked.since.is_some() || asked.until.is_some() || asked.task.is_some();
@@ -152,7 +154,7 @@ pub(super) async fn export_audit(
     drop(connection);
     let filter = Filter { since: asked.since, until: asked.until, task: asked.task, ..Filter::default() };
     let export = Export::new(checkpoint, note, filter, form);
-    let mut response = Body::from_stream(pages(state.pool.clone(), export)).into_response();
+    let mut response = Body::from_stream(pages(state.pool.clone(), caller, export)).into_response();
     let ndjson = HeaderValue::from_static("application/x-ndjson");
     response.headers_mut().insert(header::CONTENT_TYPE, ndjson);
     let name = HeaderValue::from_static("attachment; filename=\"audit.jsonl\"");
@@ -160,13 +162,24 @@ pub(super) async fn export_audit(
     Ok(response)
 }
 
-/// A connection for each page, and none while the client reads. An error breaks the answer off, which its verifier sees.
-fn pages(pool: sqlx::PgPool, mut export: Export) -> impl Stream<Item = Result<Bytes, ExportError>> {
+/// A connection for each page, and none while the client reads. An error breaks the answer off, which its verifier sees;
+/// so does the end of the caller's key or session.
+fn pages(
+    pool: sqlx::PgPool,
+    caller: Caller,
+    mut export: Export,
+) -> impl Stream<Item = Result<Bytes, axum::BoxError>> {
     async_stream::try_stream! {
         loop {
-            let mut connection = pool.acquire().await.map_err(DbError::from)?;
+            let mut connection = pool.acquire().await?;
             let page = export.page(&mut connection).await?;
+            // After the page was read: what is sent was read while the caller might.
+            let taken = db::keys::is_taken(&mut connection, &caller.bearer).await?;
             drop(connection);
+            if !taken {
+                tracing::info!(key = caller.bearer.key_id, "api.export_of_a_key_ends");
+                Err(caller.ended())?;
+            }
             let Some(lines) = page else { break };
             yield Bytes::from(lines);
         }

@@ -22,6 +22,7 @@ use crate::trail::canonical;
 use crate::trail::checkpoint::Checkpoint;
 use crate::trail::error::TrailError;
 use crate::trail::note::Note;
+use crate::trail::tree::leaf_hash;
 use crate::wire::audit::{AuditEntry, AuditExport, AuditFilter, AuditPage, AuditProof};
 use crate::wire::problem::Problem;
 
@@ -43,10 +44,14 @@ fn broken(error: &TrailError) -> ApiError {
 }
 
 fn to_wire(placed: &Placed) -> ApiResult<AuditEntry> {
-    let entry = trail_export::leaf(placed)
-        .and_then(|leaf| canonical::parse(&leaf))
-        .map_err(|error| broken(&error))?;
-    Ok(AuditEntry { index: placed.index.unsigned_abs(), hash: hex::encode(placed.hash()?), entry })
+    let leaf = trail_export::leaf(placed).map_err(|error| broken(&error))?;
+    let entry = canonical::parse(&leaf).map_err(|error| broken(&error))?;
+    let hash = placed.hash()?;
+    let as_recorded = leaf_hash(&leaf) == hash;
+    if !as_recorded {
+        tracing::error!(index = placed.index, "api.audit_entry_is_not_as_recorded");
+    }
+    Ok(AuditEntry { index: placed.index.unsigned_abs(), hash: hex::encode(hash), as_recorded, entry })
 }
 
 fn network(text: &str) -> ApiResult<IpNet> {
@@ -114,7 +119,11 @@ pub(super) async fn prove_audit(
     let placed = placed.first().ok_or_else(|| ApiError::not_found("audit entry"))?;
     let proof = trail_export::proof(&mut connection, index, checkpoint.size).await?;
     let proof = proof.iter().map(hex::encode).collect();
-    Ok(Json(AuditProof { entry: to_wire(placed)?, proof, checkpoint: note }))
+    let entry = to_wire(placed)?;
+    if !entry.as_recorded {
+        return Err(broken(&trail_export::changed(placed)));
+    }
+    Ok(Json(AuditProof { entry, proof, checkpoint: note }))
 }
 
 /// The last checkpoint, a signed note (C2SP tlog-checkpoint), with the signatures of its witnesses.

@@ -248,9 +248,12 @@ const NEEDS_NO_VISIBLE: &[&str] = &[
     // Seconds for which an entry has waited; of which one, nobody is told.
     "trail::lag",
     // Keys: `api/keys` asks what the caller reaches.
+    "keys::change_alone",
     "keys::find",
     "keys::find_shown",
+    "keys::hold",
     "keys::insert",
+    "keys::is_taken",
     "keys::list",
     "keys::lock",
     "keys::none_yet",

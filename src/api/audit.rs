@@ -2,14 +2,15 @@
 
 use std::net::IpAddr;
 
-use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use futures::Stream;
 use ipnet::IpNet;
 
+use crate::api::auth::Caller;
 use crate::api::extract::{Path, Query};
 use crate::api::problem::{ApiError, ApiResult};
 use crate::api::state::ApiState;
@@ -21,6 +22,7 @@ use crate::trail::canonical;
 use crate::trail::checkpoint::Checkpoint;
 use crate::trail::error::TrailError;
 use crate::trail::note::Note;
+use crate::trail::tree::leaf_hash;
 use crate::wire::audit::{AuditEntry, AuditExport, AuditFilter, AuditPage, AuditProof};
 use crate::wire::problem::Problem;
 
@@ -42,10 +44,14 @@ fn broken(error: &TrailError) -> ApiError {
 }
 
 fn to_wire(placed: &Placed) -> ApiResult<AuditEntry> {
-    let entry = trail_export::leaf(placed)
-        .and_then(|leaf| canonical::parse(&leaf))
-        .map_err(|error| broken(&error))?;
-    Ok(AuditEntry { index: placed.index.unsigned_abs(), hash: hex::encode(placed.hash()?), entry })
+    let leaf = trail_export::leaf(placed).map_err(|error| broken(&error))?;
+    let entry = canonical::parse(&leaf).map_err(|error| broken(&error))?;
+    let hash = placed.hash()?;
+    let as_recorded = leaf_hash(&leaf) == hash;
+    if !as_recorded {
+        tracing::error!(index = placed.index, "api.audit_entry_is_not_as_recorded");
+    }
+    Ok(AuditEntry { index: placed.index.unsigned_abs(), hash: hex::encode(hash), as_recorded, entry })
 }
 
 fn network(text: &str) -> ApiResult<IpNet> {
@@ -113,7 +119,11 @@ pub(super) async fn prove_audit(
     let placed = placed.first().ok_or_else(|| ApiError::not_found("audit entry"))?;
     let proof = trail_export::proof(&mut connection, index, checkpoint.size).await?;
     let proof = proof.iter().map(hex::encode).collect();
-    Ok(Json(AuditProof { entry: to_wire(placed)?, proof, checkpoint: note }))
+    let entry = to_wire(placed)?;
+    if !entry.as_recorded {
+        return Err(broken(&trail_export::changed(placed)));
+    }
+    Ok(Json(AuditProof { entry, proof, checkpoint: note }))
 }
 
 /// The last checkpoint, a signed note (C2SP tlog-checkpoint), with the signatures of its witnesses.
@@ -138,6 +148,7 @@ pub(super) async fn audit_checkpoint(State(state): State<ApiState>) -> ApiResult
               (status = 404, body = Problem), (status = 422, body = Problem)))]
 pub(super) async fn export_audit(
     State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
     Query(asked): Query<AuditExport>,
 ) -> ApiResult<Response> {
     let partial = asked.since.is_some() || asked.until.is_some() || asked.task.is_some();
@@ -152,7 +163,7 @@ pub(super) async fn export_audit(
     drop(connection);
     let filter = Filter { since: asked.since, until: asked.until, task: asked.task, ..Filter::default() };
     let export = Export::new(checkpoint, note, filter, form);
-    let mut response = Body::from_stream(pages(state.pool.clone(), export)).into_response();
+    let mut response = Body::from_stream(pages(state.pool.clone(), caller, export)).into_response();
     let ndjson = HeaderValue::from_static("application/x-ndjson");
     response.headers_mut().insert(header::CONTENT_TYPE, ndjson);
     let name = HeaderValue::from_static("attachment; filename=\"audit.jsonl\"");
@@ -160,13 +171,24 @@ pub(super) async fn export_audit(
     Ok(response)
 }
 
-/// A connection for each page, and none while the client reads. An error breaks the answer off, which its verifier sees.
-fn pages(pool: sqlx::PgPool, mut export: Export) -> impl Stream<Item = Result<Bytes, ExportError>> {
+/// A connection for each page, and none while the client reads. An error breaks the answer off, which its verifier sees;
+/// so does the end of the caller's key or session.
+fn pages(
+    pool: sqlx::PgPool,
+    caller: Caller,
+    mut export: Export,
+) -> impl Stream<Item = Result<Bytes, axum::BoxError>> {
     async_stream::try_stream! {
         loop {
-            let mut connection = pool.acquire().await.map_err(DbError::from)?;
+            let mut connection = pool.acquire().await?;
             let page = export.page(&mut connection).await?;
+            // After the page was read: what is sent was read while the caller might.
+            let taken = db::keys::is_taken(&mut connection, &caller.bearer).await?;
             drop(connection);
+            if !taken {
+                tracing::info!(key = caller.bearer.key_id, "api.export_of_a_key_ends");
+                Err(caller.ended())?;
+            }
             let Some(lines) = page else { break };
             yield Bytes::from(lines);
         }

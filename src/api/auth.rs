@@ -58,6 +58,29 @@ impl Caller {
         }
     }
 
+    /// A transaction of an act of its own. The body may have come long after the caller was known: here it is asked for
+    /// again, and it is not revoked before the act is written.
+    pub async fn begin(&self, state: &ApiState) -> ApiResult<sqlx::PgTransaction<'static>> {
+        let mut transaction = state.pool.begin().await?;
+        self.hold(&mut transaction).await?;
+        Ok(transaction)
+    }
+
+    /// As [`Caller::begin`], for changes of keys and sessions.
+    pub async fn begin_alone(&self, state: &ApiState) -> ApiResult<sqlx::PgTransaction<'static>> {
+        let mut transaction = state.pool.begin().await?;
+        db::keys::change_alone(&mut transaction).await?;
+        self.hold(&mut transaction).await?;
+        Ok(transaction)
+    }
+
+    async fn hold(&self, connection: &mut sqlx::PgConnection) -> ApiResult<()> {
+        if db::keys::hold(connection, &self.bearer).await? {
+            return Ok(());
+        }
+        Err(if self.signed_in.is_some() { ApiError::session_ended() } else { ApiError::key_unknown() })
+    }
+
     /// The audit entry of an act of its own that is done.
     pub fn did(&self, action: &'static str, object: String, mut details: Value) -> Asked {
         if let (Some(signed_in), Value::Object(fields)) = (&self.signed_in, &mut details) {

@@ -71,7 +71,7 @@ pub(super) async fn approve_configuration(
     if [&new.path, &new.digest].iter().any(|text| text.contains('\0')) {
         return Err(ApiError::invalid("path and digest cannot contain NUL"));
     }
-    let mut transaction = state.pool.begin().await?;
+    let mut transaction = caller.begin(&state).await?;
     let row = db::repositories::find(&mut transaction, &caller.visible, &name).await?;
     row.ok_or_else(|| ApiError::not_found("repository"))?;
     let actor = caller.actor();
@@ -102,7 +102,7 @@ pub(super) async fn revoke_approval(
     Extension(caller): Extension<Caller>,
     Path((name, id)): Path<(String, Uuid)>,
 ) -> ApiResult<Json<Approval>> {
-    let mut transaction = state.pool.begin().await?;
+    let mut transaction = caller.begin(&state).await?;
     let row = db::quarantine::revoke(&mut transaction, &caller.visible, &name, id).await?;
     let row = row.ok_or_else(|| ApiError::not_found("approval"))?;
     db::audit::append(&mut transaction, &entry(&caller, "repository.revoke", &name, &row)).await?;

@@ -47,7 +47,7 @@ pub(super) async fn register_repository(
         .sources
         .check(&request.source)
         .map_err(|problem| ApiError::invalid(format!("source: {problem}")))?;
-    let mut transaction = state.pool.begin().await?;
+    let mut transaction = caller.begin(&state).await?;
     let row = match db::repositories::insert(&mut transaction, name.as_str(), &request.source).await {
         Ok(row) => row,
         Err(error) if error.is_conflict() => {
@@ -98,7 +98,7 @@ pub(super) async fn fetch_repository(
     Extension(caller): Extension<Caller>,
     Path(name): Path<String>,
 ) -> ApiResult<(StatusCode, Json<Repository>)> {
-    let mut transaction = state.pool.begin().await?;
+    let mut transaction = caller.begin(&state).await?;
     let row =
         db::repositories::wish(&mut transaction, &caller.visible, &name, RepositoryState::Pending).await?;
     let row = row.ok_or_else(|| ApiError::not_found("repository"))?;
@@ -118,7 +118,7 @@ pub(super) async fn remove_repository(
     Extension(caller): Extension<Caller>,
     Path(name): Path<String>,
 ) -> ApiResult<(StatusCode, Json<Repository>)> {
-    let mut transaction = state.pool.begin().await?;
+    let mut transaction = caller.begin(&state).await?;
     let row =
         db::repositories::wish(&mut transaction, &caller.visible, &name, RepositoryState::Removing).await?;
     let row = row.ok_or_else(|| ApiError::not_found("repository"))?;

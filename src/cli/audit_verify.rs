@@ -87,14 +87,14 @@ async fn verify(args: &VerifyArgs, keys: &[VerifierKey]) -> Result<Result<String
         Source::Database(pool) => pool,
         Source::Server(client) => return of_server(&client, args, keys, known).await,
     };
+    let asked = known.len();
     let mut connection = pool.acquire().await.context("database").map_err(CliError::Host)?;
     if let (Some(from), Some(to)) = (&args.from, &args.to) {
         return Ok(between(&mut connection, from, to, keys).await);
     }
     Ok(database(&mut connection, keys, known).await.map(|found| {
         let Found { size, waiting, .. } = found;
-        let held = args.anchor.len();
-        format!("{size} entries are what their checkpoints say ({held} anchors asked); {waiting} wait for their place")
+        format!("{size} entries are what their checkpoints say ({asked} checkpoints from elsewhere asked); {waiting} wait for their place")
     }))
 }
 
@@ -142,8 +142,12 @@ fn anchored(paths: &[std::path::PathBuf], keys: &[VerifierKey]) -> Result<Vec<Ch
         }
         // A line that a crash cut off says nothing.
         let notes = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let before = known.len();
         for note in notes {
             known.push(checkpoint::open_by_any(note["checkpoint"].as_str().unwrap_or_default(), keys)?);
+        }
+        if known.len() == before {
+            return Err(Wrong::File(format!("{}: there is no checkpoint in it", path.display())));
         }
     }
     known.sort_by_key(|checkpoint| checkpoint.size);

@@ -12,7 +12,7 @@ pub struct Args {}
 /// The first setting that is wrong.
 pub async fn run(_: Args, globals: &Globals) -> Result<Exit, CliError> {
     let configuration = host::load()?;
-    let mut in_force = configuration.settings.in_force().to_vec();
+    let mut in_force = configuration.settings.shown();
     in_force.sort_by_key(|setting| setting.name);
     in_force.dedup_by_key(|setting| setting.name);
     if globals.json {

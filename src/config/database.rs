@@ -15,6 +15,28 @@ pub const NAMES: [&str; 5] = [
     "KAGE_DATABASE_ACQUIRE_SECS",
 ];
 
+/// Those that the driver knows (sqlx 0.9, `PgConnectOptions`), beside `options[…]`.
+const PARAMETERS: [&str; 18] = [
+    "application_name",
+    "dbname",
+    "host",
+    "hostaddr",
+    "options",
+    "password",
+    "port",
+    "ssl-ca",
+    "ssl-cert",
+    "ssl-key",
+    "ssl-mode",
+    "ssl-root-cert",
+    "sslcert",
+    "sslkey",
+    "sslmode",
+    "sslrootcert",
+    "statement-cache-capacity",
+    "user",
+];
+
 #[derive(Debug, Clone)]
 pub struct DatabaseConfig {
     /// `postgres://user@host/name`; none: `kage serve` runs its own private cluster.
@@ -42,6 +64,11 @@ impl DatabaseConfig {
             let mut parsed = url::Url::parse(url).map_err(|problem| invalid(problem.to_string()))?;
             if !matches!(parsed.scheme(), "postgres" | "postgresql") {
                 return Err(invalid("it begins with postgres://".to_owned()));
+            }
+            // The driver would log the value of one that it does not know.
+            if parsed.query_pairs().any(|(name, _)| !is_known(&name)) {
+                let known = PARAMETERS.join(", ");
+                return Err(invalid(format!("a parameter behind its ? is not known; known are {known}")));
             }
             url.parse::<PgConnectOptions>().map_err(|problem| invalid(problem.to_string()))?;
             let found = passwords(&parsed);
@@ -75,9 +102,18 @@ impl DatabaseConfig {
     }
 }
 
+fn is_known(parameter: &str) -> bool {
+    PARAMETERS.contains(&parameter) || (parameter.starts_with("options[") && parameter.ends_with(']'))
+}
+
+/// Parameters whose value is a secret, or may be: a key can be given as its text.
+fn is_secret(parameter: &str) -> bool {
+    matches!(parameter, "password" | "sslkey" | "ssl-key")
+}
+
 /// The passwords in a URL, as they are spelled and as they are meant.
 fn passwords(url: &url::Url) -> Vec<String> {
-    let in_query = url.query_pairs().filter(|(name, _)| name == "password");
+    let in_query = url.query_pairs().filter(|(name, _)| is_secret(name));
     let mut found: Vec<String> = in_query.map(|(_, value)| value.into_owned()).collect();
     if let Some(password) = url.password() {
         let pair = format!("x={}", password.replace('+', "%2B").replace('&', "%26"));
@@ -90,10 +126,10 @@ fn passwords(url: &url::Url) -> Vec<String> {
 /// Hides a password in a URL, wherever Postgres takes one; whether there was any.
 fn mask(url: &mut url::Url) -> bool {
     const MASK: &str = "********";
-    let in_query = url.query_pairs().any(|(name, _)| name == "password");
+    let in_query = url.query_pairs().any(|(name, _)| is_secret(&name));
     if in_query {
         let pairs: Vec<(String, String)> = url.query_pairs().into_owned().collect();
-        let shown = pairs.iter().map(|(name, value)| (name, if name == "password" { MASK } else { value }));
+        let shown = pairs.iter().map(|(name, value)| (name, if is_secret(name) { MASK } else { value }));
         url.query_pairs_mut().clear().extend_pairs(shown);
     }
     let in_authority = url.password().is_some();
@@ -102,4 +138,37 @@ fn mask(url: &mut url::Url) -> bool {
         let _ = url.set_password(Some(MASK));
     }
     in_query || in_authority
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn a_parameter_that_the_driver_would_log_is_refused_unseen() {
+        let read = |url: &str| {
+            let given = BTreeMap::from([("KAGE_DATABASE_URL".to_owned(), url.to_owned())]);
+            DatabaseConfig::from_settings(&mut Settings::from_parts(given, None).expect("settings"))
+        };
+        for query in [
+            "sslpassword=a,planted",
+            "passfile=planted",
+            "planted=1",
+            "Password=planted",
+            "options[planted=1",
+        ] {
+            let refused = read(&format!("postgres://me@db/kage?{query}")).expect_err(query).to_string();
+            assert!(!refused.contains("planted") && refused.contains("KAGE_DATABASE_URL"), "{refused}");
+        }
+        for query in [
+            "host=/run/pg&sslmode=require",
+            "password=x",
+            "options[statement_timeout]=5s",
+            "application_name=a",
+        ] {
+            assert!(read(&format!("postgres://me@db/kage?{query}")).is_ok(), "{query}");
+        }
+    }
 }

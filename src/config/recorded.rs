@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use url::Url;
 
 use crate::config::secrets::MASK;
-use crate::config::settings::Settings;
+use crate::config::settings::{InForce, Settings};
 
 /// Settings that name a file of further configuration. What is in it is told by its SHA-256.
 const FILES: [&str; 8] = [
@@ -22,6 +22,17 @@ const FILES: [&str; 8] = [
 ];
 
 impl Settings {
+    /// The settings in force as a terminal may show them.
+    pub fn shown(&self) -> Vec<InForce> {
+        let mut settings = self.in_force().to_vec();
+        for setting in &mut settings {
+            let value = setting.value.as_str();
+            let is_list = self.lists.contains(setting.name);
+            setting.value = if is_list { each(value, without_query) } else { without_query(value) };
+        }
+        settings
+    }
+
     /// Name and value of each; of a secret `set` or `unset`, of a URL no path, for there tokens are.
     pub fn recorded(&self) -> BTreeMap<String, String> {
         let mut recorded = BTreeMap::new();
@@ -30,7 +41,8 @@ impl Settings {
             let shown = match (self.confidential.contains(name) || value == MASK, value) {
                 (true, "") => "unset".to_owned(),
                 (true, _) => "set".to_owned(),
-                (false, value) => shown(value),
+                (false, value) if self.lists.contains(name) => each(value, without_tail),
+                (false, value) => without_tail(value),
             };
             if FILES.contains(&name) && !value.is_empty() {
                 recorded.insert(format!("{name} sha256"), digest(Path::new(value)));
@@ -55,8 +67,19 @@ fn digest(path: &Path) -> String {
     std::fs::read(path).map_or_else(|error| error.to_string(), |text| hex::encode(Sha256::digest(text)))
 }
 
-fn shown(value: &str) -> String {
-    value.split(',').map(without_tail).collect::<Vec<_>>().join(",")
+fn each(list: &str, shown: impl Fn(&str) -> String) -> String {
+    list.split(',').map(shown).collect::<Vec<_>>().join(",")
+}
+
+/// A URL without what its query says, for there tokens are. Of a database's the parameters are known, and masked already.
+fn without_query(item: &str) -> String {
+    match Url::parse(item) {
+        Ok(mut url) if url.query().is_some() && !url.scheme().starts_with("postgres") => {
+            url.set_query(None);
+            format!("{url}?…")
+        }
+        _ => item.to_owned(),
+    }
 }
 
 /// Of a database's URL the path is its name, and its password is masked already.
@@ -67,7 +90,7 @@ fn without_tail(item: &str) -> String {
         url.set_query(None);
         return format!("{url}{query}");
     }
-    let Some(host) = url.host_str() else { return item.to_owned() };
+    let Some(host) = url.host_str() else { return without_query(item) };
     let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
     let tail = if url.path().len() > 1 || url.query().is_some() { "/…" } else { "" };
     format!("{}://{host}{port}{tail}", url.scheme())
@@ -90,17 +113,20 @@ mod tests {
             EdgeConfig::from_settings(&mut settings).unwrap();
             SequencerConfig::from_settings(&mut settings).unwrap();
             GatewayConfig::from_settings(&mut settings).unwrap();
-            settings.recorded()
+            (settings.recorded(), settings.shown())
         };
         let planted = [
-            ("KAGE_DATABASE_URL", "postgres://me:planted@db/kage?sslpassword=planted"),
+            ("KAGE_DATABASE_URL", "postgres://me:planted@db/kage?application_name=planted,planted"),
             ("KAGE_DATABASE_PASSWORD", "planted"),
             ("KAGE_GATEWAY_PROXY", "http://me:planted@proxy:3128"),
             ("KAGE_SEQUENCER_KEY", "planted"),
-            ("KAGE_SEQUENCER_ANCHOR_HTTP", "https://hooks.example:8443/planted?planted"),
+            ("KAGE_SEQUENCER_ANCHOR_HTTP", "https://hooks.example:8443/planted?planted,planted"),
+            ("KAGE_SEQUENCER_ANCHOR_SYSLOG", "tcp://logs.example:514?token=a,planted"),
             ("KAGE_API_CORS_ORIGINS", "https://a.example,https://b.example"),
         ];
-        let with = recorded(&planted);
+        let (with, in_terminal) = recorded(&planted);
+        let anchor = in_terminal.iter().find(|setting| setting.name == "KAGE_SEQUENCER_ANCHOR_HTTP").unwrap();
+        assert_eq!(anchor.value, "https://hooks.example:8443/planted?…");
         assert!(!format!("{with:?}").contains("planted"), "{with:#?}");
         for (name, value) in [
             ("KAGE_DATABASE_URL", "postgres://me:********@db/kage?…"),
@@ -114,8 +140,8 @@ mod tests {
         ] {
             assert_eq!(with.get(name).map(String::as_str), Some(value), "{name}");
         }
-        let without = recorded(&planted[..2]);
+        let without = recorded(&planted[..2]).0;
         assert_eq!(without["KAGE_SEQUENCER_KEY"], "unset");
-        assert_eq!((hash(&with), hash(&with) == hash(&without)), (hash(&recorded(&planted)), false));
+        assert_eq!((hash(&with), hash(&with) == hash(&without)), (hash(&recorded(&planted).0), false));
     }
 }

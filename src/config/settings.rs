@@ -67,6 +67,8 @@ pub struct Settings {
     pub(super) watched: Vec<Secret>,
     /// Names of settings that are secrets, given or not.
     pub(super) confidential: BTreeSet<&'static str>,
+    /// Names of settings whose items are between commas.
+    pub(super) lists: BTreeSet<&'static str>,
 }
 
 impl Settings {
@@ -178,6 +180,7 @@ impl Settings {
         let items = value.as_ref().map_or_else(Vec::new, |value| {
             value.text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
         });
+        self.lists.insert(name);
         self.note(name, items.join(","), value.map(|value| value.origin));
         items
     }

@@ -8,6 +8,8 @@ use crate::db::rights::{self, RightsColumns};
 use crate::domain::access::Rights;
 use crate::wire;
 
+/// Serialises changes of keys and sessions by their holders, who hold their own meanwhile: two could await each other.
+const CHANGES_LOCK: i64 = 0x6b61_6765_0003;
 /// Serialises what depends on there being no key.
 const FIRST_KEY_LOCK: i64 = 0x6b61_6765_0001;
 
@@ -185,6 +187,44 @@ pub async fn still_taken(pool: &PgPool, bearers: &[Bearer]) -> Result<Vec<Bearer
     .await?;
     let at = |place: i64| usize::try_from(place - 1).ok().and_then(|place| bearers.get(place)).cloned();
     Ok(places.into_iter().filter_map(at).collect())
+}
+
+/// Whether a secret is taken; if so, its key or session can be neither revoked nor rotated until the transaction ends.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn hold(connection: &mut PgConnection, bearer: &Bearer) -> Result<bool, DbError> {
+    sqlx::query(
+        "WITH k AS MATERIALIZED (SELECT id FROM api_keys WHERE id = $1 AND kind = 'key' FOR SHARE),
+              s AS MATERIALIZED (SELECT id FROM sessions WHERE id = $1 FOR SHARE)
+         SELECT (SELECT count(*) FROM k) + (SELECT count(*) FROM s)",
+    )
+    .bind(&bearer.key_id)
+    .execute(&mut *connection)
+    .await?;
+    // Asked anew: a statement sees what was committed before it began, and the one above may have waited.
+    is_taken(connection, bearer).await
+}
+
+/// Whether a secret is taken now.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn is_taken(connection: &mut PgConnection, bearer: &Bearer) -> Result<bool, DbError> {
+    Ok(sqlx::query_scalar("SELECT bearer_is_taken($1, $2)")
+        .bind(&bearer.key_id)
+        .bind(&bearer.secret_sha256[..])
+        .fetch_one(connection)
+        .await?)
+}
+
+/// Nobody else who asks for this changes a key or session until the transaction ends. To be asked before anything is held.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn change_alone(connection: &mut PgConnection) -> Result<(), DbError> {
+    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(CHANGES_LOCK).execute(connection).await?;
+    Ok(())
 }
 
 /// Notes the use, at most once a minute.

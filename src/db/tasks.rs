@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
-use sqlx::{PgConnection, PgPool};
+use sqlx::{PgConnection, PgPool, PgTransaction};
 use uuid::Uuid;
 
 use crate::db::error::DbError;
@@ -230,12 +230,11 @@ pub enum Cancel {
 /// # Errors
 /// [`DbError`].
 pub async fn cancel(
-    pool: &PgPool,
+    mut transaction: PgTransaction<'_>,
     visible: &Visible,
     task: Uuid,
     entry: &(impl Record + Sync),
 ) -> Result<Cancel, DbError> {
-    let mut transaction = pool.begin().await?;
     let row: Option<TaskRow> = sqlx::query_as(
         "SELECT * FROM tasks WHERE id = $3 AND sees_task(repository, clis, $1, $2) FOR UPDATE",
     )

@@ -50,6 +50,12 @@ pub fn leaf(placed: &Placed) -> Result<Vec<u8>, TrailError> {
     canonical::leaf(placed.row.as_deref().ok_or_else(gone)?)
 }
 
+/// What is said of an entry that is there, and is another than its hash was taken of.
+pub fn changed(placed: &Placed) -> TrailError {
+    let problem = format!("{} is not as it was recorded", placed.entry_id);
+    TrailError::tampered(format!("entry {}", placed.index), problem)
+}
+
 /// The hashes that lead from an entry to the root of a tree of `size`.
 ///
 /// # Errors
@@ -148,7 +154,12 @@ impl Export {
 
 fn events(page: &[Placed], out: &mut Vec<u8>) -> Result<(), ExportError> {
     for placed in page {
-        let entry = canonical::parse(&leaf(placed)?)?;
+        let leaf = leaf(placed)?;
+        // Its reader has nothing to verify it with.
+        if tree::leaf_hash(&leaf) != placed.hash()? {
+            return Err(changed(placed).into());
+        }
+        let entry = canonical::parse(&leaf)?;
         let event = ocsf::event(placed.index as u64, &entry, env!("CARGO_PKG_VERSION"))?;
         out.extend_from_slice(format!("{event}\n").as_bytes());
     }

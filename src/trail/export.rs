@@ -3,7 +3,7 @@
 //! A whole one has every entry with its hash, and every checkpoint after its last entry. A part has its checkpoint at its head, and
 //! an inclusion proof with each entry. Every byte counts: another form of the same JSON is refused.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::trail::canonical::{canonical, parse};
 use crate::trail::checkpoint::{self, Checkpoint};
@@ -14,11 +14,40 @@ use crate::trail::tree::{Hash, leaf_hash, verify_inclusion};
 
 const WHOLE: &str = "kage-audit-whole/1";
 const PART: &str = "kage-audit-part/1";
+/// How the line of an entry begins.
+const ENTRY: &[u8] = b"{\"entry\":";
 
 fn line(value: &Value) -> Result<Vec<u8>, TrailError> {
     let mut line = canonical(value)?;
     line.push(b'\n');
     Ok(line)
+}
+
+/// A line of an entry: what is beside it comes after it. The entry goes out as the text that it is: it may be nested as
+/// deep as a parser goes, and with this line around it no parser would read it.
+fn entry_line(entry: &[u8], beside: &Value) -> Result<Vec<u8>, TrailError> {
+    parse(entry)?;
+    let beside = line(beside)?;
+    Ok([ENTRY, entry, b",", &beside[1..]].concat())
+}
+
+/// A line in canonical form, to the byte; an entry in it is parsed by itself.
+fn read(line: &[u8]) -> Result<Value, TrailError> {
+    let Some(rest) = line.strip_prefix(ENTRY) else { return parse(line) };
+    let split = |mark: &[u8], fields: &[&str]| {
+        let at = rest.windows(mark.len()).rposition(|window| window == mark)?;
+        // The comma becomes the brace before it.
+        let beside = parse(&[b"{", &rest[at + 1..]].concat()).ok()?;
+        let Value::Object(beside) = beside else { return None };
+        beside.keys().eq(fields).then_some((&rest[..at], beside))
+    };
+    let found =
+        split(b",\"hash\":", &["hash", "index"]).or_else(|| split(b",\"index\":", &["index", "proof"]));
+    let unexpected = || TrailError::malformed("line of this export", "what is beside the entry is not known");
+    let (entry, beside) = found.ok_or_else(unexpected)?;
+    let mut all = Map::from_iter([("entry".to_owned(), parse(entry)?)]);
+    all.extend(beside);
+    Ok(Value::Object(all))
 }
 
 /// First line of a whole export.
@@ -32,7 +61,7 @@ pub fn whole_head(checkpoint: &Checkpoint) -> Result<Vec<u8>, TrailError> {
 /// # Errors
 /// [`TrailError::Malformed`] if `entry` is not a canonical form.
 pub fn whole_entry(index: u64, entry: &[u8], hash: &Hash) -> Result<Vec<u8>, TrailError> {
-    line(&json!({ "entry": parse(entry)?, "hash": hex::encode(hash), "index": index }))
+    entry_line(entry, &json!({ "hash": hex::encode(hash), "index": index }))
 }
 
 /// # Errors
@@ -53,7 +82,7 @@ pub fn part_head(note: &str) -> Result<Vec<u8>, TrailError> {
 /// [`TrailError::Malformed`] if `entry` is not a canonical form.
 pub fn part_entry(index: u64, entry: &[u8], proof: &[Hash]) -> Result<Vec<u8>, TrailError> {
     let proof: Vec<String> = proof.iter().map(hex::encode).collect();
-    line(&json!({ "entry": parse(entry)?, "index": index, "proof": proof }))
+    entry_line(entry, &json!({ "index": index, "proof": proof }))
 }
 
 /// What an export turned out to be.
@@ -94,7 +123,7 @@ impl Reader {
     pub fn line(&mut self, bytes: &[u8]) -> Result<(), TrailError> {
         self.lines += 1;
         let place = format!("line {}", self.lines);
-        let value = parse(bytes).map_err(|error| TrailError::tampered(&place, error))?;
+        let value = read(bytes).map_err(|error| TrailError::tampered(&place, error))?;
         let object = value.as_object().ok_or_else(|| TrailError::tampered(&place, "no object"))?;
         let fields: Vec<&str> = object.keys().map(String::as_str).collect();
         let said = self.step(&value, &fields);

@@ -176,3 +176,25 @@ fn an_event_of_ocsf_has_what_is_required() {
     assert_eq!(event["time"], 1_795_348_800_123_u64);
     assert_eq!(event["unmapped"]["entry"], entry);
 }
+
+/// From the outermost object on, with the deepest that a parser takes and one more, which is kept as text.
+#[test]
+fn an_entry_as_deep_as_any_can_be_verified() {
+    for depth in 118..=130 {
+        let row = format!("{{\"id\":\"d\",\"details\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
+        let all = [entry(0), leaf(&row).unwrap(), entry(2)];
+        for export in [export(&all, &key(1)), part(&all, &[0, 1, 2], &key(1))] {
+            let found = verify(&export, &[]);
+            assert!(found.as_ref().is_ok_and(|found| found.entries == 3), "{depth}: {found:?}");
+        }
+    }
+    // Deeper than any entry: refused, and not by the end of the stack.
+    let hostile = format!("{{\"entry\":{}", "[".repeat(1_000_000));
+    assert!(Reader::new(vec![key(1).verifier()], Vec::new()).line(hostile.as_bytes()).is_err());
+    // What looks like the fields beside an entry, within it.
+    let row = json!({ "id": "x", "details": { "hash": "0", "index": 0, "proof": [], "s": ",\"hash\":\"0\",\"index\":0}" } });
+    let all = [entry(0), leaf(&row.to_string()).unwrap()];
+    for export in [export(&all, &key(1)), part(&all, &[1], &key(1))] {
+        verify(&export, &[]).unwrap();
+    }
+}

@@ -13,6 +13,8 @@ pub struct AuditEntry {
     pub index: u64,
     /// Hash of the leaf, in hexadecimal.
     pub hash: String,
+    /// False: the entry that the server has now is not the one that this hash was taken of.
+    pub as_recorded: bool,
     /// The canonical entry: every column that is not null.
     #[schema(value_type = Object)]
     pub entry: serde_json::Value,

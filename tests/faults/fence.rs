@@ -193,7 +193,8 @@ async fn a_late_claimer_cannot_end_a_run_that_a_cancel_has_ended() {
         outcome: Outcome::Done,
         details: json!({}),
     };
-    let cancelled = tasks::cancel(&db.api, &Visible::EVERYTHING, task, &entry).await.expect("cancels");
+    let transaction = db.api.begin().await.expect("begins");
+    let cancelled = tasks::cancel(transaction, &Visible::EVERYTHING, task, &entry).await.expect("cancels");
     assert_eq!(cancelled, tasks::Cancel::Done);
     every_write_is_refused(&db, lease_of(&run, runner), &run).await;
     db.remove().await;

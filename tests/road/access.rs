@@ -12,16 +12,16 @@ use crate::support::http::{Answer, send};
 use crate::support::tasks::{shell, string};
 use crate::support::{TestKage, eventually};
 
-const SCOPES: [&str; 6] =
+pub const SCOPES: [&str; 6] =
     ["tasks:read", "tasks:write", "results:merge", "repos:write", "audit:read", "keys:admin"];
 const REQUEST_ID: &str = "the-same-for-all";
 
 /// One operation of the document.
-struct Operation {
-    method: Method,
-    path: String,
+pub struct Operation {
+    pub method: Method,
+    pub path: String,
     /// `None`: open to all; empty: any key.
-    scopes: Option<Vec<String>>,
+    pub scopes: Option<Vec<String>>,
     /// It is of everything: no key with limits reads any of it.
     of_everything: bool,
 }
@@ -52,12 +52,12 @@ pub struct Ids {
 }
 
 impl Ids {
-    fn absent() -> Self {
+    pub fn absent() -> Self {
         let id = || Uuid::new_v4().to_string();
         Self { task: id(), repository: "absent".to_owned(), approval: id(), key: "0123456789".to_owned() }
     }
 
-    fn fill(&self, path: &str) -> String {
+    pub fn fill(&self, path: &str) -> String {
         let id = if path.contains("/approvals/") {
             &self.approval
         } else if path.contains("/keys/") {
@@ -73,7 +73,7 @@ impl Ids {
 }
 
 /// A body that the operation takes, for the repository.
-fn body(operation: &Operation, repository: &str) -> Option<Value> {
+pub fn body(operation: &Operation, repository: &str) -> Option<Value> {
     if operation.method != Method::POST {
         return None;
     }
@@ -105,7 +105,7 @@ impl TestKage {
     }
 }
 
-async fn described(kage: &TestKage) -> Vec<Operation> {
+pub async fn described(kage: &TestKage) -> Vec<Operation> {
     operations(&send(kage.bare_request(Method::GET, "/openapi.json")).await.json())
 }
 

@@ -33,6 +33,7 @@ mod quotas;
 mod refusals;
 mod remapped;
 mod repositories;
+mod revoked_meanwhile;
 mod road;
 mod runtimes;
 mod secrets;

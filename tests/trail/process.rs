@@ -159,6 +159,12 @@ async fn a_log_is_kept_anchored_killed_cut_and_refused() {
     assert!(trail_verify(&trail, folder).is_ok());
     let seen = run(kage(&trail, folder, &["audit", "verify", "--anchor", &anchor]));
     assert_eq!(seen.status.code(), Some(1), "{seen:?}");
+    // A file that a crash cut in its first line has nothing to hold the log to.
+    let cut = folder.join("cut");
+    std::fs::write(&cut, "{\"checkpoint\":\"x").expect("writes");
+    let cut = cut.to_str().expect("a name");
+    let unheld = run(kage(&trail, folder, &["audit", "verify", "--anchor", cut]));
+    assert!(!unheld.status.success() && said(&unheld).contains("no checkpoint in it"), "{unheld:?}");
     let refused = run(kage(&trail, folder, &["sequencer"]));
     assert!(!refused.status.success());
     assert!(said(&refused).contains("it was cut, or is an older copy"), "{refused:?}");
@@ -344,6 +350,21 @@ async fn the_api_answers_with_what_can_be_verified() {
     for wrong in ["?address=here", "?task=1", "?address=192.0.2.0/64"] {
         assert_eq!(get(wrong, &api_key).await.expect("answers").status(), 422, "{wrong}");
     }
+    // What an administrator changed afterwards is not passed off as what was recorded.
+    trail.tamper("UPDATE audit_entries SET object = 'task:other' WHERE object = 'task:257'").await;
+    let page = json("?cursor=256&limit=2").await;
+    let entries = page["entries"].as_array().expect("a list");
+    let marks: Vec<_> = entries.iter().map(|one| (&one["index"], &one["as_recorded"])).collect();
+    let (one, other) = (Value::from(256), Value::from(257));
+    assert_eq!(marks, [(&one, &Value::Bool(true)), (&other, &Value::Bool(false))]);
+    assert_eq!(json("/256/proof").await["as_recorded"], true);
+    assert_eq!(get("/257/proof", &api_key).await.expect("answers").status(), 500);
+    // A stream whose first page fails never begins, or breaks off.
+    let events = match get("/export?format=ocsf", &api_key).await {
+        Ok(answer) => answer.text().await,
+        Err(error) => Err(error),
+    };
+    assert!(events.is_err(), "{events:?}");
 }
 
 /// A monitor that knows the specification alone reads the log over HTTP.

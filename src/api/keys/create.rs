@@ -45,7 +45,7 @@ pub(in crate::api) async fn create_key(
         charged: &caller.charged,
         made_by: &caller.key_id,
     };
-    let mut transaction = state.pool.begin().await?;
+    let mut transaction = caller.begin(&state).await?;
     let row = db::keys::insert(&mut transaction, &new).await?;
     let entry = caller.did("key.create", format!("key:{}", key.id), json!({ "asked": request }));
     db::audit::append(&mut transaction, &entry).await?;

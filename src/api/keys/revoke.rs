@@ -22,7 +22,7 @@ pub(in crate::api) async fn revoke_key(
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> ApiResult<Json<Key>> {
-    let mut transaction = state.pool.begin().await?;
+    let mut transaction = caller.begin_alone(&state).await?;
     let row = db::keys::lock(&mut transaction, &id).await?.ok_or_else(no_such_key)?;
     if !reaches(&caller, &row)? {
         return Err(no_such_key());

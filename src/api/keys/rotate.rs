@@ -30,7 +30,7 @@ pub(in crate::api) async fn rotate_key(
     if overlap > MAX_OVERLAP_SECS {
         return Err(ApiError::invalid(format!("overlap_secs: 0 to {MAX_OVERLAP_SECS}")));
     }
-    let mut transaction = state.pool.begin().await?;
+    let mut transaction = caller.begin_alone(&state).await?;
     let row = db::keys::lock(&mut transaction, &id).await?.ok_or_else(no_such_key)?;
     if !reaches(&caller, &row)? {
         return Err(no_such_key());

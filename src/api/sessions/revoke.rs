@@ -23,7 +23,7 @@ pub(in crate::api) async fn revoke_session(
     Path(id): Path<String>,
 ) -> ApiResult<Json<Session>> {
     let none = || ApiError::not_found("session that is open");
-    let mut transaction = state.pool.begin().await?;
+    let mut transaction = caller.begin_alone(&state).await?;
     let row = db::sessions::lock(&mut transaction, &id).await?.ok_or_else(none)?;
     if !reaches(&caller, &row)? || !db::sessions::end(&mut transaction, &id, Ended::Revoked).await? {
         return Err(none());

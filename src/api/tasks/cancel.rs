@@ -27,7 +27,8 @@ pub(in crate::api) async fn cancel_task(
     Path(id): Path<Uuid>,
 ) -> ApiResult<Json<Cancelled>> {
     let entry = caller.did("task.cancel", format!("task:{id}"), json!({}));
-    match db::tasks::cancel(&state.pool, &caller.visible, id, &entry).await? {
+    let transaction = caller.begin(&state).await?;
+    match db::tasks::cancel(transaction, &caller.visible, id, &entry).await? {
         Cancel::NotFound => Err(ApiError::not_found("task")),
         Cancel::Ended(status) => Err(ApiError::conflict(format!("the task has ended: {status}"))),
         Cancel::Done => {

@@ -106,7 +106,7 @@ async fn write(
     request: &wire::task::NewTask,
     idempotency: Option<&(String, Vec<u8>)>,
 ) -> Result<(Uuid, bool), Refusal> {
-    let mut transaction = state.pool.begin().await?;
+    let mut transaction = caller.begin(state).await?;
     if let Some((key, sha256)) = idempotency
         && let Some((known, task)) = db::tasks::find_idempotent(&mut transaction, &caller.key_id, key).await?
     {

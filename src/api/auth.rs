@@ -23,6 +23,7 @@ use crate::db::visible::Visible;
 use crate::domain::access::Rights;
 use crate::domain::api_key;
 use crate::domain::audit::{Actor, Asked, Entry, Outcome};
+use crate::metrics::http::method_name;
 use crate::metrics::metrics;
 
 /// Whoever may call: who, with what rights, and what shows that it is still so.
@@ -94,7 +95,7 @@ impl Caller {
 pub(super) async fn require_key(State(state): State<ApiState>, mut request: Request, next: Next) -> Response {
     let mut origin = Origin::of(&request);
     let path = request.extensions().get::<MatchedPath>().map_or("?", MatchedPath::as_str);
-    let route = format!("{} {path}", request.method());
+    let route = format!("{} {path}", method_name(request.method().as_str()));
     origin.route = Some(route.as_str().into());
     let authenticated = match state.limits.may_authenticate(&origin) {
         Err(shut_out) => Err(shut_out),

@@ -25,6 +25,7 @@ use crate::api::problem::{ApiError, ApiResult};
 use crate::api::refusals::Refusal;
 use crate::api::state::ApiState;
 use crate::config::edge::Rates;
+use crate::metrics::http::method_name;
 use crate::metrics::metrics;
 
 /// Addresses, or keys, that are told apart at once; more of them share one limit.
@@ -240,7 +241,7 @@ pub(super) async fn of_address(State(state): State<ApiState>, request: Request, 
             response
         }
         Err(wait) => {
-            let route = format!("{} *", request.method());
+            let route = format!("{} *", method_name(request.method().as_str()));
             state.refusals.note(Refusal { origin, who: None, reason: "rate-limited", route });
             let detail = "too many requests from this address";
             limited(detail, wait, state.limits.address.exhausted()).into_response()

@@ -19,6 +19,7 @@ use crate::api::listener::{Guarded, Remote};
 use crate::api::network;
 use crate::api::state::ApiState;
 use crate::domain::audit::{self, Asked, Entry};
+use crate::metrics::http::method_name;
 use crate::metrics::metrics;
 use crate::traces;
 
@@ -78,7 +79,7 @@ pub(super) fn request_id() -> Option<String> {
 
 /// Outermost: everything that is said of a request is said under its id.
 pub(super) async fn mark(State(state): State<ApiState>, mut request: Request, next: Next) -> Response {
-    let (started, method) = (Instant::now(), request.method().clone());
+    let (started, method) = (Instant::now(), method_name(request.method().as_str()));
     let route = request.extensions().get::<MatchedPath>().cloned();
     let request_id = chosen(&request).unwrap_or_else(|| Uuid::new_v4().to_string());
     let peer = request.extensions().get::<ConnectInfo<Peer>>().map(|peer| peer.0.0.clone());
@@ -88,7 +89,7 @@ pub(super) async fn mark(State(state): State<ApiState>, mut request: Request, ne
     let span = tracing::error_span!(
         target: traces::TARGET,
         parent: None,
-        "request", %request_id, %method, address = address.map(tracing::field::display),
+        "request", %request_id, method, address = address.map(tracing::field::display),
         otel.name = name, otel.kind = "server", http.response.status_code = tracing::field::Empty
     );
     let given = request.headers().get(traces::HEADER).and_then(|value| value.to_str().ok());
@@ -110,7 +111,7 @@ pub(super) async fn mark(State(state): State<ApiState>, mut request: Request, ne
     span.record("http.response.status_code", answered.status().as_u16());
     let mut response = answered.map(|body| in_span(body, reading));
     let (route, status) = (route.as_ref().map(MatchedPath::as_str), response.status().as_u16());
-    metrics().http.answered(method.as_str(), route, status, started.elapsed());
+    metrics().http.answered(method, route, status, started.elapsed());
     if let Some(value) = value {
         response.headers_mut().insert(HEADER, value);
     }

@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use sqlx::PgPool;
 use tokio::sync::Notify;
 
 use crate::api::network::network;
@@ -123,12 +124,11 @@ pub(super) async fn write(state: ApiState) {
         let last = state.soft.is_cancelled();
         let due = state.refusals.due(last);
         if !due.is_empty() {
-            match append(&state, &due).await {
-                Ok(()) => state.refusals.settle(&due),
-                Err(error) => {
-                    tracing::error!(%error, "api.refusals_not_audited");
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                }
+            let all = due.len();
+            let done = record(&state.pool, due).await;
+            state.refusals.settle(&done);
+            if done.len() < all {
+                tokio::time::sleep(Duration::from_secs(1)).await;
             }
         }
         if last {
@@ -142,8 +142,35 @@ pub(super) async fn write(state: ApiState) {
     }
 }
 
-async fn append(state: &ApiState, due: &[(Sort, Tally)]) -> Result<(), DbError> {
-    let mut transaction = state.pool.begin().await?;
+/// Writes all at once. One that cannot be written would hold up the others for ever: then each is written for itself, and
+/// that one is given up. Returns what is done with.
+async fn record(pool: &PgPool, due: Vec<(Sort, Tally)>) -> Vec<(Sort, Tally)> {
+    let Err(error) = append(pool, &due).await else { return due };
+    tracing::error!(%error, "api.refusals_not_audited");
+    let mut done = Vec::new();
+    if error.is_transient() {
+        return done;
+    }
+    for one in due {
+        match append(pool, std::slice::from_ref(&one)).await {
+            Ok(()) => done.push(one),
+            Err(error) if error.is_permanent() => {
+                tracing::error!(%error, reason = one.0.reason, count = one.1.count, "api.refusal_lost");
+                done.push(one);
+            }
+            Err(error) => {
+                tracing::error!(%error, "api.refusals_not_audited");
+                if error.is_transient() {
+                    break;
+                }
+            }
+        }
+    }
+    done
+}
+
+async fn append(pool: &PgPool, due: &[(Sort, Tally)]) -> Result<(), DbError> {
+    let mut transaction = pool.begin().await?;
     for (sort, tally) in due {
         let details = json!({ "reason": sort.reason, "count": tally.count });
         let mut origin = tally.latest.origin.clone();

@@ -57,6 +57,13 @@ impl DbError {
         }
     }
 
+    /// Whether the row itself is at fault, so that no further try can help: its data (22), a constraint (23), a limit of the
+    /// program (54).
+    pub fn is_permanent(&self) -> bool {
+        let Self::Driver(sqlx::Error::Database(error)) = self else { return false };
+        error.code().is_some_and(|code| ["22", "23", "54"].iter().any(|class| code.starts_with(class)))
+    }
+
     /// Whether a unique constraint refused the row.
     pub fn is_conflict(&self) -> bool {
         matches!(self, Self::Driver(sqlx::Error::Database(error)) if error.is_unique_violation())

@@ -67,7 +67,7 @@ impl Http {
 
     /// `route`: its template; none where no route fits, whatever was asked for.
     pub fn answered(&self, method: &str, route: Option<&str>, status: u16, took: Duration) {
-        let (method, route) = (known(method), route.unwrap_or("other").to_owned());
+        let (method, route) = (method_name(method), route.unwrap_or("other").to_owned());
         let asked = Asked { method, route };
         self.duration.get_or_create(&asked).observe(took.as_secs_f64());
         self.requests.get_or_create(&Answered { method, route: asked.route, status }).inc();
@@ -92,8 +92,8 @@ impl Http {
     }
 }
 
-/// HTTP lets a client make up methods.
-fn known(method: &str) -> &'static str {
+/// HTTP lets a client make up methods, as long as a head may be: those are `other`.
+pub fn method_name(method: &str) -> &'static str {
     let methods = ["GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS"];
     methods.into_iter().find(|known| *known == method).unwrap_or("other")
 }

@@ -24,6 +24,8 @@ use crate::metrics::metrics;
 const CONNECTIONS: usize = 16;
 /// For one connection, whatever goes on on it.
 const WITHIN: Duration = Duration::from_secs(10);
+/// For a head: who says nothing shall not hold off a scrape.
+const HEAD_WITHIN: Duration = Duration::from_secs(2);
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Binds the address and serves until everything else has ended: what a role does while it drains is to be seen.
@@ -60,7 +62,7 @@ async fn serve(listener: TcpListener) {
 async fn connection(stream: TcpStream) -> hyper::Result<()> {
     let service = service_fn(|request| std::future::ready(Ok::<_, Infallible>(answer(&request))));
     let mut http = http1::Builder::new();
-    http.keep_alive(false).timer(TokioTimer::new()).max_buf_size(16 * 1024);
+    http.keep_alive(false).timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).max_buf_size(16 * 1024);
     http.serve_connection(TokioIo::new(stream), service).await
 }
 

@@ -459,3 +459,53 @@ async fn pages_of_other_origins_are_let_in_by_name_alone() {
     refused.problem(401);
     assert_eq!(refused.header("access-control-allow-origin"), "https://console.example");
 }
+
+#[tokio::test]
+async fn a_made_up_method_does_not_stop_the_record_of_refusals() {
+    let mut kage = TestKage::new().await;
+    kage.set("KAGE_API_TRUSTED_PROXIES", "127.0.0.0/8");
+    kage.set("KAGE_API_RATE_ADDRESS", "20");
+    let api = kage.start("api").await;
+    // More than an index of the trail holds, and nothing that Postgres could compress.
+    let name: String = (0..188).map(|_| uuid::Uuid::new_v4().simple().to_string()).collect();
+    let method = Method::from_bytes(name.as_bytes()).expect("a token");
+    let flood = || kage.bare_request(method.clone(), "/x").header("X-Forwarded-For", "198.51.100.66");
+    for _ in 0..24 {
+        send(flood()).await;
+    }
+    send(flood()).await.problem(429);
+    let other = kage.bare_request(Method::GET, "/api/v1/tasks").header("X-Forwarded-For", "198.51.100.67");
+    send(other).await.problem(401);
+    let sql =
+        "SELECT host(address) || ' ' || object FROM audit_entries WHERE action = 'access.refuse' ORDER BY 1";
+    let told: Vec<String> = eventually("both are in the trail", async || {
+        let told: Vec<String> = sqlx::query_scalar(sql).fetch_all(kage.pool()).await.expect("reads");
+        (told.len() >= 2).then_some(told)
+    })
+    .await;
+    assert_eq!(told, ["198.51.100.66 route:other *", "198.51.100.67 route:GET /api/v1/tasks"]);
+    assert!(!kage.process(api).log_says("api.refusals_not_audited"));
+}
+
+#[tokio::test]
+async fn a_refusal_that_cannot_be_written_holds_up_no_other() {
+    let mut kage = TestKage::new().await;
+    kage.set("KAGE_API_TRUSTED_PROXIES", "127.0.0.0/8");
+    let api = kage.start("api").await;
+    let sql = "ALTER TABLE audit_entries ADD CONSTRAINT never CHECK (address IS DISTINCT FROM '198.51.100.66'::inet)";
+    sqlx::query(sql).execute(kage.pool()).await.expect("the owner may");
+    let from = |kage: &TestKage, address: &str| {
+        kage.bare_request(Method::GET, "/api/v1/tasks").header("X-Forwarded-For", address)
+    };
+    send(from(&kage, "198.51.100.66")).await.problem(401);
+    eventually("it is tried", async || kage.process(api).log_says("api.refusals_not_audited").then_some(()))
+        .await;
+    send(from(&kage, "198.51.100.67")).await.problem(401);
+    let sql = "SELECT count(*) FROM audit_entries WHERE action = 'access.refuse' AND host(address) = '198.51.100.67'";
+    eventually("the other is in the trail", async || {
+        let told: i64 = sqlx::query_scalar(sql).fetch_one(kage.pool()).await.expect("reads");
+        (told == 1).then_some(())
+    })
+    .await;
+    assert!(kage.process(api).log_says("api.refusal_lost"), "what is given up is told");
+}

@@ -1,4 +1,5 @@
-//! Connections: counted, cut off when the other side does not read, closed when nothing moves on them. TLS is spoken
+//! Connections: counted, also by network; cut off when the other side does not read; closed when nothing moves on them, and when a
+//! request does not come to its end. TLS is spoken
 //! on top: a handshake runs beside the others, and whoever does not finish it holds up nobody.
 
 use std::collections::HashMap;
@@ -10,6 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::serve::Listener;
+use ipnet::IpNet;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -31,6 +33,8 @@ const UNSENT_BYTES: u32 = 256 << 10;
 
 /// Most handshakes of one address (IPv6: of a /64) at once: they hold permits, and nobody shall have them all.
 const HANDSHAKES: usize = 512;
+/// Of all connections one network has a half at most, unless it is a trusted proxy's. So many are always let in.
+const FEW: usize = 64;
 
 /// The other end of a connection.
 #[derive(Debug, Clone)]
@@ -48,15 +52,18 @@ pub(super) struct Guarded {
     door: Door,
     tls: Option<Tls>,
     handshakes: JoinSet<Option<(Io, Remote)>>,
-    pending: Pending,
+    pending: Crowd,
 }
 
 /// Takes a permit before it accepts, so that the kernel's backlog holds what is too much.
 struct Door {
     listener: TcpListener,
     permits: Arc<Semaphore>,
+    crowd: Crowd,
+    trusted: Vec<IpNet>,
     stall: Duration,
     idle: Duration,
+    answer: Duration,
 }
 
 impl Guarded {
@@ -64,37 +71,49 @@ impl Guarded {
         let door = Door {
             listener,
             permits: Arc::new(Semaphore::new(config.connections)),
+            crowd: Crowd::of((config.connections / 2).max(FEW)),
+            trusted: config.edge.trusted_proxies.clone(),
             stall: Duration::from_secs(config.stall_secs),
             idle: Duration::from_secs(config.idle_secs),
+            answer: Duration::from_secs(config.answer_secs),
         };
-        Self { door, tls, handshakes: JoinSet::new(), pending: Pending::default() }
+        Self { door, tls, handshakes: JoinSet::new(), pending: Crowd::of(HANDSHAKES) }
     }
 }
 
-/// Handshakes under way, by network.
-#[derive(Debug, Clone, Default)]
-struct Pending(Arc<Mutex<HashMap<IpAddr, usize>>>);
+/// How many there are of each network, and how many there may be.
+#[derive(Debug, Clone)]
+struct Crowd {
+    most: usize,
+    counts: Arc<Mutex<HashMap<IpAddr, usize>>>,
+}
 
-struct Handshake {
-    pending: Pending,
+/// One of them.
+#[derive(Debug)]
+struct Place {
+    crowd: Crowd,
     network: IpAddr,
 }
 
-impl Pending {
-    fn begin(&self, address: IpAddr) -> Option<Handshake> {
+impl Crowd {
+    fn of(most: usize) -> Self {
+        Self { most, counts: Arc::default() }
+    }
+
+    fn enter(&self, address: IpAddr) -> Option<Place> {
         let network = network(address.to_canonical());
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(network).or_default();
-        (*count < HANDSHAKES).then(|| {
+        (*count < self.most).then(|| {
             *count += 1;
-            Handshake { pending: self.clone(), network }
+            Place { crowd: self.clone(), network }
         })
     }
 }
 
-impl Drop for Handshake {
+impl Drop for Place {
     fn drop(&mut self) {
-        let mut counts = self.pending.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.crowd.counts.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = counts.get_mut(&self.network) {
             *count -= 1;
             if *count == 0 {
@@ -109,7 +128,7 @@ async fn shake_hands(
     tls: Tls,
     connection: Connection,
     address: SocketAddr,
-    _: Handshake,
+    _: Place,
 ) -> Option<(Io, Remote)> {
     let handshake = TlsAcceptor::from(tls.current()).accept(connection);
     match timeout(tls.handshake, handshake).await {
@@ -134,16 +153,31 @@ async fn shake_hands(
 pub(super) struct Connection {
     stream: Pin<Box<TimeoutWriter<TcpStream>>>,
     idle: Duration,
+    /// From a request's first byte to ours: a byte now and then keeps nothing open for longer.
+    answer: Duration,
     idle_timer: Pin<Box<Sleep>>,
     /// When something was last read or written.
     moved: Instant,
+    /// When the first byte came after our last one.
+    asked: Option<Instant>,
+    _place: Option<Place>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Door {
     async fn accept(&mut self) -> (Connection, SocketAddr) {
         let permit = Arc::clone(&self.permits).acquire_owned().await.expect("the semaphore is never closed");
-        let (stream, address) = Listener::accept(&mut self.listener).await;
+        let (stream, address, place) = loop {
+            let (stream, address) = Listener::accept(&mut self.listener).await;
+            let ip = address.ip().to_canonical();
+            if self.trusted.iter().any(|trusted| trusted.contains(&ip)) {
+                break (stream, address, None);
+            }
+            match self.crowd.enter(ip) {
+                Some(place) => break (stream, address, Some(place)),
+                None => tracing::debug!(%address, "api.too_many_connections"),
+            }
+        };
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "api.nodelay_refused");
         }
@@ -155,8 +189,11 @@ impl Door {
         let connection = Connection {
             stream: Box::pin(stream),
             idle: self.idle,
+            answer: self.answer,
             idle_timer: Box::pin(sleep(self.idle)),
             moved: Instant::now(),
+            asked: None,
+            _place: place,
             _permit: permit,
         };
         (connection, address)
@@ -186,7 +223,7 @@ impl Listener for Guarded {
                 let remote = Remote { address, tls: false, certificate: None };
                 return (Either::Left(connection), remote);
             };
-            match pending.begin(address.ip()) {
+            match pending.enter(address.ip()) {
                 Some(handshake) => {
                     drop(handshakes.spawn(shake_hands(tls.clone(), connection, address, handshake)))
                 }
@@ -210,6 +247,13 @@ impl Connection {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
             self.idle_timer.as_mut().reset(due);
+        }
+    }
+
+    /// Bytes of an answer end the time that a request has.
+    fn answers(&mut self, written: &Poll<io::Result<usize>>) {
+        if let Poll::Ready(Ok(1..)) = written {
+            self.asked = None;
         }
     }
 
@@ -239,8 +283,13 @@ impl AsyncRead for Connection {
     ) -> Poll<io::Result<()>> {
         let read = self.stream.as_mut().poll_read(cx, buf);
         if read.is_ready() {
-            self.moved = Instant::now();
-            return read;
+            let now = Instant::now();
+            self.moved = now;
+            return if now.duration_since(*self.asked.get_or_insert(now)) < self.answer {
+                read
+            } else {
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+            };
         }
         self.poll_idle(cx)
     }
@@ -249,6 +298,7 @@ impl AsyncRead for Connection {
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = self.stream.as_mut().poll_write(cx, buf);
+        self.answers(&written);
         self.reset_if_stalled(written)
     }
 
@@ -258,6 +308,7 @@ impl AsyncWrite for Connection {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = self.stream.as_mut().poll_write_vectored(cx, bufs);
+        self.answers(&written);
         self.reset_if_stalled(written)
     }
 

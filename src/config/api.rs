@@ -10,13 +10,14 @@ use crate::config::oidc::OidcConfig;
 use crate::config::settings::Settings;
 use crate::domain::repository::AllowedSources;
 
-pub const NAMES: [&str; 11] = [
+pub const NAMES: [&str; 12] = [
     "KAGE_API_LISTEN",
     "KAGE_API_ALLOW_PLAIN_HTTP",
     "KAGE_API_BODY_BYTES",
     "KAGE_API_STREAMS",
     "KAGE_API_STALL_SECS",
     "KAGE_API_IDLE_SECS",
+    "KAGE_API_ANSWER_SECS",
     "KAGE_API_CONNECTIONS",
     "KAGE_API_FIRST_KEY",
     "KAGE_API_FIRST_KEY_FILE",
@@ -35,6 +36,8 @@ pub struct ApiConfig {
     pub stall_secs: u64,
     /// Seconds after which a connection is closed on which nothing was read or written.
     pub idle_secs: u64,
+    /// Seconds from a request's first byte to the first one of its answer.
+    pub answer_secs: u64,
     /// Most connections at once.
     pub connections: usize,
     /// Made known with all rights if there is no key at all.
@@ -48,7 +51,7 @@ pub struct ApiConfig {
 impl ApiConfig {
     /// `KAGE_API_LISTEN` (127.0.0.1:8787), `KAGE_API_ALLOW_PLAIN_HTTP` (false; plain HTTP is for loopback
     /// only without TLS of the server's own, unless this says that something in front does it), `KAGE_API_BODY_BYTES` (4 MiB),
-    /// `KAGE_API_STREAMS` (10000), `KAGE_API_STALL_SECS` (30), `KAGE_API_IDLE_SECS` (60), `KAGE_API_CONNECTIONS` (20000), `KAGE_API_FIRST_KEY` or `KAGE_API_FIRST_KEY_FILE` (none),
+    /// `KAGE_API_STREAMS` (10000), `KAGE_API_STALL_SECS` (30), `KAGE_API_IDLE_SECS` (60), `KAGE_API_ANSWER_SECS` (90), `KAGE_API_CONNECTIONS` (20000), `KAGE_API_FIRST_KEY` or `KAGE_API_FIRST_KEY_FILE` (none),
     /// `KAGE_REPOSITORIES_ALLOW` (none), `KAGE_REPOSITORIES_ALLOW_PRIVATE` (none).
     ///
     /// # Errors
@@ -73,6 +76,7 @@ impl ApiConfig {
             stall_secs: settings.within("KAGE_API_STALL_SECS", 30, 1, 3600)?,
             // More than the time between two heartbeats of an event stream.
             idle_secs: settings.within("KAGE_API_IDLE_SECS", 60, 20, 86_400)?,
+            answer_secs: settings.within("KAGE_API_ANSWER_SECS", 90, 2, 3_600)?,
             connections: settings.within("KAGE_API_CONNECTIONS", 20_000, 1, 1_000_000)? as usize,
             first_key: settings.secret("KAGE_API_FIRST_KEY", "KAGE_API_FIRST_KEY_FILE")?,
             sources: AllowedSources::new(settings.list("KAGE_REPOSITORIES_ALLOW"))

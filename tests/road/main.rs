@@ -9,6 +9,7 @@ mod audit;
 mod bench;
 mod calls;
 mod cancel;
+mod connections;
 mod containment;
 mod edge;
 mod ends;

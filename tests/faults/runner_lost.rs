@@ -116,15 +116,14 @@ async fn two_share_one_queue() {
         tasks.push(string(&task["id"]).to_owned());
     }
     for id in &tasks {
-        kage.ended(id).await;
-        let events = kage.events(id, "").await;
-        assert_eq!(output(&events, "shell", "stdout"), b"once\n");
-        let task = kage.task(id).await;
+        let task = kage.ended(id).await;
         assert_eq!(
             (&task["status"], &task["runs"][0]["attempt"]),
             (&"completed".into(), &1.into()),
             "{task}"
         );
+        let events = kage.events(id, "").await;
+        assert_eq!(output(&events, "shell", "stdout"), b"once\n");
     }
     let shares: Vec<i64> = sqlx::query_scalar("SELECT count(*) FROM attempts GROUP BY runner_id")
         .fetch_all(kage.pool())

@@ -63,7 +63,7 @@ pub(crate) struct GitCommand<'a> {
     pub args: Vec<std::ffi::OsString>,
     /// Folders of other owners that it may read from.
     pub trusted: &'a [PathBuf],
-    /// A further store of objects, ours too.
+    /// Where it writes objects to, beside the repository's own, which are read then. `None`: into the repository.
     pub objects: Option<PathBuf>,
     /// Whom it runs as, where it faces what is not ours.
     pub confined: Option<&'a Confined>,
@@ -92,10 +92,12 @@ impl GitCommand<'_> {
         let output =
             |file: &File| file.try_clone().map(Stdio::from).map_err(GitError::io("clone", home.path()));
         let mut command = self.confined.map_or_else(|| Command::new("git"), Confined::command);
+        let own = self.objects.is_some().then(|| quoted(&self.git_dir.join("objects")));
         let child = command
             .env_clear()
             .envs(environment(home.path(), &config, network))
-            .envs(self.objects.as_deref().map(|store| ("GIT_ALTERNATE_OBJECT_DIRECTORIES", quoted(store))))
+            .envs(self.objects.iter().map(|store| ("GIT_OBJECT_DIRECTORY", store.as_os_str())))
+            .envs(own.as_deref().map(|store| ("GIT_ALTERNATE_OBJECT_DIRECTORIES", store)))
             .arg("--git-dir")
             .arg(self.git_dir)
             .args(&self.args)

@@ -125,7 +125,8 @@ impl GitDir<'_> {
             git_dir: self.mirror.path(),
             args,
             trusted: &[],
-            objects: (shown != commit).then(|| git.join("objects")),
+            // Not into the mirror: its temporary file there would go with the next fetch's sweep.
+            objects: Some(git.join("objects")),
             confined: None,
             stdin,
             limit: self.time_limit,

@@ -232,6 +232,20 @@ fn a_base_goes_when_no_run_names_it() -> Result<()> {
 }
 
 /// Each other branch, and each other set of hidden paths, is another checkout of the same files.
+/// Another process may fetch meanwhile, and sweeps what looks half written.
+#[test]
+fn making_a_base_writes_nothing_to_the_mirror() -> Result<()> {
+    let world = World::with_files(&[("a", "b"), ("c/d", "e")])?;
+    let mirror = world.mirror()?;
+    let touched = |folder: &str| Ok::<_, std::io::Error>(fs::metadata(mirror.path().join(folder))?.modified()?);
+    let folders = ["", "objects", "objects/pack", "refs"];
+    let before: Vec<_> = folders.into_iter().map(touched).collect::<Result<_, _>>()?;
+    let base = world.base(&mirror)?;
+    assert_eq!(folders.into_iter().map(touched).collect::<Result<Vec<_>, _>>()?, before);
+    world.git(&base.path, ["-c", "safe.directory=*", "fsck", "--strict"])?;
+    Ok(())
+}
+
 #[test]
 fn all_bases_together_are_bounded() -> Result<()> {
     let world = World::with_files(&[("a", &"x".repeat(100_000))])?;

@@ -292,14 +292,16 @@ async fn each_role_tells_of_what_is_its_own_and_changes_nothing() {
     let denied = Some("42501");
     let roles = ["kage_api", "kage_runner", "kage_gateway", "kage_sequencer", "kage_notifier"];
     for role in roles {
-        for kind in ["auth.x", "sandbox.x", "repository.x", "host.x", "budget.x", "trail.x", "other.x"] {
-            let own = match role {
-                "kage_api" => kind == "auth.x",
-                "kage_runner" => ["sandbox.x", "repository.x", "host.x"].contains(&kind),
-                "kage_gateway" => kind == "budget.x",
-                "kage_sequencer" => kind == "trail.x",
-                _ => false,
-            };
+        for (kind, whose) in [
+            ("auth.repeated_failures", "kage_api"),
+            ("sandbox.flood", "kage_runner"),
+            ("repository.quarantined", "kage_runner"),
+            ("host.danger_refused", "kage_runner"),
+            ("budget.exhausted", "kage_gateway"),
+            ("trail.inconsistent", "kage_sequencer"),
+            ("sandbox.unheard_of", "nobody"),
+        ] {
+            let own = role == whose;
             let insert = format!(
                 "INSERT INTO security_events (id, kind, severity, subject, details)
                  VALUES (gen_random_uuid(), '{kind}', 1, 'x', '{{}}') ON CONFLICT DO NOTHING"

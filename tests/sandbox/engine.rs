@@ -193,7 +193,8 @@ async fn a_container_is_ended_on_the_host_when_the_engine_does_not_answer() {
         let ended = sandbox.wait().await.expect("has ended");
         assert_eq!(ended.exit_code, 137);
         stuck.store(false, Ordering::SeqCst);
-        sandbox.remove().await.expect("the engine answers again");
+        // On a busy machine a removal can take longer than the short deadline of this test.
+        eventually("the engine answers again", async || sandbox.remove().await.is_ok()).await;
     }
 }
 

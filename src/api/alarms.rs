@@ -62,16 +62,16 @@ pub(super) async fn write(state: ApiState) {
 async fn append(state: &ApiState, origin: &Origin) -> Result<(), DbError> {
     let mut transaction = state.pool.begin().await?;
     let failures = state.config.edge.rates.failures;
+    let details = json!({ "more_than_a_minute": failures, "shut_out_secs": 60 });
     let entry = origin.asked(Entry {
         actor: Actor::Anonymous,
         action: "auth.repeated_failures",
         object: "route:*".to_owned(),
         outcome: Outcome::Refused,
-        details: json!({ "more_than_a_minute": failures, "shut_out_secs": 60 }),
+        details: details.clone(),
     });
     db::audit::append(&mut transaction, &entry).await?;
     let subject = origin.address.map_or("address:unknown".to_owned(), |address| format!("address:{address}"));
-    let details = json!({ "more_than_a_minute": failures, "shut_out_secs": 60 });
     let event = SecurityEvent::new(SecurityEventKind::RepeatedAuthFailures, &subject, &details);
     db::security_events::append(&mut transaction, &event).await?;
     Ok(transaction.commit().await?)

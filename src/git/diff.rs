@@ -60,6 +60,18 @@ pub enum FileStatus {
     TypeChanged,
 }
 
+impl FileStatus {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Added => "added",
+            Self::Modified => "modified",
+            Self::Deleted => "deleted",
+            Self::Renamed => "renamed",
+            Self::TypeChanged => "typechange",
+        }
+    }
+}
+
 /// One changed file.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct FileChange {

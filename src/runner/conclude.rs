@@ -22,7 +22,7 @@ use crate::domain::limits::Limits;
 use crate::domain::run::RunState;
 use crate::domain::verdict::Verdict;
 use crate::git::commit::{CommitText, commit_while};
-use crate::git::diff::{self, DiffLimits, FileStatus};
+use crate::git::diff::{self, DiffLimits};
 use crate::git::error::{GitError, HarvestError};
 use crate::git::harvest::{HarvestLimits, harvest};
 use crate::git::mirror::Mirror;
@@ -365,20 +365,13 @@ fn message(run: &RunRow, task: &TaskRow) -> String {
 
 fn file_change(file: diff::FileChange) -> FileChange {
     let mode = |mode: u32| (mode != 0).then(|| format!("{mode:06o}"));
-    let status = match file.status {
-        FileStatus::Added => "added",
-        FileStatus::Modified => "modified",
-        FileStatus::Deleted => "deleted",
-        FileStatus::Renamed => "renamed",
-        FileStatus::TypeChanged => "typechange",
-    };
     // What JSON and Postgres cannot hold goes in base64 beside.
     let plain = std::str::from_utf8(&file.path).is_ok_and(|path| !path.contains('\0'));
     FileChange {
         path: file.path.to_string(),
         path_base64: (!plain).then(|| STANDARD.encode(&*file.path)),
         old_path: file.old_path.map(|path| path.to_string()),
-        status: status.to_owned(),
+        status: file.status.as_str().to_owned(),
         old_mode: mode(file.old_mode),
         new_mode: mode(file.new_mode),
         insertions: file.insertions,

@@ -6,7 +6,7 @@ use git2::Oid;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::git::diff::{FileChange, FileStatus, Patch};
+use crate::git::diff::{FileChange, Patch};
 use crate::wire::run::HarvestFindings;
 
 /// Bytes of named files, and of warnings: an entry of the trail is to fit into a bundle of C2SP tlog-tiles (64 KiB).
@@ -55,22 +55,16 @@ pub(super) fn of(
 
 /// `blob`: git's id of the new content, which `git hash-object` makes of it.
 fn line(file: &FileChange) -> Value {
-    let status = match file.status {
-        FileStatus::Added => "added",
-        FileStatus::Modified => "modified",
-        FileStatus::Deleted => "deleted",
-        FileStatus::Renamed => "renamed",
-        FileStatus::TypeChanged => "typechange",
-    };
     // What JSON in Postgres cannot hold.
     let path = file.path.to_string().replace('\0', "\u{fffd}");
-    json!({ "path": path, "status": status, "blob": file.blob.map(|id| id.to_string()), "bytes": file.size,
+    json!({ "path": path, "status": file.status.as_str(), "blob": file.blob.map(|id| id.to_string()), "bytes": file.size,
             "mode": format!("{:06o}", file.new_mode) })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::git::diff::FileStatus;
 
     #[test]
     fn an_agent_cannot_make_the_entry_long_nor_hide_a_file_in_it() {

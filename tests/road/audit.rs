@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
-use sqlx::{AssertSqlSafe, PgPool};
+use sqlx::PgPool;
 
+use crate::support::database::as_role;
 use crate::support::tasks::{shell, string};
 use crate::support::{TestKage, eventually};
 
@@ -167,22 +168,6 @@ async fn the_trail_is_read_and_verified_through_the_server() {
     assert!(code == Some(1) && said.contains("NOT verified: entry "), "{said}");
 }
 
-/// Runs a statement as a role; the SQLSTATE where it is refused.
-async fn as_role(kage: &TestKage, role: Option<&str>, statement: &str) -> Option<String> {
-    let mut transaction = kage.pool().begin().await.expect("a connection");
-    if let Some(role) = role {
-        let set = AssertSqlSafe(format!("SET LOCAL ROLE {role}"));
-        sqlx::query(set).execute(&mut *transaction).await.expect("the role is there");
-    }
-    let done = sqlx::query(AssertSqlSafe(statement.to_owned())).execute(&mut *transaction).await;
-    transaction.rollback().await.expect("rolls back");
-    match done {
-        Ok(_) => None,
-        Err(sqlx::Error::Database(error)) => Some(error.code().expect("a SQLSTATE").into_owned()),
-        Err(error) => panic!("{statement}: {error}"),
-    }
-}
-
 #[tokio::test]
 async fn entries_are_never_changed_by_anybody() {
     let kage = TestKage::new().await;
@@ -198,7 +183,7 @@ async fn entries_are_never_changed_by_anybody() {
             "INSERT INTO audit_entries (id, actor_kind, action, object, outcome, details)
              SELECT id, 'x', 'x', 'x', 'done', '{}' FROM audit_entries ON CONFLICT (id) DO UPDATE SET outcome = 'failed'",
         ] {
-            let refused = as_role(&kage, role, statement).await;
+            let refused = as_role(kage.pool(), role, statement).await;
             // The owner is told first that the tree's leaves refer to it.
             let alone = role.is_none() && statement == "TRUNCATE audit_entries";
             let code = if alone { "0A000" } else { "42501" };
@@ -214,11 +199,11 @@ async fn entries_are_never_changed_by_anybody() {
             "SET session_replication_role = replica",
             "CREATE OR REPLACE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
         ] {
-            let refused = as_role(&kage, Some(role), statement).await;
+            let refused = as_role(kage.pool(), Some(role), statement).await;
             assert_eq!(refused.as_deref(), Some("42501"), "{role}: {statement}");
         }
     }
-    let refused = as_role(&kage, Some("kage_runner"), "SELECT * FROM audit_entries").await;
+    let refused = as_role(kage.pool(), Some("kage_runner"), "SELECT * FROM audit_entries").await;
     assert_eq!(refused.as_deref(), Some("42501"), "the API answers with entries, a runner only writes them");
     assert_eq!(entries(kage.pool()).await, before);
 }
@@ -272,7 +257,7 @@ async fn a_role_may_do_what_its_zone_needs_and_no_more() {
     let kage = TestKage::new().await;
     for (role, forbidden) in [("kage_api", &NOT_OF_THE_API[..]), ("kage_runner", &NOT_OF_THE_RUNNER)] {
         for statement in forbidden {
-            let refused = as_role(&kage, Some(role), statement).await;
+            let refused = as_role(kage.pool(), Some(role), statement).await;
             assert_eq!(refused.as_deref(), Some("42501"), "{role}: {statement}");
         }
         let roles: Vec<String> = sqlx::query_scalar(
@@ -293,7 +278,7 @@ async fn a_role_may_do_what_its_zone_needs_and_no_more() {
     }
     // The list is of things that could be done: the owner may, save for what refers to rows that are not there.
     for statement in NOT_OF_THE_API.iter().chain(&NOT_OF_THE_RUNNER) {
-        let refused = as_role(&kage, None, statement).await;
+        let refused = as_role(kage.pool(), None, statement).await;
         assert_ne!(refused.as_deref(), Some("42601"), "{statement} is no SQL");
         assert_ne!(refused.as_deref(), Some("42501"), "{statement} is refused to all");
         assert!(!refused.as_deref().is_some_and(|code| code.starts_with("427")), "{statement}: {refused:?}");

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use kage::db::{self, Zone};
 use kage::domain::security_event::{SecurityEvent, SecurityEventKind};
 use serde_json::{Value, json};
-use sqlx::AssertSqlSafe;
 
 use crate::events::{SECRET, hook};
+use crate::support::database::as_role;
 use crate::support::receiver::{Receiver, Reply};
 use crate::support::tasks::string;
 use crate::support::{TestKage, eventually};
@@ -271,20 +271,6 @@ async fn a_secret_that_is_replaced_signs_what_comes_next() {
     assert!(!kage.process(notifier).log().contains("hush"));
 }
 
-/// Runs a statement as a role; the SQLSTATE where it is refused.
-async fn as_role(kage: &TestKage, role: &str, statement: &str) -> Option<String> {
-    let mut transaction = kage.pool().begin().await.expect("a connection");
-    let set = AssertSqlSafe(format!("SET LOCAL ROLE {role}"));
-    sqlx::query(set).execute(&mut *transaction).await.expect("the role is there");
-    let done = sqlx::query(AssertSqlSafe(statement.to_owned())).execute(&mut *transaction).await;
-    transaction.rollback().await.expect("rolls back");
-    match done {
-        Ok(_) => None,
-        Err(sqlx::Error::Database(error)) => Some(error.code().expect("a SQLSTATE").into_owned()),
-        Err(error) => panic!("{statement}: {error}"),
-    }
-}
-
 #[tokio::test]
 async fn each_role_tells_of_what_is_its_own_and_changes_nothing() {
     let kage = TestKage::new().await;
@@ -306,7 +292,7 @@ async fn each_role_tells_of_what_is_its_own_and_changes_nothing() {
                 "INSERT INTO security_events (id, kind, severity, subject, details)
                  VALUES (gen_random_uuid(), '{kind}', 1, 'x', '{{}}') ON CONFLICT DO NOTHING"
             );
-            assert_eq!(as_role(&kage, role, &insert).await.is_none(), own, "{role}: {kind}");
+            assert_eq!(as_role(kage.pool(), Some(role), &insert).await.is_none(), own, "{role}: {kind}");
         }
         let notifier = role == "kage_notifier";
         for (statement, may) in [
@@ -325,7 +311,7 @@ async fn each_role_tells_of_what_is_its_own_and_changes_nothing() {
             ("INSERT INTO security_event_queue VALUES (1)", false),
             ("DELETE FROM security_event_queue", notifier),
         ] {
-            let refused = as_role(&kage, role, statement).await;
+            let refused = as_role(kage.pool(), Some(role), statement).await;
             assert_eq!(refused.as_deref(), if may { None } else { denied }, "{role}: {statement}");
         }
     }
@@ -339,15 +325,19 @@ async fn each_role_tells_of_what_is_its_own_and_changes_nothing() {
         "INSERT INTO audit_entries (actor_kind, action, object, outcome, details) VALUES ('runner', 'x', 'x', 'done', '{}')",
         "CREATE TABLE loot (x text)",
     ] {
-        assert_eq!(as_role(&kage, "kage_notifier", statement).await.as_deref(), denied, "{statement}");
+        assert_eq!(
+            as_role(kage.pool(), Some("kage_notifier"), statement).await.as_deref(),
+            denied,
+            "{statement}"
+        );
     }
     let reload = "INSERT INTO audit_entries (actor_kind, action, object, outcome, details)
                   VALUES ('host', 'secret.reload', 'setting:webhook.x.secret', 'done', '{}')";
-    assert_eq!(as_role(&kage, "kage_notifier", reload).await, None);
+    assert_eq!(as_role(kage.pool(), Some("kage_notifier"), reload).await, None);
     // Not even the owner changes what was told; who writes cannot leave the queue out.
     let owner: String =
         sqlx::query_scalar("SELECT current_user::text").fetch_one(kage.pool()).await.expect("a name");
-    let changed = as_role(&kage, &owner, "UPDATE security_events SET subject = 'x'").await;
+    let changed = as_role(kage.pool(), Some(&owner), "UPDATE security_events SET subject = 'x'").await;
     assert_eq!(changed.as_deref(), denied);
     let waiting: i64 = sqlx::query_scalar("SELECT count(*) FROM security_event_queue")
         .fetch_one(kage.pool())

@@ -2,23 +2,8 @@
 
 use sqlx::AssertSqlSafe;
 
+use crate::database::as_role;
 use crate::support::Trail;
-
-/// Runs a statement as a role; the SQLSTATE where it is refused.
-async fn as_role(trail: &Trail, role: Option<&str>, statement: &str) -> Option<String> {
-    let mut transaction = trail.pool().begin().await.expect("a connection");
-    if let Some(role) = role {
-        let set = AssertSqlSafe(format!("SET LOCAL ROLE {role}"));
-        sqlx::query(set).execute(&mut *transaction).await.expect("the role is there");
-    }
-    let done = sqlx::query(AssertSqlSafe(statement.to_owned())).execute(&mut *transaction).await;
-    transaction.rollback().await.expect("rolls back");
-    match done {
-        Ok(_) => None,
-        Err(sqlx::Error::Database(error)) => Some(error.code().expect("a SQLSTATE").into_owned()),
-        Err(error) => panic!("{statement}: {error}"),
-    }
-}
 
 const TABLES: [&str; 5] =
     ["audit_entries", "audit_leaves", "audit_nodes", "audit_checkpoints", "audit_cosignatures"];
@@ -42,7 +27,7 @@ async fn nobody_changes_what_is_there() {
                 format!("TRUNCATE {table} CASCADE"),
             ] {
                 assert_eq!(
-                    as_role(&trail, role, &statement).await.as_deref(),
+                    as_role(trail.pool(), role, &statement).await.as_deref(),
                     Some("42501"),
                     "{role:?}: {statement}"
                 );
@@ -50,7 +35,7 @@ async fn nobody_changes_what_is_there() {
         }
         for statement in ["UPDATE audit_queue SET entry_id = entry_id", "TRUNCATE audit_queue"] {
             assert_eq!(
-                as_role(&trail, role, statement).await.as_deref(),
+                as_role(trail.pool(), role, statement).await.as_deref(),
                 Some("42501"),
                 "{role:?}: {statement}"
             );
@@ -71,12 +56,12 @@ async fn each_role_adds_what_is_its_own_and_nothing_else() {
     ] {
         // An entry in its own name comes into the queue, on which writers have no right.
         let own = format!("{ENTRY} ('{kind}', 'x', 'x', 'done', '{{}}')");
-        assert_eq!(as_role(&trail, Some(role), &own).await, None, "{role}");
+        assert_eq!(as_role(trail.pool(), Some(role), &own).await, None, "{role}");
         for other in ["host", "key", "runner", "gateway", "sequencer"].iter().filter(|other| **other != kind)
         {
             let statement = format!("{ENTRY} ('{other}', 'x', 'x', 'done', '{{}}')");
             assert_eq!(
-                as_role(&trail, Some(role), &statement).await.as_deref(),
+                as_role(trail.pool(), Some(role), &statement).await.as_deref(),
                 Some("42501"),
                 "{role} as {other}"
             );
@@ -94,7 +79,7 @@ async fn each_role_adds_what_is_its_own_and_nothing_else() {
                 "DROP TRIGGER audit_entries_enqueue ON audit_entries",
             ] {
                 assert_eq!(
-                    as_role(&trail, Some(role), statement).await.as_deref(),
+                    as_role(trail.pool(), Some(role), statement).await.as_deref(),
                     Some("42501"),
                     "{role}: {statement}"
                 );
@@ -105,13 +90,17 @@ async fn each_role_adds_what_is_its_own_and_nothing_else() {
             let own = role.strip_prefix("kage_") == object.strip_prefix("role:");
             for action in ["role.start", "role.stop"] {
                 let statement = format!("{ENTRY} ('host', '{action}', '{object}', 'done', '{{}}')");
-                let refused = as_role(&trail, Some(role), &statement).await;
+                let refused = as_role(trail.pool(), Some(role), &statement).await;
                 assert_eq!(refused.as_deref(), (!own).then_some("42501"), "{role}: {action} of {object}");
             }
         }
         let certificate = format!("{ENTRY} ('host', 'certificate.reload', 'x', 'done', '{{}}')");
-        assert_eq!(as_role(&trail, Some(role), &certificate).await.is_none(), role == "kage_api", "{role}");
-        let read = as_role(&trail, Some(role), "SELECT * FROM audit_entries").await;
+        assert_eq!(
+            as_role(trail.pool(), Some(role), &certificate).await.is_none(),
+            role == "kage_api",
+            "{role}"
+        );
+        let read = as_role(trail.pool(), Some(role), "SELECT * FROM audit_entries").await;
         let may = matches!(role, "kage_api" | "kage_sequencer");
         assert_eq!(read.is_none(), may, "{role}: {read:?}");
     }
@@ -125,11 +114,11 @@ async fn each_role_adds_what_is_its_own_and_nothing_else() {
         "DROP TABLE audit_queue",
         "SET session_replication_role = replica",
     ] {
-        let refused = as_role(&trail, Some("kage_sequencer"), statement).await;
+        let refused = as_role(trail.pool(), Some("kage_sequencer"), statement).await;
         assert_eq!(refused.as_deref(), Some("42501"), "{statement}");
     }
     // What the queue gives up is all that it may remove.
-    assert_eq!(as_role(&trail, Some("kage_sequencer"), "DELETE FROM audit_queue").await, None);
+    assert_eq!(as_role(trail.pool(), Some("kage_sequencer"), "DELETE FROM audit_queue").await, None);
 }
 
 /// Takes the first wall away: roles may make no such tables.
@@ -169,7 +158,7 @@ async fn no_role_answers_for_the_catalog() {
     let shadow = "CREATE TEMP TABLE pg_class AS SELECT c.oid, r.oid AS relowner
                   FROM pg_catalog.pg_class c, pg_catalog.pg_roles r WHERE r.rolname = current_user";
     for role in roles {
-        assert_eq!(as_role(&trail, Some(role), shadow).await.as_deref(), Some("42501"), "{role}");
+        assert_eq!(as_role(trail.pool(), Some(role), shadow).await.as_deref(), Some("42501"), "{role}");
     }
     // The second wall without the first.
     let_make_temporary_tables(&trail).await;
@@ -207,7 +196,7 @@ async fn no_entry_is_larger_than_a_step_can_hold() {
         ),
         ("kage_api", "('key', 'x', repeat('x', 3000), 'done', '{}')"),
     ] {
-        let refused = as_role(&trail, Some(role), &format!("{ENTRY} {entry}")).await;
+        let refused = as_role(trail.pool(), Some(role), &format!("{ENTRY} {entry}")).await;
         assert_eq!(refused.as_deref(), Some("23514"), "{role}: {entry}");
     }
     // Many that are allowed come in more steps than one, and none is lost.

@@ -19,15 +19,18 @@ pub(in crate::api) async fn own_key(
     Extension(caller): Extension<Caller>,
 ) -> ApiResult<Json<OwnKey>> {
     let row = db::keys::find(&state.pool, &caller.key_id).await?.ok_or_else(no_such_key)?;
-    let used = if caller.rights.quotas.is_unlimited() {
-        None
-    } else {
-        let (runs, micros, at_work) = db::quotas::used(&state.pool, &caller.key_id).await?;
-        Some(Used {
-            runs_at_work: at_work.unsigned_abs(),
-            runs_today: runs.unsigned_abs(),
-            usd_today: micros as f64 / 1e6,
-        })
-    };
-    Ok(Json(OwnKey { key: row.to_wire(), used }))
+    Ok(Json(OwnKey { key: row.to_wire(), used: used(&state, &caller).await? }))
+}
+
+/// What the caller has used of its quotas; `None`: it has none.
+pub(in crate::api) async fn used(state: &ApiState, caller: &Caller) -> ApiResult<Option<Used>> {
+    if caller.rights.quotas.is_unlimited() {
+        return Ok(None);
+    }
+    let (runs, micros, at_work) = db::quotas::used(&state.pool, &caller.key_id).await?;
+    Ok(Some(Used {
+        runs_at_work: at_work.unsigned_abs(),
+        runs_today: runs.unsigned_abs(),
+        usd_today: micros as f64 / 1e6,
+    }))
 }

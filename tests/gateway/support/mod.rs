@@ -2,6 +2,7 @@
 //! has the gateway's rights in the database and no others.
 
 #[path = "../../road/support/database.rs"]
+#[expect(dead_code, reason = "its other half is for tests of the road")]
 pub mod database;
 pub mod provider;
 pub mod runs;

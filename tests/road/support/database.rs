@@ -24,6 +24,22 @@ pub async fn as_superuser(statement: String) -> Result<(), sqlx::Error> {
     connection.close().await
 }
 
+/// Runs a statement as a role; the SQLSTATE where it is refused.
+pub async fn as_role(pool: &PgPool, role: Option<&str>, statement: &str) -> Option<String> {
+    let mut transaction = pool.begin().await.expect("a connection");
+    if let Some(role) = role {
+        let set = AssertSqlSafe(format!("SET LOCAL ROLE {role}"));
+        sqlx::query(set).execute(&mut *transaction).await.expect("the role is there");
+    }
+    let done = sqlx::query(AssertSqlSafe(statement.to_owned())).execute(&mut *transaction).await;
+    transaction.rollback().await.expect("rolls back");
+    match done {
+        Ok(_) => None,
+        Err(sqlx::Error::Database(error)) => Some(error.code().expect("a SQLSTATE").into_owned()),
+        Err(error) => panic!("{statement}: {error}"),
+    }
+}
+
 impl Database {
     pub async fn create(name: &str) -> Self {
         let name = format!("kage_{name}");

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -23,7 +23,6 @@ use crate::db::visible::Visible;
 use crate::domain::access::Rights;
 use crate::domain::api_key;
 use crate::domain::audit::{Actor, Asked, Entry, Outcome};
-use crate::metrics::http::method_name;
 use crate::metrics::metrics;
 
 /// Whoever may call: who, with what rights, and what shows that it is still so.
@@ -93,10 +92,7 @@ impl Caller {
 }
 
 pub(super) async fn require_key(State(state): State<ApiState>, mut request: Request, next: Next) -> Response {
-    let mut origin = Origin::of(&request);
-    let path = request.extensions().get::<MatchedPath>().map_or("?", MatchedPath::as_str);
-    let route = format!("{} {path}", method_name(request.method().as_str()));
-    origin.route = Some(route.as_str().into());
+    let origin = Origin::of(&request);
     let authenticated = match state.limits.may_authenticate(&origin) {
         Err(shut_out) => Err(shut_out),
         Ok(()) => authenticate(&state, request.headers(), &origin).await,
@@ -129,7 +125,7 @@ pub(super) async fn require_key(State(state): State<ApiState>, mut request: Requ
     }
     if let Some(reason) = refused(caller.as_ref(), &response) {
         let who = caller.as_ref().map(Caller::actor);
-        state.refusals.note(Refusal { origin, who, reason, route });
+        state.refusals.note(Refusal { origin, who, reason });
     }
     response
 }

@@ -241,8 +241,10 @@ pub(super) async fn of_address(State(state): State<ApiState>, request: Request, 
             response
         }
         Err(wait) => {
-            let route = format!("{} *", method_name(request.method().as_str()));
-            state.refusals.note(Refusal { origin, who: None, reason: "rate-limited", route });
+            // Whatever it asked for: one kind of refusal.
+            let route = Some(format!("{} *", method_name(request.method().as_str())).into());
+            let origin = Origin { route, ..origin };
+            state.refusals.note(Refusal { origin, who: None, reason: "rate-limited" });
             let detail = "too many requests from this address";
             limited(detail, wait, state.limits.address.exhausted()).into_response()
         }

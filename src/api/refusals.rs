@@ -30,7 +30,12 @@ pub(super) struct Refusal {
     /// `None`: nobody is known.
     pub who: Option<Actor>,
     pub reason: &'static str,
-    pub route: String,
+}
+
+impl Refusal {
+    fn route(&self) -> &str {
+        self.origin.route.as_deref().unwrap_or("?")
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -76,7 +81,7 @@ impl Refusals {
     pub fn note(&self, refusal: Refusal) {
         tracing::info!(
             reason = refusal.reason,
-            route = refusal.route,
+            route = refusal.route(),
             who = refusal.who.as_ref().and_then(Actor::id).as_deref(),
             address = refusal.origin.address.map(tracing::field::display),
             "api.refused"
@@ -173,12 +178,10 @@ async fn append(pool: &PgPool, due: &[(Sort, Tally)]) -> Result<(), DbError> {
     let mut transaction = pool.begin().await?;
     for (sort, tally) in due {
         let details = json!({ "reason": sort.reason, "count": tally.count });
-        let mut origin = tally.latest.origin.clone();
-        origin.route = Some(tally.latest.route.as_str().into());
-        let entry = origin.asked(Entry {
+        let entry = tally.latest.origin.asked(Entry {
             actor: sort.who.clone().unwrap_or(Actor::Anonymous),
             action: "access.refuse",
-            object: format!("route:{}", tally.latest.route),
+            object: format!("route:{}", tally.latest.route()),
             outcome: Outcome::Refused,
             details,
         });
@@ -198,7 +201,6 @@ mod tests {
             origin: Origin { address: address.parse().ok(), request_id: "r".to_owned(), ..Origin::default() },
             who: key_id.map(|id| Actor::Key(id.to_owned())),
             reason: "key-unknown",
-            route: "GET /".to_owned(),
         }
     }
 

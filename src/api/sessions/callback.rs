@@ -25,8 +25,6 @@ use crate::oidc::error::OidcError;
 use crate::oidc::party::Verified;
 use crate::wire::problem::Problem;
 
-const ROUTE: &str = "GET /auth/oidc/callback";
-
 /// What the provider has the browser say.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -85,9 +83,7 @@ pub(in crate::api) async fn finish_sign_in(
     let mut response = match finish(&state, &sign_in, &origin, &headers, answer).await {
         Ok(response) => response,
         Err(Failure::Error(error)) => error.into_response(),
-        Err(Failure::Refused(reason, status, detail)) => {
-            refused(&state, origin, ROUTE, reason, status, detail)
-        }
+        Err(Failure::Refused(reason, status, detail)) => refused(&state, origin, reason, status, detail),
     };
     cookie::clear(&sign_in, &mut response, Cookie::SignIn);
     Ok(response)

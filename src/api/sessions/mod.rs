@@ -84,7 +84,6 @@ fn troubled(error: &OidcError) -> ApiError {
 fn refused(
     state: &ApiState,
     origin: Origin,
-    route: &str,
     reason: &'static str,
     status: StatusCode,
     detail: &str,
@@ -92,7 +91,7 @@ fn refused(
     if state.limits.failed(&origin) {
         state.alarms.repeated_failures(&origin);
     }
-    state.refusals.note(Refusal { origin, who: None, reason, route: route.to_owned() });
+    state.refusals.note(Refusal { origin, who: None, reason });
     ApiError::sign_in(status, reason, detail).into_response()
 }
 

@@ -1,7 +1,7 @@
 //! How fast entries get their place, and what that costs who writes them. On the cluster that DATABASE_URL names.
 //!
-//! `cargo bench --bench audit`: entries a second of a full queue, and the median time of a request's write (a transaction with
-//! one entry) with a sequencer beside it and without one, in pairs.
+//! `cargo bench --bench audit`: entries a second of a full queue, and the time of a request's write (a transaction with one
+//! entry) with a sequencer beside it and without one. The two take turns, so that what else the machine does meets both.
 
 use std::time::{Duration, Instant};
 
@@ -18,8 +18,9 @@ use tokio_util::sync::CancellationToken;
 
 const ENTRIES: u64 = 50_000;
 const BATCH: u64 = 10_000;
-const PAIRS: usize = 7;
-const WRITES: usize = 1_000;
+const PAIRS: usize = 30;
+/// Long enough for two steps of the sequencer.
+const TURN: Duration = Duration::from_millis(1200);
 
 fn entry(number: u64) -> Entry {
     let details = json!({ "n": number, "repository": "demo", "revision": "0123456789abcdef0123456789abcdef01234567",
@@ -50,15 +51,23 @@ async fn write(pool: &PgPool, number: u64) {
     transaction.commit().await.expect("commits");
 }
 
-async fn median(pool: &PgPool) -> Duration {
-    let mut times = Vec::with_capacity(WRITES);
-    for number in 0..WRITES {
+/// The times of one turn's writes, median and 95th percentile, in seconds.
+async fn turn(pool: &PgPool) -> [f64; 2] {
+    let mut times = Vec::new();
+    let turn = Instant::now();
+    while turn.elapsed() < TURN {
         let begun = Instant::now();
-        write(pool, number as u64).await;
-        times.push(begun.elapsed());
+        write(pool, times.len() as u64).await;
+        times.push(begun.elapsed().as_secs_f64());
     }
-    times.sort_unstable();
-    times[WRITES / 2]
+    times.sort_by(f64::total_cmp);
+    [times[times.len() / 2], times[times.len() * 95 / 100]]
+}
+
+/// Quartiles.
+fn quartiles(mut values: Vec<f64>) -> [f64; 3] {
+    values.sort_by(f64::total_cmp);
+    [1, 2, 3].map(|quarter| values[values.len() * quarter / 4])
 }
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
@@ -92,9 +101,9 @@ async fn main() {
     let rate = ENTRIES as f64 / begun.elapsed().as_secs_f64();
     println!("sequenced: {ENTRIES} entries, {rate:.0} a second");
 
-    let (mut ratios, mut alone, mut beside) = (Vec::new(), Vec::new(), Vec::new());
+    let mut turns = Vec::with_capacity(PAIRS);
     for _ in 0..PAIRS {
-        let without = median(&writer).await;
+        let alone = turn(&writer).await;
         let stop = CancellationToken::new();
         let (stopped, mut this) = (stop.clone(), sequencer(&url).await);
         let running = tokio::spawn(async move {
@@ -105,25 +114,21 @@ async fn main() {
             }
             while this.step().await.expect("steps").is_some() {}
         });
-        let with = median(&writer).await;
+        let beside = turn(&writer).await;
         stop.cancel();
         running.await.expect("no panic");
-        ratios.push(with.as_secs_f64() / without.as_secs_f64());
-        alone.push(without);
-        beside.push(with);
+        turns.push((alone, beside));
     }
-    ratios.sort_by(f64::total_cmp);
-    alone.sort_unstable();
-    beside.sort_unstable();
-    let middle = PAIRS / 2;
-    println!(
-        "a write: {:?} alone, {:?} beside the sequencer, ratio {:.2} ({:.2} to {:.2})",
-        alone[middle],
-        beside[middle],
-        ratios[middle],
-        ratios[0],
-        ratios[PAIRS - 1]
-    );
+    for (index, name) in ["median", "95th percentile"].into_iter().enumerate() {
+        let [_, alone, _] = quartiles(turns.iter().map(|(alone, _)| alone[index] * 1e3).collect());
+        let [_, beside, _] = quartiles(turns.iter().map(|(_, beside)| beside[index] * 1e3).collect());
+        let [low, ratio, high] =
+            quartiles(turns.iter().map(|(alone, beside)| beside[index] / alone[index]).collect());
+        println!(
+            "a write, {name}: {alone:.2} ms alone, {beside:.2} ms beside the sequencer, ratio {ratio:.2} \
+             (quartiles {low:.2} to {high:.2} of {PAIRS} pairs)"
+        );
+    }
     writer.close().await;
     let drop = AssertSqlSafe(format!("DROP DATABASE {name} WITH (FORCE)"));
     sqlx::raw_sql(drop).execute(&mut owner).await.expect("drops");

@@ -12,6 +12,7 @@ mod cancel;
 mod connections;
 mod containment;
 mod edge;
+mod edge_tls;
 mod ends;
 mod events;
 mod fuzzed;

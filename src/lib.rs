@@ -34,6 +34,7 @@ pub mod metrics;
 pub mod notifier;
 pub mod oidc;
 pub mod redact;
+pub mod retention;
 pub mod runner;
 pub mod sandbox;
 pub mod secret;

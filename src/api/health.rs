@@ -92,7 +92,9 @@ fn disk(runners: &[RunnerRow]) -> Option<(bool, String)> {
         runners.iter().filter_map(|runner| Some((runner.disk_ok?, runner.disk.as_deref()?))).collect();
     let low: Vec<&str> = looked.iter().filter(|(ok, _)| !ok).map(|(_, words)| *words).collect();
     match low.first() {
-        Some(words) => Some((false, format!("{} of {} runner(s) begin no run: {words}", low.len(), looked.len()))),
+        Some(words) => {
+            Some((false, format!("{} of {} runner(s) begin no run: {words}", low.len(), looked.len())))
+        }
         None => looked.first().map(|(_, words)| (true, (*words).to_owned())),
     }
 }

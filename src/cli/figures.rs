@@ -37,7 +37,7 @@ async fn look(zone: Zone, pool: &PgPool) {
             Zone::Sequencer => figures::trail(pool).await,
             Zone::Owner | Zone::Runner | Zone::Gateway | Zone::Notifier | Zone::Retention => {
                 Ok::<(), DbError>(())
-            },
+            }
         }
     });
     match asked.await {

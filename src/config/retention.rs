@@ -56,7 +56,7 @@ impl RetentionConfig {
         let log = kept("KAGE_RETENTION_LOG_DAYS", "KAGE_RETENTION_LOG_BYTES")?;
         let events = kept("KAGE_RETENTION_EVENTS_DAYS", "KAGE_RETENTION_EVENTS_BYTES")?;
         let results = kept("KAGE_RETENTION_RESULTS_DAYS", "KAGE_RETENTION_RESULTS_BYTES")?;
-        let poll = Duration::from_secs(settings.within("KAGE_RETENTION_POLL_SECS", 3600, 1, 86_400)?);
+        let poll = Duration::from_secs(settings.within("KAGE_RETENTION_POLL_SECS", 3600, 1, 10_800)?);
         Ok(Self { log, events, results, poll })
     }
 }

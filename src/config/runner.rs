@@ -287,7 +287,8 @@ fn marks(settings: &mut Settings) -> Result<DiskMarks, ConfigError> {
     let soft = settings.within("KAGE_RUNNER_DISK_SOFT_PERCENT", 10, 0, 99)? as u8;
     let hard = settings.within("KAGE_RUNNER_DISK_HARD_PERCENT", u64::from(soft.min(5)), 0, 99)? as u8;
     if hard > soft {
-        let problem = format!("{hard} is above KAGE_RUNNER_DISK_SOFT_PERCENT ({soft}), which is to be reached first");
+        let problem =
+            format!("{hard} is above KAGE_RUNNER_DISK_SOFT_PERCENT ({soft}), which is to be reached first");
         return Err(ConfigError::Invalid { name: "KAGE_RUNNER_DISK_HARD_PERCENT".to_owned(), problem });
     }
     Ok(DiskMarks { soft, hard })

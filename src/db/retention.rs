@@ -99,10 +99,8 @@ pub async fn let_go(pool: &PgPool, thing: Thing, tasks: &[Uuid], rule: &str) -> 
 /// # Errors
 /// [`DbError`].
 pub async fn past_months(pool: &PgPool, thing: Thing) -> Result<Vec<NaiveDate>, DbError> {
-    let months = sqlx::query_scalar("SELECT retention_past_months($1)")
-        .bind(thing.as_str())
-        .fetch_all(pool)
-        .await?;
+    let months =
+        sqlx::query_scalar("SELECT retention_past_months($1)").bind(thing.as_str()).fetch_all(pool).await?;
     Ok(months)
 }
 

@@ -216,7 +216,10 @@ impl Bases {
     }
 
     /// Removes bases that no run uses, the one first that was asked for longest ago, for as long as `wanted` says so.
-    pub fn remove_while(&self, mut wanted: impl FnMut() -> Result<bool, GitError>) -> Result<Removed, GitError> {
+    pub fn remove_while(
+        &self,
+        mut wanted: impl FnMut() -> Result<bool, GitError>,
+    ) -> Result<Removed, GitError> {
         let mut removed = Removed::default();
         let Some(bounds) = self.bounds() else { return Ok(removed) };
         let _one_at_a_time = FileLock::exclusive(&self.root().with_extension("lock"))?;

@@ -26,7 +26,13 @@ pub fn start(pool: PgPool, config: RetentionConfig, lifecycle: &Lifecycle) {
         while !soft.is_cancelled() {
             let pause = match soft.run_until_cancelled(round::run(&pool, &config)).await {
                 None => return,
-                Some(Ok(more)) => if more { MORE } else { config.poll },
+                Some(Ok(more)) => {
+                    if more {
+                        MORE
+                    } else {
+                        config.poll
+                    }
+                }
                 Some(Err(error)) => {
                     tracing::warn!(%error, "retention.later");
                     AGAIN.min(config.poll)

@@ -18,7 +18,8 @@ const BATCH: usize = 500;
 /// Removes them from every mirror of this runner. What fails stays for the next sweep.
 pub(super) async fn branches(environment: &Arc<Environment>) -> Result<(), RunFailure> {
     for (name, path) in mirrors(environment)? {
-        let listed = blocking(move || Ok(Mirror::open(&path).and_then(|mirror| Ok((mirror.results()?, mirror)))?));
+        let listed =
+            blocking(move || Ok(Mirror::open(&path).and_then(|mirror| Ok((mirror.results()?, mirror)))?));
         let (branches, mirror) = match listed.await {
             Ok(found) => found,
             Err(error) => {
@@ -106,9 +107,13 @@ mod tests {
     fn a_branch_names_its_task_or_is_left_alone() {
         let id = Uuid::now_v7();
         assert_eq!(task_of(&format!("task-{id}-shell-2")), Some(id));
-        for other in
-            [format!("task-{id}"), format!("task-{id}-"), format!("{id}-shell"), "task-x-y".to_owned(), "main".to_owned()]
-        {
+        for other in [
+            format!("task-{id}"),
+            format!("task-{id}-"),
+            format!("{id}-shell"),
+            "task-x-y".to_owned(),
+            "main".to_owned(),
+        ] {
             assert_eq!(task_of(&other), None, "{other}");
         }
     }

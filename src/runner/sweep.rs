@@ -69,8 +69,9 @@ async fn sweep(environment: &Arc<Environment>) -> Result<(), RunFailure> {
         let idle = Duration::from_secs(this.config.bases.idle_secs);
         Ok(this.bases.collect(&this.folders.runs(), idle)?)
     });
-    let removed =
-        blocking.await.unwrap_or_else(|error| Err(RunFailure::Refused(format!("the sweep failed: {error}"))))?;
+    let removed = blocking
+        .await
+        .unwrap_or_else(|error| Err(RunFailure::Refused(format!("the sweep failed: {error}"))))?;
     if removed.bases > 0 {
         watermark::record(environment, "age", removed, "nobody asked for them any more").await?;
     }

@@ -173,9 +173,8 @@ mod tests {
     #[test]
     fn the_scarcer_of_bytes_and_inodes_counts() {
         let marks = DiskMarks { soft: 10, hard: 5 };
-        let level = |bytes, inodes| {
-            Level::of(Free { bytes, all_bytes: 1000, inodes, all_inodes: 1000 }, marks)
-        };
+        let level =
+            |bytes, inodes| Level::of(Free { bytes, all_bytes: 1000, inodes, all_inodes: 1000 }, marks);
         assert_eq!(level(100, 1000), Level::Enough);
         assert_eq!(level(99, 1000), Level::BelowSoft);
         assert_eq!(level(50, 1000), Level::BelowSoft);
@@ -186,7 +185,10 @@ mod tests {
         let unbounded = Free { bytes: 500, all_bytes: 1000, inodes: 0, all_inodes: 0 };
         assert_eq!(Level::of(unbounded, marks), Level::Enough);
         let off = DiskMarks { soft: 0, hard: 0 };
-        assert_eq!(Level::of(Free { bytes: 0, all_bytes: 1000, inodes: 0, all_inodes: 1000 }, off), Level::Enough);
+        assert_eq!(
+            Level::of(Free { bytes: 0, all_bytes: 1000, inodes: 0, all_inodes: 1000 }, off),
+            Level::Enough
+        );
         assert!(!Watermark::default().has_room());
     }
 }

@@ -120,6 +120,7 @@ pub(in crate::api) async fn task_progress(
         run,
         last,
         told: told.is_some(),
+        complete: false,
         begun,
         _counted: counted,
         _permit: permit,
@@ -144,6 +145,8 @@ struct Follower {
     ended: watch::Receiver<bool>,
     /// That the output is no longer there.
     told: bool,
+    /// The task's last event was sent.
+    complete: bool,
     /// What was there before is not late.
     begun: DateTime<Utc>,
     _counted: Counted,
@@ -221,9 +224,9 @@ impl Follower {
     }
 
     /// Whether the events themselves were let go while this stream was open.
-    async fn lost(&self) -> Result<Option<LetGo>, DbError> {
+    async fn lost(&self) -> Result<bool, DbError> {
         let all = db::let_go::of_task(&self.state.pool, self.task).await?;
-        Ok(let_go::find(&all, let_go::EVENTS).cloned())
+        Ok(let_go::find(&all, let_go::EVENTS).is_some())
     }
 
     async fn tell_missing(&mut self, frames: &mut String) -> Result<(), DbError> {
@@ -248,7 +251,7 @@ impl Follower {
             let rows = self.after(1).await?;
             return Ok(if !rows.is_empty() {
                 Step::Send(String::new())
-            } else if self.lost().await?.is_some() {
+            } else if !self.complete && self.lost().await? {
                 Step::Broken("the rest of the events was let go")
             } else {
                 Step::End
@@ -259,7 +262,8 @@ impl Follower {
         metrics().http.stream_lagged(late);
         let mut frames = String::with_capacity(rows.iter().map(size).sum());
         // A reader who was slower than the rules: before the last event it hears that output is missing.
-        if !self.told && rows.iter().any(|row| row.kind == EventKind::TaskComplete.as_str()) {
+        self.complete |= rows.iter().any(|row| row.kind == EventKind::TaskComplete.as_str());
+        if self.complete && !self.told {
             self.tell_missing(&mut frames).await?;
         }
         for row in rows {

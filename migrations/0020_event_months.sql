@@ -12,9 +12,9 @@ ALTER INDEX events_log RENAME TO events_before_log;
 ALTER TABLE events RENAME TO events_before;
 
 CREATE TABLE events (
-    task_id      uuid NOT NULL REFERENCES tasks (id),
+    task_id      uuid NOT NULL,
     seq          bigint NOT NULL,
-    run_id       uuid REFERENCES runs (id),
+    run_id       uuid,
     kind         text NOT NULL,
     at           timestamptz NOT NULL DEFAULT clock_timestamp(),
     -- All kinds but log.
@@ -90,6 +90,10 @@ $$;
 INSERT INTO events (task_id, seq, run_id, kind, at, payload, attempt, stream, log_offset, log_position, log)
 SELECT task_id, seq, run_id, kind, at, payload, attempt, stream, log_offset, log_position, log FROM events_before;
 DROP TABLE events_before;
+-- Now: checked once, and not row by row while they are moved.
+ALTER TABLE events
+    ADD CONSTRAINT events_task_id_fkey FOREIGN KEY (task_id) REFERENCES tasks (id),
+    ADD CONSTRAINT events_run_id_fkey FOREIGN KEY (run_id) REFERENCES runs (id);
 
 -- As in 0008.
 CREATE TRIGGER events_gateway_warns BEFORE INSERT ON events FOR EACH ROW

@@ -51,11 +51,12 @@ pub(super) struct Watermark {
     words: Mutex<String>,
 }
 
+/// Until somebody has looked, nothing is begun.
+const UNKNOWN: u8 = u8::MAX;
+
 impl Default for Watermark {
-    /// Until somebody has looked, nothing is begun.
     fn default() -> Self {
-        let words = Mutex::new("nobody has looked yet".to_owned());
-        Self { level: AtomicU8::new(Level::BelowSoft as u8), words }
+        Self { level: AtomicU8::new(UNKNOWN), words: Mutex::new("nobody has looked yet".to_owned()) }
     }
 }
 
@@ -70,9 +71,10 @@ impl Watermark {
         self.words.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn note(&self, level: Level, words: String) {
-        *self.words.lock().unwrap_or_else(PoisonError::into_inner) = words;
-        self.level.store(level as u8, Ordering::Relaxed);
+    /// What it was before.
+    fn note(&self, level: Level, words: &str) -> u8 {
+        words.clone_into(&mut self.words.lock().unwrap_or_else(PoisonError::into_inner));
+        self.level.swap(level as u8, Ordering::Relaxed)
     }
 }
 
@@ -94,7 +96,6 @@ pub(super) async fn run(environment: Arc<Environment>) {
 /// Looks now, and says so when it is another level than before.
 pub(super) fn look(environment: &Environment) -> Level {
     let (marks, mark) = (environment.config.marks, &environment.watermark);
-    let had_room = mark.has_room();
     let (level, words) = match Free::of(&environment.config.data_dir) {
         Ok(free) => {
             let level = Level::of(free, marks);
@@ -105,10 +106,11 @@ pub(super) fn look(environment: &Environment) -> Level {
         // Where it cannot be told nothing is begun, and nothing is removed either.
         Err(error) => (Level::BelowSoft, error.to_string()),
     };
-    mark.note(level, words.clone());
-    match (had_room, mark.has_room()) {
-        (true, false) => tracing::warn!(words, "runner.disk_low: no new run is begun here"),
-        (false, true) => {
+    let before = mark.note(level, &words);
+    let was_low = before != UNKNOWN && before != Level::Enough as u8;
+    match (was_low, mark.has_room()) {
+        (false, false) => tracing::warn!(words, "runner.disk_low: no new run is begun here"),
+        (true, true) => {
             tracing::info!(words, "runner.disk_has_room");
             environment.wake.notify_one();
         }

@@ -1,11 +1,11 @@
 //! Output, events and results that are too old or too much go, each as a whole, and whoever asks for them hears so.
 
+use chrono::Utc;
 use serde_json::Value;
 use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::copies::{add_month, copy, day, entries, exists, month, rows};
-use crate::support::git::git;
 use crate::support::sse::Event;
 use crate::support::tasks::{shell, string};
 use crate::support::{TestKage, eventually};
@@ -115,19 +115,16 @@ async fn a_month_of_output_goes_as_a_whole_and_whoever_asks_hears_so() {
 }
 
 #[tokio::test]
-async fn results_and_their_branches_and_events_go_too() {
+async fn results_and_events_go_too() {
     let (mut kage, new) = world().await;
     let pool = kage.pool().clone();
-    let stays = kage.run(&shell("echo y > y")).await;
-    let stays: Uuid = string(&stays["id"]).parse().expect("an id");
+    let stays = copy(&pool, new, Utc::now(), true).await;
     // An age under a month is kept to the day; the month is not waited for.
     sqlx::query("UPDATE tasks SET completed_at = now() - interval '3 days' WHERE id = $1")
         .bind(new)
         .execute(&pool)
         .await
         .expect("the owner may");
-    let branches = git(&kage.mirror("demo"), ["for-each-ref", "--format=%(refname:short)", "refs/heads"]);
-    assert!(branches.contains(&format!("task-{new}-shell")), "{branches}");
     kage.spawn_with(
         "retention",
         &[
@@ -165,49 +162,4 @@ async fn results_and_their_branches_and_events_go_too() {
     let words = String::from_utf8_lossy(&said.stderr);
     assert_eq!((said.status.code(), words.lines().count()), (Some(3), 1), "{words}");
     assert!(kage.client(&["task", &new.to_string()]).await.status.success());
-
-    // A runner looks when it starts, and every hour: a second one of this installation, on the same mirrors.
-    assert!(kage.process(0).terminate().await.success());
-    kage.start("serve").await;
-    let listed = ["for-each-ref", "--format=%(refname:short)", "refs/heads"];
-    eventually("the branch goes", async || {
-        let branches = git(&kage.mirror("demo"), listed);
-        (!branches.contains(&format!("task-{new}-shell"))).then_some(())
-    })
-    .await;
-    let branches = git(&kage.mirror("demo"), listed);
-    assert!(branches.contains(&format!("task-{stays}-shell")), "{branches}");
-    let told = entries(&pool, "retention.branches").await;
-    assert_eq!(told[0]["branches"], serde_json::json!([format!("task-{new}-shell")]));
-}
-
-#[tokio::test]
-async fn what_is_too_much_goes_oldest_first_until_it_is_not() {
-    let (mut kage, new) = world().await;
-    let pool = kage.pool().clone();
-    let old: [Uuid; 3] = [
-        copy(&pool, new, day(2, 1), true).await,
-        copy(&pool, new, day(2, 2), true).await,
-        copy(&pool, new, day(2, 3), true).await,
-    ];
-    // Nobody made that month: it is in the rest, and nothing was lost.
-    for task in old {
-        assert_eq!(rows(&pool, "events_log_rest", task).await, 1);
-    }
-    // Each has "to the log\n", 11 bytes: of 44, two fit into 22.
-    kage.spawn_with("retention", &[("KAGE_RETENTION_LOG_BYTES", "22"), ("KAGE_RETENTION_POLL_SECS", "1")]);
-    eventually("the second goes", async || is_let_go(&pool, old[1], "log").await).await;
-    // Another round changes nothing.
-    let rounds = kage.spawn_with("retention", &[("KAGE_RETENTION_LOG_BYTES", "22")]);
-    eventually("it has begun", async || kage.process(rounds).log_says("retention.started").then_some(()))
-        .await;
-    assert!(kage.process(rounds).terminate().await.success());
-    let left: Vec<Uuid> = sqlx::query_scalar("SELECT DISTINCT task_id FROM events_log ORDER BY task_id")
-        .fetch_all(&pool)
-        .await
-        .expect("reads");
-    assert_eq!(left, [old[2], new]);
-    let entries = entries(&pool, "retention.let_go").await;
-    let bytes: i64 = entries.iter().filter_map(|entry| entry["bytes"].as_i64()).sum();
-    assert!(bytes == 22 && entries.iter().all(|entry| entry["rule"] == "size"), "{entries:#?}");
 }

@@ -5,6 +5,8 @@ mod copies;
 mod moved;
 mod rights;
 mod room;
+mod sizes;
 #[path = "../road/support/mod.rs"]
 #[expect(dead_code, reason = "shared with other test programs, which need other parts of it")]
 mod support;
+mod world;

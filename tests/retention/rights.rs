@@ -2,10 +2,9 @@
 
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgPool};
-use uuid::Uuid;
 
 use crate::copies::{day, entries, id_of, month, rows};
-use crate::support::database::Database;
+use crate::world::{World, task};
 
 const DENIED: Option<&str> = Some("42501");
 const ROLES: [&str; 6] =
@@ -23,43 +22,6 @@ async fn as_role(pool: &PgPool, role: &str, statement: &str) -> Option<String> {
         Err(sqlx::Error::Database(error)) => Some(error.code().expect("a SQLSTATE").into_owned()),
         Err(error) => panic!("{statement}: {error}"),
     }
-}
-
-/// A migrated database of one test; dropped with it.
-struct World(Option<Database>);
-
-impl World {
-    async fn new() -> Self {
-        let database = Database::create(&Uuid::new_v4().simple().to_string()).await;
-        kage::db::migrate(&database.pool).await.expect("migrates");
-        Self(Some(database))
-    }
-
-    fn pool(&self) -> &PgPool {
-        &self.0.as_ref().expect("until it is dropped").pool
-    }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        drop(self.0.take().map(Database::destroy));
-    }
-}
-
-/// A task with one block of output and two other events. The third is how it stands.
-async fn task(pool: &PgPool, id: Uuid, ended: Option<&str>) {
-    let statement = AssertSqlSafe(format!(
-        "WITH task AS (
-             INSERT INTO tasks (id, description, repository, assignments, max_retries, retry_delay, merge_strategy,
-                                submitted_by, event_seq, completed_at)
-             VALUES ($1, 'd', 'r', '[]', 0, 1, 'auto', 'k', 3, {}) RETURNING id)
-         INSERT INTO events (task_id, seq, kind, payload, attempt, stream, log_offset, log_position, log)
-         SELECT id, seq, CASE seq WHEN 2 THEN 'log' ELSE 'state' END, CASE seq WHEN 2 THEN NULL ELSE '{{}}'::jsonb END,
-                1, 1, 0, 0, CASE seq WHEN 2 THEN 'x'::bytea END
-         FROM task, generate_series(1, 3) AS seq",
-        ended.unwrap_or("NULL")
-    ));
-    sqlx::query(statement).bind(id).execute(pool).await.expect("inserts");
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cli                                one file per command; only `cli` knows every role
-//! api  runner  gateway  sequencer  notifier  client   roles: they never import one another; they meet in Postgres (or over HTTP)
+//! api  runner  gateway  sequencer  notifier  retention  client   roles: they never import one another; they meet in Postgres (or over HTTP)
 //! keeper                             a role too: it holds the listeners for refused calls; the runner asks it over a socket
 //! kit                                the conformance kit for CLI images
 //! db  sandbox  git  disk  image  config    adapters
@@ -34,6 +34,7 @@ pub mod metrics;
 pub mod notifier;
 pub mod oidc;
 pub mod redact;
+pub mod retention;
 pub mod runner;
 pub mod sandbox;
 pub mod secret;

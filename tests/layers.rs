@@ -25,6 +25,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "lifecycle",
             "metrics",
             "notifier",
+            "retention",
             "runner",
             "sandbox",
             "secret",
@@ -59,6 +60,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ),
     ("keeper", &["lifecycle", "sandbox"]),
     ("notifier", &["config", "db", "domain", "lifecycle", "wire"]),
+    ("retention", &["config", "db", "lifecycle", "metrics"]),
     ("sequencer", &["config", "db", "domain", "lifecycle", "metrics", "trail"]),
     ("client", &["config", "domain", "wire"]),
     ("dialect", &["domain"]),
@@ -93,6 +95,7 @@ const CONFIG_READERS: &[(&str, &[&str])] = &[
     ("client", &["client", "cli"]),
     ("sequencer", &["sequencer", "cli"]),
     ("webhooks", &["notifier", "cli"]),
+    ("retention", &["retention", "cli"]),
     ("watch", &["cli"]),
 ];
 

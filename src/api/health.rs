@@ -9,6 +9,7 @@ use axum::http::StatusCode;
 
 use crate::api::state::ApiState;
 use crate::db;
+use crate::db::runners::RunnerRow;
 use crate::wire::health::{Dependency, Health, Ready};
 
 /// A sequencer that is so far behind is gone, or cannot keep up.
@@ -63,6 +64,9 @@ pub(super) async fn ready(State(state): State<ApiState>) -> (StatusCode, Json<Re
                 let detail = format!("{answering} of {} answer(s)", keepers.len());
                 say("keeper", answering == keepers.len(), detail);
             }
+            if let Some((ok, detail)) = disk(&runners) {
+                say("disk", ok, detail);
+            }
         }
         None => say("runner", false, "unknown: the database does not answer".to_owned()),
     }
@@ -74,12 +78,25 @@ pub(super) async fn ready(State(state): State<ApiState>) -> (StatusCode, Json<Re
             if lag.is_zero() { "no entry waits".to_owned() } else { waits },
         );
     }
-    // Runs go on without these: a run whose keeper is gone says so itself.
-    let needed = |name: &str| !matches!(name, "keeper" | "sequencer");
+    // Runs go on without these: a run whose keeper is gone says so itself, and what waits for room is not lost.
+    let needed = |name: &str| !matches!(name, "disk" | "keeper" | "sequencer");
     let ready = dependencies.iter().all(|(name, dependency)| dependency.ok || !needed(name));
     let degraded = ready && dependencies.values().any(|dependency| !dependency.ok);
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(Ready { ready, degraded, dependencies }))
+}
+
+/// A runner whose disk is low says what is free of it. No path and no name: nobody had to show a key.
+fn disk(runners: &[RunnerRow]) -> Option<(bool, String)> {
+    let looked: Vec<(bool, &str)> =
+        runners.iter().filter_map(|runner| Some((runner.disk_ok?, runner.disk.as_deref()?))).collect();
+    let low: Vec<&str> = looked.iter().filter(|(ok, _)| !ok).map(|(_, words)| *words).collect();
+    match low.first() {
+        Some(words) => {
+            Some((false, format!("{} of {} runner(s) begin no run: {words}", low.len(), looked.len())))
+        }
+        None => looked.first().map(|(_, words)| (true, (*words).to_owned())),
+    }
 }
 
 async fn sequencer_lag(state: &ApiState) -> Option<Duration> {

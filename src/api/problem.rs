@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use crate::api::origin;
 use crate::db::error::DbError;
 use crate::domain::access::Scope;
+use crate::wire::let_go::LetGo;
 use crate::wire::problem::{CONTENT_TYPE, Problem};
 
 #[derive(Debug)]
@@ -110,6 +111,11 @@ impl ApiError {
 
     pub fn conflict(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, "conflict", "Conflict with the present state", detail)
+    }
+
+    /// It was there, and the operator's rules have let it go.
+    pub fn let_go(gone: &LetGo) -> Self {
+        Self::new(StatusCode::GONE, "let-go", "No longer kept", gone.words())
     }
 
     pub fn invalid(detail: impl Into<String>) -> Self {

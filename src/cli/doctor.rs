@@ -46,6 +46,7 @@ enum Role {
     Gateway,
     Sequencer,
     Notifier,
+    Retention,
     Keeper,
 }
 
@@ -57,6 +58,7 @@ impl Role {
             Self::Gateway => "the gateway",
             Self::Sequencer => "the sequencer",
             Self::Notifier => "the notifier",
+            Self::Retention => "retention",
             Self::Keeper => "the keeper",
         }
     }
@@ -72,6 +74,7 @@ fn own_role(configuration: &Configuration) -> Option<Role> {
         "kage_gateway" => Some(Role::Gateway),
         "kage_sequencer" => Some(Role::Sequencer),
         "kage_notifier" => Some(Role::Notifier),
+        "kage_retention" => Some(Role::Retention),
         _ => None,
     }
 }
@@ -122,7 +125,7 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, CliError> {
         Some(Role::Api) => matches!(name, "database" | "tls"),
         Some(Role::Runner) => matches!(name, "database" | "engine" | "keeper" | "host"),
         Some(Role::Gateway) => !matches!(name, "tls" | "engine" | "keeper" | "host"),
-        Some(Role::Sequencer | Role::Notifier) => name == "database",
+        Some(Role::Sequencer | Role::Notifier | Role::Retention) => name == "database",
         Some(Role::Keeper) => name == "keeper",
     };
     let mut gateway = configuration.gateway.clone();

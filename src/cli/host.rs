@@ -8,12 +8,15 @@ use crate::config::api::ApiConfig;
 use crate::config::database::DatabaseConfig;
 use crate::config::error::ConfigError;
 use crate::config::gateway::GatewayConfig;
+use crate::config::retention::RetentionConfig;
 use crate::config::runner::RunnerConfig;
 use crate::config::sequencer::SequencerConfig;
 use crate::config::settings::Settings;
 use crate::config::watch::WatchConfig;
 use crate::config::webhooks::WebhooksConfig;
-use crate::config::{api, database, edge, gateway, oidc, runner, secrets, sequencer, watch, webhooks};
+use crate::config::{
+    api, database, edge, gateway, oidc, retention, runner, secrets, sequencer, watch, webhooks,
+};
 use crate::db;
 use crate::db::Zone;
 use crate::db::private::{Cluster, ClusterError};
@@ -28,6 +31,7 @@ pub struct Configuration {
     pub gateway: GatewayConfig,
     pub sequencer: SequencerConfig,
     pub webhooks: WebhooksConfig,
+    pub retention: RetentionConfig,
     pub watch: WatchConfig,
 }
 
@@ -45,6 +49,7 @@ pub fn load() -> Result<Configuration, ConfigError> {
         &gateway::NAMES,
         &sequencer::NAMES,
         &webhooks::NAMES,
+        &retention::NAMES,
         &watch::NAMES,
     ]
     .concat();
@@ -57,6 +62,7 @@ pub fn load() -> Result<Configuration, ConfigError> {
         gateway: GatewayConfig::from_settings(&mut settings)?,
         sequencer: SequencerConfig::from_settings(&mut settings)?,
         webhooks: WebhooksConfig::from_settings(&mut settings)?,
+        retention: RetentionConfig::from_settings(&mut settings)?,
         watch: WatchConfig::from_settings(&mut settings)?,
         settings,
     };

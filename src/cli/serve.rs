@@ -1,8 +1,9 @@
-//! `kage serve`, `kage api`, `kage runner`, `kage gateway`, `kage sequencer`, `kage notifier`: the roles as processes.
+//! `kage serve`, `kage api`, `kage runner`, `kage gateway`, `kage sequencer`, `kage notifier`, `kage retention`: the roles as processes.
 
 use std::time::Duration;
 
 use anyhow::Context as _;
+use sqlx::PgPool;
 
 use crate::api;
 use crate::cli::exit::{CliError, Exit};
@@ -18,6 +19,7 @@ use crate::gateway;
 use crate::lifecycle::Lifecycle;
 use crate::metrics;
 use crate::notifier;
+use crate::retention;
 use crate::runner;
 use crate::sequencer;
 use crate::telemetry;
@@ -54,6 +56,10 @@ pub struct SequencerArgs {}
 #[derive(Debug, clap::Args)]
 pub struct NotifierArgs {}
 
+/// Run the role that lets go of output, events and results that are kept too long
+#[derive(Debug, clap::Args)]
+pub struct RetentionArgs {}
+
 /// Which roles a process has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Roles {
@@ -63,6 +69,7 @@ enum Roles {
     Gateway,
     Sequencer,
     Notifier,
+    Retention,
 }
 
 impl Roles {
@@ -74,6 +81,7 @@ impl Roles {
             Self::Gateway => "gateway",
             Self::Sequencer => "sequencer",
             Self::Notifier => "notifier",
+            Self::Retention => "retention",
         }
     }
 
@@ -149,6 +157,12 @@ async fn with_telemetry(configuration: &mut Configuration, which: Roles) -> Resu
 /// [`CliError::Host`] says what keeps it from starting.
 pub async fn notifier(_: NotifierArgs) -> Result<Exit, CliError> {
     with_telemetry(&mut host::load()?, Roles::Notifier).await
+}
+
+/// # Errors
+/// [`CliError::Host`] says what keeps it from starting.
+pub async fn retention(_: RetentionArgs) -> Result<Exit, CliError> {
+    with_telemetry(&mut host::load()?, Roles::Retention).await
 }
 
 async fn roles(configuration: &mut Configuration, roles: Roles) -> Result<Exit, CliError> {
@@ -259,6 +273,24 @@ async fn start(
         drain_deadline(Duration::from_secs(configuration.runner.drain_secs), lifecycle);
         tracing::info!(concurrency = configuration.runner.concurrency, "runner.started");
     }
+    start_aside(configuration, roles, trail, lifecycle, &mut pools).await?;
+    if configuration.watch.metrics.is_some() {
+        figures::keep_current(pools.clone(), lifecycle);
+    }
+    let pools = pools.into_iter().map(|(_, pool)| pool).collect();
+    secrets::keep_current(configuration, pools, roles.name(), lifecycle)?;
+    Ok(())
+}
+
+/// Those that no task waits for.
+async fn start_aside(
+    configuration: &Configuration,
+    roles: Roles,
+    trail: &mut RoleTrail,
+    lifecycle: &Lifecycle,
+    pools: &mut Vec<(Zone, PgPool)>,
+) -> anyhow::Result<()> {
+    let database = &configuration.database;
     // Without receivers `kage serve` does not need it; alone it waits for a file with some in it.
     if roles == Roles::Notifier || roles == Roles::All && !configuration.webhooks.hooks.is_empty() {
         let pool = db::connect(database, Zone::Notifier).await?;
@@ -270,11 +302,13 @@ async fn start(
         notifier::start(pool, &configuration.webhooks, lifecycle).context("notifier")?;
         tracing::info!(hooks = configuration.webhooks.hooks.len(), "notifier.started");
     }
-    if configuration.watch.metrics.is_some() {
-        figures::keep_current(pools.clone(), lifecycle);
+    if roles.has(Roles::Retention) {
+        let pool = db::connect(database, Zone::Retention).await?;
+        trail.begin("retention", &pool).await?;
+        pools.push((Zone::Retention, pool.clone()));
+        retention::start(pool, configuration.retention.clone(), lifecycle);
+        tracing::info!("retention.started");
     }
-    let pools = pools.into_iter().map(|(_, pool)| pool).collect();
-    secrets::keep_current(configuration, pools, roles.name(), lifecycle)?;
     Ok(())
 }
 

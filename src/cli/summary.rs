@@ -2,6 +2,7 @@
 
 use crate::cli::view::changes;
 use crate::cli::{escape, findings, output};
+use crate::wire::let_go;
 use crate::wire::run::{ModelUse, Run};
 use crate::wire::task::Task;
 
@@ -72,7 +73,8 @@ fn is_of_a_run(task: &Task, error: &str) -> bool {
 }
 
 fn next(task: &Task) -> String {
-    if task.runs.iter().any(|run| run.commit_hash.is_some()) {
+    let kept = let_go::find(&task.let_go, let_go::RESULTS).is_none();
+    if kept && task.runs.iter().any(|run| run.commit_hash.is_some()) {
         return format!("see the changes: kage diff {}\n", task.id);
     }
     String::new()

@@ -5,6 +5,7 @@ use uuid::Uuid;
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::output::{self, Globals};
 use crate::cli::{connect, escape, findings, summary};
+use crate::wire::let_go;
 use crate::wire::task::{Budget, Task};
 
 /// Show a task and its runs
@@ -24,7 +25,8 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, CliError> {
         return Ok(Exit::Success);
     }
     let mut harvests = Vec::new();
-    for run in &task.runs {
+    let kept = let_go::find(&task.let_go, let_go::RESULTS).is_none();
+    for run in task.runs.iter().filter(|_| kept) {
         let unknown = |error| vec![format!("what was left out of its result cannot be had: {error}")];
         harvests.push(findings::of_harvest(&client, args.id, run).await.unwrap_or_else(unknown));
     }
@@ -54,6 +56,9 @@ fn render(task: &Task, harvests: &[Vec<String>]) -> String {
     field("cost", task.total_cost.filter(|cost| *cost > 0.0).map(output::cost));
     field("budget", task.budget.map(budget));
     field("best", task.best_cli.clone());
+    for gone in &task.let_go {
+        field("let go", Some(gone.words()));
+    }
     text.push_str(&summary::in_full(task, harvests));
     text.push('\n');
     for line in task.description.trim_end().lines() {

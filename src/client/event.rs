@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 
 use crate::client::sse::Frame;
 use crate::wire::event::{Connected, Log, Notice, Progress, RunResult, Security, State, TaskComplete};
+use crate::wire::let_go::Missing;
 
 /// One event of a task, at its place in the stream.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,6 +41,8 @@ pub enum Message {
     Event(Box<Event>),
     /// The server could not go on with this stream.
     Broken(String),
+    /// A part of the stream is no longer kept.
+    LetGo(Missing),
     /// A heartbeat, or something of no account.
     Nothing,
 }
@@ -56,6 +59,7 @@ pub fn read(frame: Frame) -> Result<Message, Malformed> {
     let Some(id) = id else {
         return match name.as_str() {
             "connected" => Ok(Message::Connected(parse(&name, &data)?)),
+            "let_go" => Ok(Message::LetGo(parse(&name, &data)?)),
             "error" => {
                 let text =
                     parse::<Notice>(&name, &data).map_or_else(|_| data.clone(), |notice| notice.message);

@@ -17,6 +17,7 @@ use crate::client::event::{self, Event, Message, Payload};
 use crate::client::sse::Decoder;
 use crate::domain::name::Name;
 use crate::wire::event::Connected;
+use crate::wire::let_go::LetGo;
 
 /// A connection that lasted as long as this was a good one, even when nothing happened on it.
 const GOOD_AFTER: Duration = Duration::from_secs(10);
@@ -31,6 +32,8 @@ pub enum Update {
     Event(Box<Event>),
     /// The event before this one did not follow on: bytes of output are missing.
     Gap(Gap),
+    /// Output is missing since it is no longer kept.
+    LetGo(LetGo),
     /// The connection broke; another try comes after the delay.
     Reconnecting {
         cause: ClientError,
@@ -128,6 +131,7 @@ impl Follow {
             match event::read(frame).map_err(|what| self.malformed(&what))? {
                 Message::Nothing => {}
                 Message::Connected(connected) => return Ok(Update::Connected(connected)),
+                Message::LetGo(missing) => return Ok(Update::LetGo(missing.let_go)),
                 Message::Broken(message) => return Err(self.lost(&message)),
                 // Sent again after a reconnect: we have it.
                 Message::Event(event) if self.last.is_some_and(|last| event.id <= last) => {}

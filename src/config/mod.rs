@@ -12,6 +12,7 @@ mod own_file;
 pub mod policy;
 pub mod providers;
 pub mod recorded;
+pub mod retention;
 pub mod runner;
 pub mod secrets;
 pub mod sequencer;

@@ -9,7 +9,7 @@ use crate::domain::name::Name;
 use crate::domain::repository::AllowedSources;
 use crate::secret::watched::Secret;
 
-pub const NAMES: [&str; 42] = [
+pub const NAMES: [&str; 45] = [
     "KAGE_REPOSITORIES_ALLOW",
     "KAGE_REPOSITORIES_ALLOW_PRIVATE",
     "KAGE_DATA_DIR",
@@ -33,7 +33,10 @@ pub const NAMES: [&str; 42] = [
     "KAGE_RUNNER_BASE_FILES",
     "KAGE_RUNNER_BASES_BYTES",
     "KAGE_RUNNER_BASES_FILES",
+    "KAGE_RUNNER_BASES_IDLE_SECS",
     "KAGE_RUNNER_RESERVE_BYTES",
+    "KAGE_RUNNER_DISK_SOFT_PERCENT",
+    "KAGE_RUNNER_DISK_HARD_PERCENT",
     "KAGE_RUNNER_LOG_COPY_BYTES",
     "KAGE_RUNNER_GRACE_SECS",
     "KAGE_RUNNER_ORPHAN_SECS",
@@ -134,8 +137,19 @@ pub struct BasesConfig {
     pub all_bytes: u64,
     /// Files and folders of all of them.
     pub all_files: u64,
+    /// Seconds after which one that nobody asked for is removed.
+    pub idle_secs: u64,
     /// Bytes of the data folder's file system that stay free when one is made.
     pub reserve_bytes: u64,
+}
+
+/// What should be free of the data folder's file system, of bytes and of inodes, in percent; 0: no such mark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskMarks {
+    /// Below it no new run is begun.
+    pub soft: u8,
+    /// Below it checkouts that no run uses go at once.
+    pub hard: u8,
 }
 
 #[derive(Debug, Clone)]
@@ -169,6 +183,7 @@ pub struct RunnerConfig {
     /// Commits of history in a worktree's `.git`; 0: all.
     pub history: u32,
     pub bases: BasesConfig,
+    pub marks: DiskMarks,
     /// Bytes of a copy of the output in the engine's own log; 0: none.
     pub log_copy_bytes: u64,
     /// Seconds between SIGTERM and SIGKILL.
@@ -239,6 +254,7 @@ impl RunnerConfig {
             }),
             history: settings.within("KAGE_RUNNER_HISTORY", 50, 0, 1_000_000)? as u32,
             bases: bases(settings)?,
+            marks: marks(settings)?,
             log_copy_bytes: settings.within("KAGE_RUNNER_LOG_COPY_BYTES", 0, 0, 1 << 30)?,
             grace_secs: settings.within("KAGE_RUNNER_GRACE_SECS", 5, 0, 300)?,
             orphan_secs: settings.within("KAGE_RUNNER_ORPHAN_SECS", 900, 10, 86_400)?,
@@ -262,8 +278,20 @@ fn bases(settings: &mut Settings) -> Result<BasesConfig, ConfigError> {
         each_files: settings.within("KAGE_RUNNER_BASE_FILES", 1_000_000, 100, 100_000_000)?,
         all_bytes: settings.within("KAGE_RUNNER_BASES_BYTES", 20 * GIB, MIB, 1024 * TIB)?,
         all_files: settings.within("KAGE_RUNNER_BASES_FILES", 5_000_000, 100, 1_000_000_000)?,
+        idle_secs: settings.within("KAGE_RUNNER_BASES_IDLE_SECS", 86_400, 60, 315_360_000)?,
         reserve_bytes: settings.within("KAGE_RUNNER_RESERVE_BYTES", GIB, 0, TIB)?,
     })
+}
+
+fn marks(settings: &mut Settings) -> Result<DiskMarks, ConfigError> {
+    let soft = settings.within("KAGE_RUNNER_DISK_SOFT_PERCENT", 10, 0, 99)? as u8;
+    let hard = settings.within("KAGE_RUNNER_DISK_HARD_PERCENT", u64::from(soft.min(5)), 0, 99)? as u8;
+    if hard > soft {
+        let problem =
+            format!("{hard} is above KAGE_RUNNER_DISK_SOFT_PERCENT ({soft}), which is to be reached first");
+        return Err(ConfigError::Invalid { name: "KAGE_RUNNER_DISK_HARD_PERCENT".to_owned(), problem });
+    }
+    Ok(DiskMarks { soft, hard })
 }
 
 fn limits(settings: &mut Settings) -> Result<Limits, ConfigError> {

@@ -64,6 +64,11 @@ impl DbError {
         error.code().is_some_and(|code| ["22", "23", "54"].iter().any(|class| code.starts_with(class)))
     }
 
+    /// Whether somebody else held a lock for longer than was waited for it.
+    pub fn is_lock_timeout(&self) -> bool {
+        matches!(self, Self::Driver(sqlx::Error::Database(error)) if error.code().as_deref() == Some("55P03"))
+    }
+
     /// Whether a unique constraint refused the row.
     pub fn is_conflict(&self) -> bool {
         matches!(self, Self::Driver(sqlx::Error::Database(error)) if error.is_unique_violation())

@@ -168,8 +168,8 @@ pub async fn after(
     .await?)
 }
 
-/// The blocks of a run's output that overlap positions from `from` on, oldest first. None for a bearer whose secret is
-/// no longer taken.
+/// The blocks of the output of a run of this task that overlap positions from `from` on, oldest first. None for a bearer
+/// whose secret is no longer taken. The task says in which month's table they are.
 ///
 /// # Errors
 /// [`DbError`].
@@ -177,17 +177,16 @@ pub async fn log_blocks(
     pool: &PgPool,
     visible: &Visible,
     bearer: &Bearer,
-    run: Uuid,
+    (task, run): (Uuid, Uuid),
     from: i64,
     limit: i64,
 ) -> Result<Vec<(i64, Vec<u8>)>, DbError> {
     Ok(sqlx::query_as(
         "SELECT log_position, log FROM events
-         WHERE run_id = $5 AND kind = 'log' AND log_position >= (
+         WHERE task_id = $8 AND run_id = $5 AND kind = 'log' AND log_position >= (
              SELECT coalesce(max(log_position), 0) FROM events
-             WHERE run_id = $5 AND kind = 'log' AND log_position <= $6)
-           AND (SELECT sees_task(t.repository, t.clis, $1, $2) FROM runs r JOIN tasks t ON t.id = r.task_id
-                WHERE r.id = $5)
+             WHERE task_id = $8 AND run_id = $5 AND kind = 'log' AND log_position <= $6)
+           AND (SELECT sees_task(repository, clis, $1, $2) FROM tasks WHERE id = $8)
            AND (SELECT bearer_is_taken($3, $4))
          ORDER BY log_position LIMIT $7",
     )
@@ -198,6 +197,7 @@ pub async fn log_blocks(
     .bind(run)
     .bind(from)
     .bind(limit)
+    .bind(task)
     .fetch_all(pool)
     .await?)
 }
@@ -207,18 +207,24 @@ pub async fn log_blocks(
 ///
 /// # Errors
 /// [`DbError`].
-pub async fn partial_line(pool: &PgPool, run: Uuid, attempt: i32, limit: usize) -> Result<Vec<u8>, DbError> {
+pub async fn partial_line(
+    pool: &PgPool,
+    (task, run): (Uuid, Uuid),
+    attempt: i32,
+    limit: usize,
+) -> Result<Vec<u8>, DbError> {
     let mut tail: Vec<u8> = Vec::new();
     let mut before = i64::MAX;
     loop {
         let block: Option<(i64, Vec<u8>)> = sqlx::query_as(
             "SELECT log_position, log FROM events
-             WHERE run_id = $1 AND kind = 'log' AND attempt = $2 AND stream = 1 AND log_position < $3
+             WHERE task_id = $4 AND run_id = $1 AND kind = 'log' AND attempt = $2 AND stream = 1 AND log_position < $3
              ORDER BY log_position DESC LIMIT 1",
         )
         .bind(run)
         .bind(attempt)
         .bind(before)
+        .bind(task)
         .fetch_optional(pool)
         .await?;
         let Some((position, bytes)) = block else { return Ok(tail) };

@@ -16,6 +16,7 @@ pub mod figures;
 pub mod grants;
 pub mod images;
 pub mod keys;
+pub mod let_go;
 pub mod model_calls;
 pub mod model_use;
 pub mod notify;
@@ -28,6 +29,7 @@ pub mod refused_calls;
 pub mod reloads;
 pub mod repositories;
 pub mod results;
+pub mod retention;
 mod rights;
 pub mod role_starts;
 mod run_events;
@@ -68,6 +70,7 @@ pub enum Zone {
     Gateway,
     Sequencer,
     Notifier,
+    Retention,
 }
 
 impl Zone {
@@ -79,6 +82,7 @@ impl Zone {
             Self::Gateway => "gateway",
             Self::Sequencer => "sequencer",
             Self::Notifier => "notifier",
+            Self::Retention => "retention",
         }
     }
 
@@ -90,6 +94,7 @@ impl Zone {
             Self::Gateway => Some("SET ROLE kage_gateway"),
             Self::Sequencer => Some("SET ROLE kage_sequencer"),
             Self::Notifier => Some("SET ROLE kage_notifier"),
+            Self::Retention => Some("SET ROLE kage_retention"),
         }
     }
 }

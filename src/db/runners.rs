@@ -21,6 +21,9 @@ pub struct Presence {
     pub runtimes: Vec<String>,
     /// Whether the keeper of refused calls answers; `None`: no runtime needs one.
     pub keeper_ok: Option<bool>,
+    /// What is free of the data folder's file system, in words, and whether that is above the soft mark.
+    pub disk: String,
+    pub disk_ok: bool,
 }
 
 /// # Errors
@@ -28,11 +31,11 @@ pub struct Presence {
 pub async fn announce(pool: &PgPool, presence: &Presence) -> Result<(), DbError> {
     sqlx::query(
         "INSERT INTO runners (id, instance, host, version, concurrency, draining, engine, engine_ok, runtime,
-                              runtimes, keeper_ok)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+                              runtimes, keeper_ok, disk, disk_ok)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
          ON CONFLICT (id) DO UPDATE SET instance = $2, host = $3, version = $4, concurrency = $5, draining = $6,
                                         engine = $7, engine_ok = $8, runtime = $9, runtimes = $10,
-                                        keeper_ok = $11,
+                                        keeper_ok = $11, disk = $12, disk_ok = $13,
                                         seen_at = now()",
     )
     .bind(presence.id)
@@ -46,6 +49,8 @@ pub async fn announce(pool: &PgPool, presence: &Presence) -> Result<(), DbError>
     .bind(&presence.runtime)
     .bind(&presence.runtimes)
     .bind(presence.keeper_ok)
+    .bind(&presence.disk)
+    .bind(presence.disk_ok)
     .execute(pool)
     .await?;
     Ok(())
@@ -59,6 +64,8 @@ pub struct RunnerRow {
     pub engine: String,
     pub engine_ok: bool,
     pub keeper_ok: Option<bool>,
+    pub disk: Option<String>,
+    pub disk_ok: Option<bool>,
     pub seen_at: DateTime<Utc>,
 }
 
@@ -68,7 +75,7 @@ pub struct RunnerRow {
 /// [`DbError`].
 pub async fn alive(pool: &PgPool) -> Result<Vec<RunnerRow>, DbError> {
     Ok(sqlx::query_as(
-        "SELECT id, host, draining, engine, engine_ok, keeper_ok, seen_at FROM runners
+        "SELECT id, host, draining, engine, engine_ok, keeper_ok, disk, disk_ok, seen_at FROM runners
          WHERE seen_at > now() - interval '30 seconds' ORDER BY id",
     )
     .fetch_all(pool)

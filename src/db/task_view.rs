@@ -10,10 +10,11 @@ use crate::db::budgets::BudgetRow;
 use crate::db::error::DbError;
 use crate::db::runs::{self, RunParts, RunRow};
 use crate::db::tasks::TaskRow;
-use crate::db::{budgets, results, run_parts};
+use crate::db::{budgets, let_go, results, run_parts};
 use crate::domain::run::ResultStatus;
 use crate::domain::task::MergeStrategy;
 use crate::wire;
+use crate::wire::let_go::LetGo;
 
 /// What belongs to many tasks, by the ids of tasks and runs.
 struct Around {
@@ -21,6 +22,7 @@ struct Around {
     paths: BTreeMap<Uuid, Vec<String>>,
     parts: BTreeMap<Uuid, RunParts>,
     budgets: BTreeMap<Uuid, wire::task::Budget>,
+    let_go: BTreeMap<Uuid, Vec<LetGo>>,
 }
 
 /// Tasks with their runs and results, as clients see them.
@@ -39,6 +41,7 @@ pub async fn to_wire(pool: &PgPool, rows: Vec<TaskRow>) -> Result<Vec<wire::task
     let mut around = Around {
         parts,
         runs: BTreeMap::new(),
+        let_go: let_go::of_tasks(pool, &ids).await?,
         paths: results::paths_of_runs(pool, &run_ids).await?.into_iter().collect(),
         budgets: budgets::of_tasks(pool, &ids).await?.iter().filter_map(budget).collect(),
     };
@@ -96,6 +99,7 @@ fn task_to_wire(row: &TaskRow, around: &Around) -> Result<wire::task::Task, DbEr
         total_duration: results.as_ref().map(|all| all.iter().map(|result| result.duration).sum()),
         best_cli: row.completed_at.and_then(|_| runs::best(runs).map(|run| run.name.clone())),
         cli_results: results,
+        let_go: around.let_go.get(&row.id).cloned().unwrap_or_default(),
     })
 }
 

@@ -27,7 +27,7 @@ use crate::git::{
     lock::FileLock,
     mirror::Mirror,
     quarantine,
-    room::{BasesLimits, Bounds, Size},
+    room::{BasesLimits, Bounds, Removed, Size},
     tree_list::TreeList,
 };
 
@@ -146,14 +146,17 @@ impl Bases {
     }
 
     /// Removes the bases that no folder in `runs` names and that nobody has asked for within `idle`;
-    /// returns how many. `runs` holds one folder a run.
-    pub fn collect(&self, runs: &Path, idle: Duration) -> Result<usize, GitError> {
-        let mut removed = 0;
+    /// returns how many, and what they took. `runs` holds one folder a run.
+    pub fn collect(&self, runs: &Path, idle: Duration) -> Result<Removed, GitError> {
+        let mut removed = Removed::default();
         let root = open_folder(&self.root)?;
         for name in dirfd::names(&root, u64::MAX).map_err(GitError::io("list", &self.root))? {
             let Ok(name) = String::from_utf8(name) else { continue };
             let Some(key) = name.strip_suffix(".lock") else { continue };
-            removed += usize::from(self.remove_unused(key, runs, idle)?);
+            let size = self.size_of(key)?;
+            if self.remove_unused(key, runs, idle)? {
+                removed.add(size);
+            }
         }
         Ok(removed)
     }

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`mirror`] | our own bare copy of a registered repository |
 //! | [`base`] | the shared, read-only checkout of one revision, with its throw-away `.git` |
+//! | [`branches`] | the results in a mirror, and their removal |
 //! | [`worktree`] | one run's copy-on-write layer over a base |
 //! | [`source`] | where a mirror is fetched from, and by whom |
 //! | [`quarantine`] | configuration of CLIs in a revision, and the revision without it |
@@ -16,6 +17,7 @@
 //! Everything here blocks: callers in async code use `spawn_blocking`.
 
 pub mod base;
+pub mod branches;
 pub mod command;
 pub mod commit;
 pub mod diff;

@@ -48,6 +48,47 @@ pub(crate) struct Size {
     pub entries: u64,
 }
 
+/// What is free of a file system, for those without rights of their own.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Free {
+    pub bytes: u64,
+    pub all_bytes: u64,
+    pub inodes: u64,
+    /// 0: this file system has no such bound.
+    pub all_inodes: u64,
+}
+
+impl Free {
+    pub fn of(path: &Path) -> Result<Free, GitError> {
+        let seen = statvfs(path).map_err(GitError::io("look at the free space of", path))?;
+        // What only root may take counts as taken: a sandbox cannot, and for us it is the last resort.
+        let taken = seen.f_blocks.saturating_sub(seen.f_bfree);
+        let bytes = seen.f_bavail.saturating_mul(seen.f_frsize);
+        let all_bytes = taken.saturating_mul(seen.f_frsize).saturating_add(bytes);
+        Ok(Free { bytes, all_bytes, inodes: seen.f_favail, all_inodes: seen.f_files })
+    }
+
+    /// The shares of bytes and inodes that are free, 0 to 1.
+    pub fn shares(&self) -> (f64, f64) {
+        let share = |free: u64, all: u64| if all == 0 { 1.0 } else { free as f64 / all as f64 };
+        (share(self.bytes, self.all_bytes), share(self.inodes, self.all_inodes))
+    }
+}
+
+/// Bases that were removed.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Removed {
+    pub bases: u64,
+    pub bytes: u64,
+}
+
+impl Removed {
+    pub(crate) fn add(&mut self, size: Size) {
+        self.bases += 1;
+        self.bytes += size.bytes;
+    }
+}
+
 impl Size {
     /// What a checkout will take. Refuses one that is over its limits before a byte of it is read.
     pub fn planned(
@@ -159,22 +200,39 @@ impl Bases {
     }
 
     fn on_disk(&self, bounds: &Bounds, missing: Size) -> Option<GitError> {
-        let free = match statvfs(self.root()) {
+        let free = match Free::of(self.root()) {
             Ok(free) => free,
-            Err(error) => return Some(GitError::io("look at the free space of", self.root())(error)),
+            Err(error) => return Some(error),
         };
-        let bytes = free.f_bavail.saturating_mul(free.f_frsize);
         let wanted = missing.bytes.saturating_add(bounds.limits.reserve_bytes);
-        if bytes < wanted {
-            return Some(GitError::DiskFull { what: "bytes", wanted, free: bytes });
+        if free.bytes < wanted {
+            return Some(GitError::DiskFull { what: "bytes", wanted, free: free.bytes });
         }
-        // Some file systems have no such bound, and say 0.
-        let is_counted = free.f_files > 0;
-        (is_counted && free.f_favail < missing.entries).then_some(GitError::DiskFull {
+        (free.all_inodes > 0 && free.inodes < missing.entries).then_some(GitError::DiskFull {
             what: "inodes",
             wanted: missing.entries,
-            free: free.f_favail,
+            free: free.inodes,
         })
+    }
+
+    /// Removes bases that no run uses, the one first that was asked for longest ago, for as long as `wanted` says so.
+    pub fn remove_while(
+        &self,
+        mut wanted: impl FnMut() -> Result<bool, GitError>,
+    ) -> Result<Removed, GitError> {
+        let mut removed = Removed::default();
+        let Some(bounds) = self.bounds() else { return Ok(removed) };
+        let _one_at_a_time = FileLock::exclusive(&self.root().with_extension("lock"))?;
+        for (_, key) in self.by_last_use()? {
+            if !wanted()? {
+                break;
+            }
+            let size = self.size_of(&key)?;
+            if self.remove_unused(&key, &bounds.runs, Duration::ZERO)? {
+                removed.add(size);
+            }
+        }
+        Ok(removed)
     }
 
     /// The keys of all bases, the one first that was asked for longest ago.
@@ -198,7 +256,7 @@ impl Bases {
     }
 
     /// What a base takes, or will when it is made.
-    fn size_of(&self, key: &str) -> Result<Size, GitError> {
+    pub(crate) fn size_of(&self, key: &str) -> Result<Size, GitError> {
         let text = fs::read_to_string(self.lock_path(key)).unwrap_or_default();
         let mut numbers = text.split_ascii_whitespace().map_while(|number| number.parse().ok());
         let path = self.root().join(key);

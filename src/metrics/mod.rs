@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! family     how a metric is made and registered
-//! http  runs  model  engine  trail  database  build     what there is of each, and the one call that counts it
+//! http  runs  model  engine  trail  retention  database  build     what there is of each, and the one call that counts it
 //! listener   the page, on an address of its own
 //! ```
 //!
@@ -17,6 +17,7 @@ mod family;
 pub mod http;
 pub mod listener;
 pub mod model;
+pub mod retention;
 pub mod runs;
 pub mod trail;
 
@@ -31,6 +32,7 @@ use crate::metrics::engine::Engine;
 use crate::metrics::family::Book;
 use crate::metrics::http::Http;
 use crate::metrics::model::Model;
+use crate::metrics::retention::Retention;
 use crate::metrics::runs::Runs;
 use crate::metrics::trail::Trail;
 
@@ -52,6 +54,7 @@ pub struct Metrics {
     pub model: Model,
     pub engine: Engine,
     pub trail: Trail,
+    pub retention: Retention,
     pub database: Database,
 }
 
@@ -65,6 +68,7 @@ impl Metrics {
             model: Model::register(&mut book),
             engine: Engine::register(&mut book),
             trail: Trail::register(&mut book),
+            retention: Retention::register(&mut book),
             database: Database::register(&mut book),
             book,
         }

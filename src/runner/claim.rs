@@ -65,7 +65,8 @@ async fn take_abandoned(environment: &Arc<Environment>, own_too: bool) -> Result
 
 async fn take_queued(environment: &Arc<Environment>) -> Result<(), DbError> {
     let free = environment.slots.available_permits();
-    if free == 0 {
+    // They wait in the queue: another runner may have room.
+    if free == 0 || !environment.watermark.has_room() {
         return Ok(());
     }
     let limit = i64::try_from(free).unwrap_or(i64::MAX);

@@ -21,6 +21,7 @@ use crate::runner::keeper::KeeperAccess;
 use crate::runner::lease::Leases;
 use crate::runner::notifier::Notifier;
 use crate::runner::runtimes::Runtimes;
+use crate::runner::watermark::Watermark;
 use crate::sandbox::engine::Engine;
 use crate::sandbox::error::SandboxError;
 use crate::sandbox::seccomp::SeccompProfile;
@@ -40,6 +41,7 @@ pub(super) struct Environment {
     pub scanner: Scanner,
     pub engine: Engine,
     pub disk: Disk,
+    pub watermark: Watermark,
     pub runtimes: Runtimes,
     /// For a runtime that does not tell of refused calls.
     pub seccomp: SeccompProfile,
@@ -99,6 +101,7 @@ impl Environment {
             seccomp: SeccompProfile::built_in(),
             keeper,
             disk,
+            watermark: Watermark::default(),
             runtimes,
             leases: Leases::default(),
             notifier: Notifier::default(),

@@ -98,6 +98,10 @@ impl Folders {
         self.root.join("fetching")
     }
 
+    pub fn mirrors(&self) -> PathBuf {
+        self.root.join("repos")
+    }
+
     pub fn bases(&self) -> PathBuf {
         self.root.join("bases")
     }
@@ -130,7 +134,7 @@ impl Folders {
     /// The name comes from the database, whose other writers are not trusted with paths: it is checked again.
     pub fn mirror(&self, repository: &str) -> Result<PathBuf, InvalidName> {
         let name: Name = repository.parse()?;
-        Ok(self.root.join("repos").join(format!("{name}.git")))
+        Ok(self.mirrors().join(format!("{name}.git")))
     }
 }
 

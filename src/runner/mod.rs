@@ -18,6 +18,7 @@
 //! grant         a run's way to a model, asked of the gateway
 //!   past_call  what the gateway's record of a call says (`domain::judgement` judges)
 //! repositories  fulfils wishes: fetch, remove                          sweep     what nobody owns any more
+//! watermark     the room on the disk: whether runs are begun            let_go    branches of results that were let go
 //! ```
 
 mod blocks;
@@ -38,6 +39,7 @@ mod keeper;
 mod keeper_trail;
 mod lease;
 mod left_out;
+mod let_go;
 mod lines;
 mod local_source;
 mod notifier;
@@ -58,6 +60,7 @@ mod secrets;
 mod sweep;
 mod told;
 mod trace;
+mod watermark;
 
 use sqlx::PgPool;
 
@@ -74,6 +77,7 @@ use crate::runner::keeper::KeeperAccess;
 pub async fn start(pool: PgPool, config: RunnerConfig, lifecycle: &Lifecycle) -> Result<(), StartError> {
     let environment = Environment::open(pool, config, lifecycle).await?;
     host::check(&environment).await?;
+    watermark::look(&environment);
     presence::announce(&environment).await;
     let mut news = environment.keeper.as_ref().and_then(KeeperAccess::news);
     if let Some(news) = &mut news {
@@ -103,6 +107,7 @@ pub async fn start(pool: PgPool, config: RunnerConfig, lifecycle: &Lifecycle) ->
     });
     lifecycle.spawn_essential("notifier", notifier::run(environment.clone()));
     lifecycle.spawn_essential("repositories", repositories::run(environment.clone()));
+    lifecycle.spawn_essential("watermark", watermark::run(environment.clone()));
     lifecycle.spawn_essential("sweep", sweep::run(environment.clone()));
     lifecycle.spawn_essential("claim", claim::run(environment));
     Ok(())

@@ -40,6 +40,8 @@ pub(super) async fn announce(environment: &Environment) {
             Some(keeper) => Some(keeper.answers().await),
             None => None,
         },
+        disk: environment.watermark.words(),
+        disk_ok: environment.watermark.has_room(),
     };
     if let Err(error) = db::runners::announce(&environment.pool, &presence).await {
         tracing::warn!(%error, "runner.presence_failed");

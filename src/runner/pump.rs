@@ -147,7 +147,9 @@ impl<'a> Pump<'a> {
         self.teller.rewind();
         let partial = if self.mapping.is_some() && self.committed.stdout > 0 {
             let pool = &self.drive.environment.pool;
-            let read = || db::events::partial_line(pool, self.run.id, self.run.attempt, MAX_LINE);
+            let read = || {
+                db::events::partial_line(pool, (self.run.task_id, self.run.id), self.run.attempt, MAX_LINE)
+            };
             self.drive.environment.patiently(read).await?
         } else {
             Vec::new()

@@ -7,18 +7,19 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::db;
+use crate::git::room::Removed;
 use crate::git::worktree;
 use crate::runner::environment::Environment;
 use crate::runner::failure::RunFailure;
 use crate::runner::grant;
+use crate::runner::let_go;
+use crate::runner::watermark;
 use crate::sandbox::container::{self, Found, Sandbox};
 use crate::sandbox::error::SandboxError;
 
 const INTERVAL: Duration = Duration::from_secs(3600);
 /// After one that did not get through.
 const AGAIN: Duration = Duration::from_secs(30);
-/// A base that nobody asked for in this time is removed.
-const BASE_IDLE: Duration = Duration::from_secs(24 * 3600);
 
 /// Runs until the soft token: at start, then hourly, and when something was left.
 pub(super) async fn run(environment: Arc<Environment>) {
@@ -60,15 +61,21 @@ async fn sweep(environment: &Arc<Environment>) -> Result<(), RunFailure> {
     }
     remove_containers(environment, |found| ended.contains(&found.run_id)).await?;
     let this = Arc::clone(environment);
-    let blocking = tokio::task::spawn_blocking(move || -> Result<(), RunFailure> {
+    let blocking = tokio::task::spawn_blocking(move || -> Result<Removed, RunFailure> {
         for run in folders.into_iter().filter(|run| ended.contains(run)) {
             tracing::warn!(%run, "runner.sweep_folder");
             remove_run_folder(&this, run)?;
         }
-        this.bases.collect(&this.folders.runs(), BASE_IDLE)?;
-        Ok(())
+        let idle = Duration::from_secs(this.config.bases.idle_secs);
+        Ok(this.bases.collect(&this.folders.runs(), idle)?)
     });
-    blocking.await.unwrap_or_else(|error| Err(RunFailure::Refused(format!("the sweep failed: {error}"))))
+    let removed = blocking
+        .await
+        .unwrap_or_else(|error| Err(RunFailure::Refused(format!("the sweep failed: {error}"))))?;
+    if removed.bases > 0 {
+        watermark::record(environment, "age", removed, "nobody asked for them any more").await?;
+    }
+    let_go::branches(environment).await
 }
 
 /// Removes those of this instance's containers that are `wanted`, running or not.

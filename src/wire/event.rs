@@ -14,7 +14,7 @@ use crate::wire::run::Run;
 pub struct StreamEvent {
     /// Which of the payloads `data` is.
     pub event: String,
-    /// To resume from; `connected` and `heartbeat` have none.
+    /// To resume from; `connected`, `heartbeat` and `let_go` have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
     /// JSON.

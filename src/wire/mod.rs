@@ -5,6 +5,7 @@ pub mod containment;
 pub mod event;
 pub mod health;
 pub mod key;
+pub mod let_go;
 pub mod moment;
 pub mod object;
 pub mod problem;

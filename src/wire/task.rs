@@ -8,6 +8,7 @@ use uuid::Uuid;
 use crate::domain::name::Name;
 use crate::domain::run::ResultStatus;
 use crate::domain::task::{MergeStrategy, TaskStatus};
+use crate::wire::let_go::LetGo;
 use crate::wire::object;
 use crate::wire::run::Run;
 
@@ -148,6 +149,9 @@ pub struct Task {
     /// Name of the best run: among the successful, the cheapest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub best_cli: Option<String>,
+    /// What of it is no longer kept; absent where all of it is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub let_go: Vec<LetGo>,
 }
 
 /// The predecessor's record of an ended run.

@@ -114,6 +114,7 @@ pub fn task(status: TaskStatus, runs: Vec<Run>) -> Task {
         total_cost: None,
         total_duration: None,
         best_cli: None,
+        let_go: Vec::new(),
     }
 }
 

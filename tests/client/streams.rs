@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use crate::samples::{TASK, complete, log, sent, start, story};
 use crate::server::{End, Server, client, last_event_id, problem, quick, stream_of, stream_text};
+use serde_json::json;
 
 /// Watches to the end: ids of the events, and how often the connection was lost.
 async fn watch(mut follow: Follow) -> Result<(Vec<u64>, usize), ClientError> {
@@ -23,6 +24,7 @@ async fn watch(mut follow: Follow) -> Result<(Vec<u64>, usize), ClientError> {
             Update::Event(event) => ids.push(event.id),
             Update::Reconnecting { .. } => losses += 1,
             Update::Gap(gap) => panic!("a gap that is none: {gap:?}"),
+            Update::LetGo(gone) => panic!("nothing was let go: {gone:?}"),
             Update::Connected(connected) => assert_eq!(connected.timestamp, start()),
         }
     }
@@ -252,6 +254,7 @@ async fn a_hole_in_the_output_is_told_before_what_follows_it() {
     let story = [
         sent(Some(1), "log", &log("shell", "stdout", 0, "12345")),
         sent(Some(2), "log", &log("shell", "stdout", 9, "later")),
+        sent(None, "let_go", &json!({ "task_id": TASK, "what": "log", "rule": "size", "at": start() })),
         sent(Some(3), "task_complete", &complete(TaskStatus::Failed)),
     ];
     let server = Server::start(move |_, _| stream_of(stream_text(&story, None), End::Silent)).await;
@@ -261,6 +264,7 @@ async fn a_hole_in_the_output_is_told_before_what_follows_it() {
         updates.push(match update {
             Update::Connected(_) => "connected".to_owned(),
             Update::Gap(gap) => format!("{} bytes missing", gap.missing),
+            Update::LetGo(gone) => gone.words(),
             Update::Event(event) => match event.payload {
                 Payload::Log(log) => log.text,
                 _ => event.name,
@@ -268,7 +272,10 @@ async fn a_hole_in_the_output_is_told_before_what_follows_it() {
             Update::Reconnecting { cause, .. } => cause.to_string(),
         });
     }
-    assert_eq!(updates, ["connected", "12345", "4 bytes missing", "later", "task_complete"]);
+    let [first @ .., gone, last] = &updates[..] else { panic!("{updates:?}") };
+    assert_eq!(first, ["connected", "12345", "4 bytes missing", "later"]);
+    assert!(gone.starts_with("the output was let go on 20") && gone.ends_with("to make room"), "{gone}");
+    assert_eq!(last, "task_complete");
 }
 
 #[tokio::test]

@@ -217,14 +217,14 @@ fn a_base_goes_when_no_run_names_it() -> Result<()> {
     let bases = world.bases()?;
     let runs = world.path("runs");
     let base = world.base(&mirror)?;
-    assert_eq!(bases.collect(&runs, Duration::ZERO)?, 0, "it is held");
+    assert_eq!(bases.collect(&runs, Duration::ZERO)?.bases, 0, "it is held");
     let worktree = Worktree::create(&runs.join("r1"), &base, Mode::Overlay)?;
     let path = base.path.clone();
     drop(base);
-    assert_eq!(bases.collect(&runs, Duration::ZERO)?, 0, "a run names it");
+    assert_eq!(bases.collect(&runs, Duration::ZERO)?.bases, 0, "a run names it");
     worktree.remove()?;
-    assert_eq!(bases.collect(&runs, Duration::from_secs(3600))?, 0, "it was just used");
-    assert_eq!(bases.collect(&runs, Duration::ZERO)?, 1);
+    assert_eq!(bases.collect(&runs, Duration::from_secs(3600))?.bases, 0, "it was just used");
+    assert_eq!(bases.collect(&runs, Duration::ZERO)?.bases, 1);
     assert!(!path.exists());
     assert_eq!(fs::read_dir(world.path("bases"))?.count(), 0);
     assert!(world.base(&mirror)?.path.exists());

@@ -94,7 +94,7 @@ async fn every_act_and_every_state_has_its_entry() {
         (&file["path"], &file["blob"]),
         (&json!("x"), &json!("587be6b4c3f93f93c489c0111bba5596147a26cb"))
     );
-    for role in ["sequencer", "api", "gateway", "runner", "keeper"] {
+    for role in ["sequencer", "api", "gateway", "runner", "retention", "keeper"] {
         let object = format!("role:{role}");
         let starts = all.iter().filter(|entry| entry.2 == "role.start" && entry.3 == object);
         assert_eq!(starts.count(), 1, "{role}: {all:#?}");
@@ -105,7 +105,7 @@ async fn every_act_and_every_state_has_its_entry() {
     let record = record.5["facts"]["sandbox"].to_string();
     assert!(record.contains(string(&done_run["image"])) && record.contains("seccomp"), "{record}");
     assert_eq!(all.iter().filter(|entry| !entry.0.is_empty()).count(), all.len());
-    let known: usize = 11 + 2 + 1 + 2 + 1 + 10 + 1 + 5;
+    let known: usize = 11 + 2 + 1 + 2 + 1 + 10 + 1 + 6;
     assert_eq!(all.len(), known, "{all:#?}");
 }
 

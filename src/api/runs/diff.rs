@@ -9,10 +9,11 @@ use uuid::Uuid;
 use crate::api::auth::Caller;
 use crate::api::extract::Path;
 use crate::api::problem::{ApiError, ApiResult};
-use crate::api::runs::{files, find_ended};
+use crate::api::runs::{files, find_ended, still_there};
 use crate::api::state::ApiState;
 use crate::db;
 use crate::db::results::PatchRow;
+use crate::wire::let_go;
 use crate::wire::problem::Problem;
 use crate::wire::run::Diff;
 
@@ -24,7 +25,8 @@ const JSON_PATCH_BYTES: i32 = 4 << 20;
     params(("id" = Uuid, Path), ("cli" = String, Path, description = "The run's name")),
     responses((status = 200, content((String = "text/x-diff"), (Diff = "application/json"))),
               (status = 400, body = Problem), (status = 401, body = Problem), (status = 404, body = Problem), (status = 406, body = Problem),
-              (status = 409, body = Problem, description = "It has not ended")))]
+              (status = 409, body = Problem, description = "It has not ended"),
+              (status = 410, body = Problem, description = "It was let go")))]
 pub(in crate::api) async fn run_diff(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
@@ -33,6 +35,7 @@ pub(in crate::api) async fn run_diff(
 ) -> ApiResult<Response> {
     let json = wants_json(&headers)?;
     let run = find_ended(&state, &caller, task, &name).await?;
+    still_there(&state, task, let_go::RESULTS).await?;
     let max_bytes = json.then_some(JSON_PATCH_BYTES);
     let mut found =
         db::results::patch(&state.pool, &caller.visible, run.id, max_bytes).await?.unwrap_or_default();

@@ -8,10 +8,11 @@ use uuid::Uuid;
 use crate::api::auth::Caller;
 use crate::api::extract::{Path, Query};
 use crate::api::problem::{ApiError, ApiResult};
-use crate::api::runs::find_ended;
+use crate::api::runs::{find_ended, still_there};
 use crate::api::state::ApiState;
 use crate::db;
 use crate::db::error::DbError;
+use crate::wire::let_go;
 use crate::wire::problem::Problem;
 use crate::wire::run::{FileChange, Files, FilesPart, HarvestFindings};
 
@@ -22,7 +23,8 @@ pub(super) const MOST_FILES: u32 = 10_000;
 #[utoipa::path(get, path = "/tasks/{id}/runs/{cli}/files", tag = "runs",
     params(("id" = Uuid, Path), ("cli" = String, Path, description = "The run's name"), FilesPart),
     responses((status = 200, body = Files), (status = 401, body = Problem), (status = 404, body = Problem),
-              (status = 409, body = Problem, description = "It has not ended"), (status = 422, body = Problem)))]
+              (status = 409, body = Problem, description = "It has not ended"),
+              (status = 410, body = Problem, description = "It was let go"), (status = 422, body = Problem)))]
 pub(in crate::api) async fn run_files(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
@@ -38,6 +40,7 @@ pub(in crate::api) async fn run_files(
         return Err(ApiError::invalid("after is a number of files"));
     }
     let run = find_ended(&state, &caller, task, &name).await?;
+    still_there(&state, task, let_go::RESULTS).await?;
     let page = db::results::files(&state.pool, &caller.visible, run.id, after, limit).await?;
     let (files, total, found) = match page {
         None => (Vec::new(), 0, HarvestFindings::default()),

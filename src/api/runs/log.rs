@@ -12,10 +12,11 @@ use uuid::Uuid;
 use crate::api::auth::Caller;
 use crate::api::extract::Path;
 use crate::api::problem::{ApiError, ApiResult};
-use crate::api::runs::find;
+use crate::api::runs::{find, still_there};
 use crate::api::state::ApiState;
 use crate::db;
 use crate::db::error::DbError;
+use crate::wire::let_go;
 use crate::wire::problem::Problem;
 
 /// Blocks of one query; a block is at most 64 KiB.
@@ -28,7 +29,8 @@ const PAGE: i64 = 16;
             description = "bytes=FIRST-LAST, bytes=FIRST- or bytes=-COUNT")),
     responses((status = 200, content_type = "text/plain", body = String),
               (status = 206, content_type = "text/plain", body = String),
-              (status = 400, body = Problem), (status = 401, body = Problem), (status = 404, body = Problem), (status = 416, body = Problem)))]
+              (status = 400, body = Problem), (status = 401, body = Problem), (status = 404, body = Problem),
+              (status = 410, body = Problem, description = "It was let go"), (status = 416, body = Problem)))]
 pub(in crate::api) async fn run_log(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
@@ -37,6 +39,9 @@ pub(in crate::api) async fn run_log(
 ) -> ApiResult<Response> {
     let run = find(&state, &caller, task, &name).await?;
     let total = run.output_bytes.unsigned_abs();
+    if total > 0 {
+        still_there(&state, task, let_go::LOG).await?;
+    }
     let range = match headers.get(header::RANGE) {
         None => None,
         Some(value) => {
@@ -48,7 +53,7 @@ pub(in crate::api) async fn run_log(
     };
     let (first, end) = range.unwrap_or((0, total));
     let mut response =
-        Body::from_stream(blocks(state.pool.clone(), caller, run.id, first, end)).into_response();
+        Body::from_stream(blocks(state.pool.clone(), caller, (task, run.id), first, end)).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     headers.insert(header::CONTENT_DISPOSITION, HeaderValue::from_static("attachment; filename=\"run.log\""));
@@ -77,14 +82,14 @@ fn parse_range(text: &str, total: u64) -> Option<(u64, u64)> {
 fn blocks(
     pool: PgPool,
     caller: Caller,
-    run: Uuid,
+    (task, run): (Uuid, Uuid),
     first: u64,
     end: u64,
 ) -> impl Stream<Item = Result<Bytes, DbError>> {
     async_stream::try_stream! {
         let mut next = first;
         while next < end {
-            let page = db::events::log_blocks(&pool, &caller.visible, &caller.bearer, run, next as i64, PAGE).await?;
+            let page = db::events::log_blocks(&pool, &caller.visible, &caller.bearer, (task, run), next as i64, PAGE).await?;
             let before = next;
             for (position, bytes) in page {
                 let position = position.unsigned_abs();

@@ -11,12 +11,23 @@ use crate::api::problem::{ApiError, ApiResult};
 use crate::api::state::ApiState;
 use crate::db;
 use crate::db::runs::RunRow;
+use crate::wire::let_go;
 
 /// # Errors
 /// 404 if there is no such task or run.
 async fn find(state: &ApiState, caller: &Caller, task: Uuid, name: &str) -> ApiResult<RunRow> {
     let row = db::runs::find_by_name(&state.pool, &caller.visible, task, name).await?;
     row.ok_or_else(|| ApiError::not_found("run"))
+}
+
+/// # Errors
+/// 410 if the operator's rules have let it go.
+async fn still_there(state: &ApiState, task: Uuid, what: &str) -> ApiResult<()> {
+    let all = db::let_go::of_task(&state.pool, task).await?;
+    match let_go::find(&all, what) {
+        Some(gone) => Err(ApiError::let_go(gone)),
+        None => Ok(()),
+    }
 }
 
 /// # Errors

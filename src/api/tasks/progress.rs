@@ -33,6 +33,7 @@ use crate::domain::event::EventKind;
 use crate::metrics::http::Stream as Counted;
 use crate::metrics::metrics;
 use crate::wire::event::{Connected, Log, StreamEvent};
+use crate::wire::let_go::{self, LetGo, Missing};
 use crate::wire::problem::Problem;
 
 /// Events of one query; a log event is at most 64 KiB.
@@ -52,13 +53,14 @@ pub(in crate::api) struct Cursor {
 }
 
 /// A task's events as Server-Sent Events: `connected`, `state`, `progress`, `log`, `result`, `warning`,
-/// `error`, `heartbeat`, and `task_complete`, after which the stream ends. Ids rise by one; resume with
+/// `error`, `heartbeat`, `let_go` (output is no longer kept), and `task_complete`, after which the stream ends. Ids rise by one; resume with
 /// `Last-Event-ID` (or `after`) without gap or duplicate, also long after the task has ended.
 #[utoipa::path(get, path = "/tasks/{id}/progress", tag = "tasks",
     params(("id" = Uuid, Path), Cursor, ("Last-Event-ID" = Option<String>, Header, pattern = "^[0-9]*$",
             description = "Events after this id; empty: as if it were not there")),
     responses((status = 200, content_type = "text/event-stream", body = StreamEvent),
-              (status = 401, body = Problem), (status = 404, body = Problem), (status = 422, body = Problem),
+              (status = 401, body = Problem), (status = 404, body = Problem),
+              (status = 410, body = Problem, description = "The events were let go"), (status = 422, body = Problem),
               (status = 503, body = Problem, description = "Too many streams")))]
 pub(in crate::api) async fn task_progress(
     State(state): State<ApiState>,
@@ -85,6 +87,11 @@ pub(in crate::api) async fn task_progress(
             row.event_seq
         )));
     }
+    let gone = db::let_go::of_task(&state.pool, id).await?;
+    // Also where all that is left would come after the cursor: without its last event a stream has no end.
+    if let Some(gone) = let_go::find(&gone, let_go::EVENTS) {
+        return Err(ApiError::let_go(gone));
+    }
     let run = match &cursor.run {
         None => None,
         Some(name) => {
@@ -97,6 +104,10 @@ pub(in crate::api) async fn task_progress(
     let connected = Connected { task_id: id, status: row.status()?, timestamp: Utc::now() };
     let mut hello = String::new();
     frame(&mut hello, None, "connected", &connected);
+    let told = let_go::find(&gone, let_go::LOG);
+    if let Some(gone) = told {
+        missing(&mut hello, id, gone);
+    }
     let (wake, ended) = (state.hub.subscribe(id), state.bearers.watch(&caller.bearer));
     let begun = Utc::now();
     let counted = metrics().http.stream();
@@ -108,6 +119,8 @@ pub(in crate::api) async fn task_progress(
         task: id,
         run,
         last,
+        told: told.is_some(),
+        complete: false,
         begun,
         _counted: counted,
         _permit: permit,
@@ -130,6 +143,10 @@ struct Follower {
     wake: watch::Receiver<i64>,
     /// True when the caller's key is no longer taken.
     ended: watch::Receiver<bool>,
+    /// That the output is no longer there.
+    told: bool,
+    /// The task's last event was sent.
+    complete: bool,
     /// What was there before is not late.
     begun: DateTime<Utc>,
     _counted: Counted,
@@ -141,6 +158,8 @@ enum Step {
     Send(String),
     /// Nothing new now.
     Wait,
+    /// It ends before its task, and says why.
+    Broken(&'static str),
     End,
 }
 
@@ -154,6 +173,10 @@ fn follow(mut follower: Follower, hello: String) -> impl Stream<Item = Result<By
             match Box::pin(follower.step()).await {
                 Ok(Step::Send(frames)) => yield Ok(Bytes::from(frames)),
                 Ok(Step::End) => return,
+                Ok(Step::Broken(why)) => {
+                    yield Ok(Bytes::from(broken(follower.task, why)));
+                    return;
+                }
                 // A heartbeat is no reason to ask the database: thousands of streams wait at a time.
                 Ok(Step::Wait) => loop {
                     tokio::select! {
@@ -180,6 +203,12 @@ async fn ended(key: &mut watch::Receiver<bool>) {
     drop(key.wait_for(|ended| *ended).await);
 }
 
+/// No id: the client's cursor stays.
+fn missing(frames: &mut String, task: Uuid, gone: &LetGo) {
+    let payload = Missing { task_id: task, let_go: gone.clone() };
+    frame(frames, None, "let_go", &payload);
+}
+
 /// Why a stream ends before its task. No id: the client's cursor stays, and it comes back with it.
 fn broken(task: Uuid, message: &str) -> String {
     let mut text = String::new();
@@ -194,6 +223,21 @@ impl Follower {
         db::events::after(&self.state.pool, visible, bearer, self.task, self.last, self.run, limit).await
     }
 
+    /// Whether the events themselves were let go while this stream was open.
+    async fn lost(&self) -> Result<bool, DbError> {
+        let all = db::let_go::of_task(&self.state.pool, self.task).await?;
+        Ok(let_go::find(&all, let_go::EVENTS).is_some())
+    }
+
+    async fn tell_missing(&mut self, frames: &mut String) -> Result<(), DbError> {
+        let all = db::let_go::of_task(&self.state.pool, self.task).await?;
+        if let Some(gone) = let_go::find(&all, let_go::LOG) {
+            missing(frames, self.task, gone);
+            self.told = true;
+        }
+        Ok(())
+    }
+
     async fn step(&mut self) -> Result<Step, ApiError> {
         let rows = self.after(PAGE).await?;
         let Some(newest) = rows.last() else {
@@ -205,12 +249,23 @@ impl Follower {
                 return Ok(Step::Wait);
             }
             let rows = self.after(1).await?;
-            return Ok(if rows.is_empty() { Step::End } else { Step::Send(String::new()) });
+            return Ok(if !rows.is_empty() {
+                Step::Send(String::new())
+            } else if !self.complete && self.lost().await? {
+                Step::Broken("the rest of the events was let go")
+            } else {
+                Step::End
+            });
         };
         self.last = newest.seq;
         let late = (Utc::now() - newest.at.max(self.begun)).to_std().unwrap_or_default();
         metrics().http.stream_lagged(late);
         let mut frames = String::with_capacity(rows.iter().map(size).sum());
+        // A reader who was slower than the rules: before the last event it hears that output is missing.
+        self.complete |= rows.iter().any(|row| row.kind == EventKind::TaskComplete.as_str());
+        if self.complete && !self.told {
+            self.tell_missing(&mut frames).await?;
+        }
         for row in rows {
             frame_of(&mut frames, row);
         }

@@ -184,7 +184,7 @@ impl View for LiveView {
                 }
                 _ => {}
             },
-            Update::Gap(_) | Update::Reconnecting { .. } => {}
+            Update::Gap(_) | Update::LetGo(_) | Update::Reconnecting { .. } => {}
         }
         Ok(())
     }

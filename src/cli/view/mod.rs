@@ -49,6 +49,7 @@ pub fn notice(update: &Update) -> Option<String> {
             "[{}] {} bytes of {} are missing here (attempt {})",
             gap.run, gap.missing, gap.stream, gap.attempt
         )),
+        Update::LetGo(gone) => Some(gone.words()),
         Update::Event(event) => match &event.payload {
             Payload::Warning(Notice { run, message, .. }) => Some(tagged(run.as_deref(), "warning", message)),
             Payload::Security(refused) => Some(tagged(Some(&refused.run), "security", &refused.message)),

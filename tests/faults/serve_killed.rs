@@ -1,9 +1,13 @@
 //! `kage serve` with its private cluster.
 
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::process::CommandExt as _;
+
 use rustix::process::Signal;
 
-use crate::support::TestKage;
+use crate::database_gone::signal_all;
 use crate::support::tasks::{shell, string};
+use crate::support::{TestKage, eventually};
 use crate::watcher::Watcher;
 use crate::world::{assert_result, numbered};
 
@@ -97,4 +101,34 @@ async fn after_kill_9_of_the_cluster_too_it_recovers() {
     kage.start("serve").await;
     watcher.end().await.assert_lines("shell", 10_000);
     assert_result(&kage, &kage.task(id).await, 10_000);
+}
+
+/// Ended with its host: after the restart the number of its server is another process's, of the same user.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn its_servers_number_is_somebody_elses_by_now() {
+    let (mut kage, serve) = private().await;
+    let task = kage.submit(&shell("echo 1 > result")).await;
+    let id = string(&task["id"]);
+    assert_result(&kage, &kage.ended(id).await, 1);
+    let root = kage.data.join("postgres");
+    let lock = root.join("data/postmaster.pid");
+    kage.process(serve).kill_9();
+    let text = std::fs::read_to_string(&lock).expect("the server goes on");
+    let (first, rest) = text.split_once('\n').expect("lines");
+    let server: i32 = first.parse().expect("a process id");
+    signal_all(server, Signal::KILL);
+    let gone = || !std::path::Path::new(&format!("/proc/{server}")).exists();
+    eventually("it is gone", || async { gone().then_some(()) }).await;
+    let mut stranger = std::process::Command::new("sleep");
+    let owner = std::fs::metadata(root.join("data")).expect("it is there");
+    stranger.arg("600").uid(owner.uid()).gid(owner.gid());
+    let mut stranger = stranger.spawn().expect("starts");
+    std::fs::write(&lock, format!("{}\n{rest}", stranger.id())).expect("writes");
+    let socket = root.join("socket/.s.PGSQL.5432.lock");
+    std::fs::write(&socket, format!("{}\n", stranger.id())).expect("writes");
+
+    kage.start("serve").await;
+    assert!(stranger.try_wait().expect("ours").is_none(), "a stranger was ended");
+    stranger.kill().and_then(|()| stranger.wait()).expect("ours");
+    assert_result(&kage, &kage.task(id).await, 1);
 }

@@ -1,5 +1,6 @@
 //! What can go wrong between us and Postgres.
 
+use crate::db::stale_plans;
 use crate::metrics::database::Failure;
 use crate::metrics::metrics;
 
@@ -7,7 +8,7 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 #[derive(Debug, thiserror::Error)]
 pub enum DbError {
-    /// No connection, or it broke: worth another try.
+    /// No connection, it broke, or is of no use any more: worth another try.
     #[error("the database does not answer: {}", plain(.0))]
     Unavailable(sqlx::Error),
     /// The fence: this run is leased to somebody else, or has ended.
@@ -107,9 +108,10 @@ impl From<sqlx::Error> for DbError {
             | sqlx::Error::WorkerCrashed => true,
             sqlx::Error::Protocol(_) => true,
             // 57P01-03: shutting down, crashed, starting up. 08*: connection. 53300: too many clients.
-            sqlx::Error::Database(error) => error
-                .code()
-                .is_some_and(|code| code.starts_with("08") || code.starts_with("57P") || code == "53300"),
+            sqlx::Error::Database(error) => {
+                let away = |code: &str| code.starts_with("08") || code.starts_with("57P") || code == "53300";
+                error.code().is_some_and(|code| away(&code)) || stale_plans::heed(&**error)
+            }
             _ => false,
         };
         metrics().database.failed(failure(&error, unavailable));

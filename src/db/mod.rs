@@ -40,6 +40,7 @@ pub mod schema;
 pub mod security_events;
 pub mod sessions;
 pub mod sign_ins;
+mod stale_plans;
 pub mod starts;
 pub mod task_stats;
 pub mod task_view;
@@ -103,6 +104,7 @@ pub async fn connect(config: &DatabaseConfig, zone: Zone) -> Result<PgPool, DbEr
     let pool = PgPoolOptions::new()
         .max_connections(config.connections)
         .acquire_timeout(Duration::from_secs(config.acquire_secs))
+        .before_acquire(|_, held| Box::pin(async move { Ok(!stale_plans::is_older(held.age)) }))
         .after_connect(move |connection, _| {
             Box::pin(async move {
                 if let Some(statement) = zone.set_role() {

@@ -2,6 +2,8 @@
 
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Child, Command};
 
 use rustix::process::Signal;
 
@@ -38,6 +40,12 @@ async fn after_kill_9_the_cluster_is_whole_and_the_run_goes_on() {
     }
     let seen = watcher.end().await;
     seen.assert_lines("shell", 20_000);
+
+    kage.process(serve).kill_9();
+    let mut stranger = give_its_number_to_a_stranger(&kage).await;
+    kage.start("serve").await;
+    assert!(stranger.try_wait().expect("our child").is_none(), "a stranger was ended");
+    stranger.kill().and_then(|()| stranger.wait()).expect("our child");
     assert_result(&kage, &kage.task(id).await, 20_000);
 }
 
@@ -103,32 +111,20 @@ async fn after_kill_9_of_the_cluster_too_it_recovers() {
     assert_result(&kage, &kage.task(id).await, 10_000);
 }
 
-/// Ended with its host: after the restart the number of its server is another process's, of the same user.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn its_servers_number_is_somebody_elses_by_now() {
-    let (mut kage, serve) = private().await;
-    let task = kage.submit(&shell("echo 1 > result")).await;
-    let id = string(&task["id"]);
-    assert_result(&kage, &kage.ended(id).await, 1);
+/// As after a restart of the host: nothing of the server lives, and its number is this process's, of the same user.
+async fn give_its_number_to_a_stranger(kage: &TestKage) -> Child {
     let root = kage.data.join("postgres");
     let lock = root.join("data/postmaster.pid");
-    kage.process(serve).kill_9();
     let text = std::fs::read_to_string(&lock).expect("the server goes on");
     let (first, rest) = text.split_once('\n').expect("lines");
-    let server: i32 = first.parse().expect("a process id");
-    signal_all(server, Signal::KILL);
-    let gone = || !std::path::Path::new(&format!("/proc/{server}")).exists();
-    eventually("it is gone", || async { gone().then_some(()) }).await;
-    let mut stranger = std::process::Command::new("sleep");
+    signal_all(first.parse().expect("a process id"), Signal::KILL);
+    let server = Path::new("/proc").join(first);
+    eventually("it is gone", async || (!server.exists()).then_some(())).await;
     let owner = std::fs::metadata(root.join("data")).expect("it is there");
-    stranger.arg("600").uid(owner.uid()).gid(owner.gid());
-    let mut stranger = stranger.spawn().expect("starts");
+    let mut stranger = Command::new("sleep");
+    let stranger = stranger.arg("600").uid(owner.uid()).gid(owner.gid()).spawn().expect("starts");
     std::fs::write(&lock, format!("{}\n{rest}", stranger.id())).expect("writes");
     let socket = root.join("socket/.s.PGSQL.5432.lock");
     std::fs::write(&socket, format!("{}\n", stranger.id())).expect("writes");
-
-    kage.start("serve").await;
-    assert!(stranger.try_wait().expect("ours").is_none(), "a stranger was ended");
-    stranger.kill().and_then(|()| stranger.wait()).expect("ours");
-    assert_result(&kage, &kage.task(id).await, 1);
+    stranger
 }

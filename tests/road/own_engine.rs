@@ -132,6 +132,32 @@ impl Engine {
         String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
     }
 
+    /// The id of a container that is started whenever its engine is.
+    pub fn control(&self) -> String {
+        let image = std::env::var("KAGE_TEST_IMAGE").expect("./test sets it");
+        let output = self
+            .docker()
+            .args([
+                "run",
+                "--detach",
+                "--restart=always",
+                "--network=none",
+                "--entrypoint=sleep",
+                &image,
+                "3600",
+            ])
+            .output()
+            .expect("docker");
+        assert!(output.status.success(), "{output:?}");
+        // As `docker ps` shows it.
+        String::from_utf8_lossy(&output.stdout).chars().take(12).collect()
+    }
+
+    pub fn remove(&self, id: &str) {
+        let output = self.docker().args(["rm", "--force", id]).output().expect("docker");
+        assert!(output.status.success(), "{output:?}");
+    }
+
     /// Ids of those that run.
     pub fn running(&self) -> Vec<String> {
         let output = self.docker().args(["ps", "--quiet"]).output().expect("docker");

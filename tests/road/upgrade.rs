@@ -165,7 +165,7 @@ async fn serves_what_it_had(kage: &TestKage) {
         (&json!("budget_exhausted"), &json!(100)),
         "{failed}"
     );
-    let listed = kage.get("/api/v1/tasks?status=completed&limit=1").await.json();
+    let listed = kage.get("/api/v1/tasks?status=completed&page_size=1").await.json();
     assert!(listed["total"].as_u64() >= Some(501), "{listed}");
 }
 
@@ -207,6 +207,10 @@ async fn the_oldest_schema_goes_forward_under_load() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_last_released_schema_goes_forward_under_load() {
     let last = released().pop().expect("one");
-    // With no migration after it there is nowhere to go.
-    goes_forward_from(if last == newest().await { released()[0] } else { last }).await;
+    if last == newest().await {
+        eprintln!("no migration has come since {last:04}: its rows were looked at, and go nowhere");
+        drop(installation(last).await);
+        return;
+    }
+    goes_forward_from(last).await;
 }

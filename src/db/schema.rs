@@ -14,6 +14,8 @@ static MIGRATOR: Migrator = sqlx::migrate!();
 /// Whoever comes after a migration that waits for a table waits behind it. So none waits for longer than this; those behind it go
 /// first then, and it is tried again.
 const LOCK_WITHIN: &str = "SET lock_timeout = '2s'";
+/// One that is no transaction holds nobody up while it waits, and what it was broken off in would be left half done.
+const LOCK_WHENEVER: &str = "SET lock_timeout = 0";
 /// Between two tries: long enough for what has waited.
 const PAUSE: Duration = Duration::from_secs(1);
 /// From the first try on. A dump of a large database takes minutes.
@@ -101,10 +103,15 @@ fn compare(applied: &[(i64, bool, Vec<u8>)]) -> Schema {
 pub(super) async fn migrate(pool: &PgPool) -> Result<(), DbError> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        if let Some(obstacle) = state(pool).await?.obstacle() {
+        let found = state(pool).await?;
+        if let Some(obstacle) = found.obstacle() {
             return Err(obstacle);
         }
-        match migrate_once(pool).await {
+        let first = match found {
+            Schema::Older(lacks) => lacks,
+            _ => 0,
+        };
+        match migrate_from(pool, first).await {
             Err(error) if is_held_up(&error) && Instant::now() < deadline => {
                 tracing::warn!(%error, "db.migration_held_up: others use the tables; it is tried again");
             }
@@ -121,10 +128,17 @@ pub(super) async fn migrate(pool: &PgPool) -> Result<(), DbError> {
 }
 
 /// On a connection of its own: one that fails keeps the advisory lock until it ends.
-async fn migrate_once(pool: &PgPool) -> Result<(), MigrateError> {
+async fn migrate_from(pool: &PgPool, first: i64) -> Result<(), MigrateError> {
     let mut connection = pool.acquire().await?.detach();
-    sqlx::query(LOCK_WITHIN).execute(&mut connection).await?;
-    let ended = MIGRATOR.run(&mut connection).await;
+    let mut ended = Ok(());
+    for migration in MIGRATOR.iter().filter(|migration| migration.version >= first) {
+        let within = if migration.no_tx { LOCK_WHENEVER } else { LOCK_WITHIN };
+        sqlx::query(within).execute(&mut connection).await?;
+        ended = MIGRATOR.run_to(migration.version, &mut connection).await;
+        if ended.is_err() {
+            break;
+        }
+    }
     // Its end is the lock's, whether it says goodbye or not.
     let _ = connection.close().await;
     ended

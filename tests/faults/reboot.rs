@@ -65,6 +65,8 @@ async fn everything_comes_back_and_nothing_runs_twice_unasked() {
     kage.set("KAGE_DATABASE_URL", &cluster.url());
     kage.set("KAGE_RUNNER_DOCKER", &engine.url());
     kage.set("KAGE_RUNNER_CONCURRENCY", "2");
+    // How soon each says that it waits.
+    kage.set("KAGE_DATABASE_ACQUIRE_SECS", "2");
     kage.set("KAGE_GATEWAY_SOCKETS", &kage.data.join("model").display().to_string());
     kage.host(&["migrate"]);
     kage.equip();

@@ -17,7 +17,7 @@ use crate::support::{TestKage, eventually};
 use crate::upgrade_load::{Load, pool};
 
 /// The root of the trail of all entries in the fixtures up to 0019, as that release computed it.
-const ROOT_OF_0019: &str = "?";
+const ROOT_OF_0019: &str = "03ac505850375fafe8b4b9aade3a2e74f3e3232ebedc2efa1bf6769fa82ae039";
 
 const DONE: &str = "01900000-0000-7000-8000-000000000001";
 const FAILED: &str = "01900000-0000-7000-8000-000000000002";
@@ -113,7 +113,14 @@ async fn upgraded(last: i64) -> TestKage {
     );
     load.commits(20).await;
     let figures = load.end().await;
-    eprintln!("from {last:04}: {figures}");
+    let (all, longest): (i64, i64) = sqlx::query_as(
+        "SELECT sum(execution_time)::bigint / 1000000, max(execution_time) / 1000000 FROM _sqlx_migrations WHERE version > $1",
+    )
+    .bind(last)
+    .fetch_one(kage.pool())
+    .await
+    .expect("reads");
+    eprintln!("from {last:04}: {figures}; the migrations took {all} ms, the longest {longest} ms");
 
     let applied: i64 = sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations")
         .fetch_one(kage.pool())

@@ -223,7 +223,7 @@ async fn end(pool: &PgPool, run: Leased) -> Result<(), DbError> {
         "UPDATE tasks SET status = 'completed', completed_at = now() WHERE id = (SELECT task_id FROM runs WHERE id = $1)",
         "INSERT INTO audit_entries (actor_kind, action, object, outcome, details)
          VALUES ('runner', 'run.state', 'run:' || $1::uuid, 'done', '{}')",
-        "UPDATE runs SET state = 'succeeded', finished_at = now() WHERE id = $1",
+        "UPDATE runs SET state = 'succeeded', finished_at = now(), lease_expires_at = now() WHERE id = $1",
     ] {
         sqlx::query(statement).bind(run.id).execute(&mut *transaction).await?;
     }

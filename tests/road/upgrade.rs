@@ -17,7 +17,7 @@ use crate::support::{TestKage, eventually};
 use crate::upgrade_load::{Load, pool};
 
 /// The root of the trail of all entries in the fixtures up to 0019, as that release computed it.
-const ROOT_OF_0019: &str = "03ac505850375fafe8b4b9aade3a2e74f3e3232ebedc2efa1bf6769fa82ae039";
+const ROOT_OF_0019: &str = "78f965e02decf8283edc82ac797f2ebeb2427e3c7f36074080544917b448f25b";
 
 const DONE: &str = "01900000-0000-7000-8000-000000000001";
 const FAILED: &str = "01900000-0000-7000-8000-000000000002";

@@ -10,6 +10,7 @@ use axum::http::StatusCode;
 use crate::api::state::ApiState;
 use crate::db;
 use crate::db::runners::RunnerRow;
+use crate::db::schema::Schema;
 use crate::wire::health::{Dependency, Health, Ready};
 
 /// A sequencer that is so far behind is gone, or cannot keep up.
@@ -40,11 +41,11 @@ pub(super) async fn ready(State(state): State<ApiState>) -> (StatusCode, Json<Re
         dependencies.insert(name.to_owned(), Dependency { ok, detail });
     };
     // Asked once: a database that is away takes its time not to answer.
-    let runners = match db::schema_is_current(&state.pool).await {
-        Ok(current) => {
-            let wrong = "schema is missing or of another version: run `kage migrate`";
-            let detail = if current { "answers; schema is current" } else { wrong };
-            say("database", current, detail.to_owned());
+    let runners = match db::schema::state(&state.pool).await {
+        Ok(schema) => {
+            let refusal = schema.refusal().map(|refusal| refusal.to_string());
+            let detail = refusal.unwrap_or_else(|| "answers; schema is current".to_owned());
+            say("database", schema == Schema::Current, detail);
             db::runners::alive(&state.pool).await.ok()
         }
         Err(_) => {

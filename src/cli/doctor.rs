@@ -16,6 +16,7 @@ use crate::config::runner::{KeeperMode, RunnerConfig};
 use crate::config::settings::InForce;
 use crate::db;
 use crate::db::Zone;
+use crate::db::schema::Schema;
 use crate::gateway::probe;
 use crate::keeper;
 use crate::sandbox::engine::Engine;
@@ -198,11 +199,9 @@ async fn database() -> Line {
         let configuration = Configuration::load_with_database().map_err(|error| error.to_string())?;
         let pool =
             db::connect(&configuration.database, Zone::Owner).await.map_err(|error| error.to_string())?;
-        match db::schema_is_current(&pool).await {
-            Ok(true) => Ok("reachable, its schema is this version's".to_owned()),
-            Ok(false) => {
-                Err("reachable, but its schema is not this version's: run `kage migrate`".to_owned())
-            }
+        match db::schema::state(&pool).await.map(Schema::refusal) {
+            Ok(None) => Ok("reachable, its schema is this version's".to_owned()),
+            Ok(Some(refusal)) => Err(format!("reachable, but {refusal}")),
             Err(error) => Err(error.to_string()),
         }
     };

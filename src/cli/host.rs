@@ -136,10 +136,10 @@ impl Configuration {
         let mut config = self.database.clone();
         config.connections = 2;
         let pool = db::connect(&config, zone).await.context("database").map_err(CliError::Host)?;
-        if db::schema_is_current(&pool).await.context("database").map_err(CliError::Host)? {
-            Ok(pool)
-        } else {
-            Err(CliError::Host(anyhow::Error::new(db::error::DbError::SchemaMissing)))
+        let schema = db::schema::state(&pool).await.context("database").map_err(CliError::Host)?;
+        match schema.refusal() {
+            None => Ok(pool),
+            Some(refusal) => Err(CliError::Host(anyhow::Error::new(refusal).context("database"))),
         }
     }
 }

@@ -34,6 +34,7 @@ pub mod output;
 pub mod repo;
 pub mod role_trail;
 pub mod run;
+pub mod schema_watch;
 pub mod secrets;
 pub mod sequencer_key;
 pub mod serve;

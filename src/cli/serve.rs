@@ -10,6 +10,7 @@ use crate::cli::exit::{CliError, Exit};
 use crate::cli::figures;
 use crate::cli::host::{self, Configuration};
 use crate::cli::role_trail::RoleTrail;
+use crate::cli::schema_watch;
 use crate::cli::secrets;
 use crate::cli::sequencer_key;
 use crate::db;
@@ -26,8 +27,6 @@ use crate::telemetry;
 
 /// For each half of the last words: giving out and sending, and the tries that are under way then.
 const LAST_WORDS: Duration = Duration::from_secs(5);
-/// How long a role waits for a database that is not there yet.
-const DATABASE_WITHIN: Duration = Duration::from_secs(120);
 
 /// Run all roles in one process, for a laptop
 ///
@@ -228,7 +227,7 @@ async fn start(
         let listening = metrics::listener::start(address, roles.name(), lifecycle).await;
         listening.with_context(|| format!("KAGE_METRICS_LISTEN {address}"))?;
     }
-    db::prepare(database, DATABASE_WITHIN).await.context("database")?;
+    db::prepare(database, Duration::from_secs(database.start_secs)).await.context("database")?;
     // First: what the others record is to have its place from the beginning on.
     if roles.has(Roles::Sequencer) {
         let pool = db::connect(database, Zone::Sequencer).await?;
@@ -277,7 +276,10 @@ async fn start(
     if configuration.watch.metrics.is_some() {
         figures::keep_current(pools.clone(), lifecycle);
     }
-    let pools = pools.into_iter().map(|(_, pool)| pool).collect();
+    let pools: Vec<_> = pools.into_iter().map(|(_, pool)| pool).collect();
+    if let Some(pool) = pools.first() {
+        schema_watch::follow(pool.clone(), lifecycle);
+    }
     secrets::keep_current(configuration, pools, roles.name(), lifecycle)?;
     Ok(())
 }

@@ -7,12 +7,13 @@ use crate::config::error::ConfigError;
 use crate::config::settings::Settings;
 use crate::secret::watched::Secret;
 
-pub const NAMES: [&str; 5] = [
+pub const NAMES: [&str; 6] = [
     "KAGE_DATABASE_URL",
     "KAGE_DATABASE_PASSWORD",
     "KAGE_DATABASE_PASSWORD_FILE",
     "KAGE_DATABASE_CONNECTIONS",
     "KAGE_DATABASE_ACQUIRE_SECS",
+    "KAGE_DATABASE_START_SECS",
 ];
 
 /// Those that the driver knows (sqlx 0.9, `PgConnectOptions`), beside `options[…]`.
@@ -47,11 +48,13 @@ pub struct DatabaseConfig {
     pub connections: u32,
     /// Seconds to wait for a connection.
     pub acquire_secs: u64,
+    /// Seconds that a role waits at its start for a database that is not there yet, or for its schema.
+    pub start_secs: u64,
 }
 
 impl DatabaseConfig {
     /// `KAGE_DATABASE_URL`, `KAGE_DATABASE_PASSWORD` (or `…_FILE`), `KAGE_DATABASE_CONNECTIONS` (10),
-    /// `KAGE_DATABASE_ACQUIRE_SECS` (10).
+    /// `KAGE_DATABASE_ACQUIRE_SECS` (10), `KAGE_DATABASE_START_SECS` (120).
     ///
     /// # Errors
     /// [`ConfigError`] names the variable.
@@ -82,6 +85,7 @@ impl DatabaseConfig {
             password: settings.watched_secret("KAGE_DATABASE_PASSWORD", "KAGE_DATABASE_PASSWORD_FILE")?,
             connections: settings.within("KAGE_DATABASE_CONNECTIONS", 10, 6, 200)? as u32,
             acquire_secs: settings.within("KAGE_DATABASE_ACQUIRE_SECS", 10, 1, 300)?,
+            start_secs: settings.within("KAGE_DATABASE_START_SECS", 120, 0, 3600)?,
         })
     }
 

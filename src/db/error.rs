@@ -1,20 +1,49 @@
 //! What can go wrong between us and Postgres.
 
+use crate::db::stale_plans;
 use crate::metrics::database::Failure;
 use crate::metrics::metrics;
 
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 #[derive(Debug, thiserror::Error)]
 pub enum DbError {
-    /// No connection, or it broke: worth another try.
+    /// No connection, it broke, or is of no use any more: worth another try.
     #[error("the database does not answer: {}", plain(.0))]
     Unavailable(sqlx::Error),
     /// The fence: this run is leased to somebody else, or has ended.
     #[error("the lease on run {0} is lost")]
     LeaseLost(uuid::Uuid),
-    #[error("the database schema is missing or not this version's: run `kage migrate`")]
+    #[error("the database has no schema yet: run `kage migrate`")]
     SchemaMissing,
-    #[error("migration failed: {0}")]
+    #[error(
+        "the database's schema is older than this program ({VERSION}): it lacks migration {0}. Run `kage migrate`"
+    )]
+    SchemaOlder(i64),
+    #[error(
+        "the database's schema is newer than this program ({VERSION}): it has migration {has}, known are those up to {known}. Start the \
+         release that migrated it; no `kage migrate` leads back, a backup of before does"
+    )]
+    SchemaNewer { has: i64, known: i64 },
+    #[error(
+        "migration {0} of the database's schema is another one than this program's ({VERSION}): a build that was never released \
+         made it. Start that build, or restore a backup; `kage migrate` leaves it alone"
+    )]
+    SchemaChanged(i64),
+    #[error(
+        "migration {0} of the database's schema was begun and has not ended: restore a backup of before, or end it by hand and say \
+         so in _sqlx_migrations; `kage migrate` leaves it alone"
+    )]
+    SchemaTorn(i64),
+    #[error(
+        "{0}. Nothing of this migration was kept, those before it were: put right what it says, then run `kage migrate` again"
+    )]
     Migrate(#[source] sqlx::migrate::MigrateError),
+    #[error(
+        "a migration could not have its tables for {0} s: end the transactions that hold them (a dump, a forgotten session), or \
+         stop the roles, then run `kage migrate` again"
+    )]
+    MigrationHeldUp(u64),
     #[error("database setting is wrong: {0}")]
     Settings(String),
     #[error(transparent)]
@@ -84,9 +113,10 @@ impl From<sqlx::Error> for DbError {
             | sqlx::Error::WorkerCrashed => true,
             sqlx::Error::Protocol(_) => true,
             // 57P01-03: shutting down, crashed, starting up. 08*: connection. 53300: too many clients.
-            sqlx::Error::Database(error) => error
-                .code()
-                .is_some_and(|code| code.starts_with("08") || code.starts_with("57P") || code == "53300"),
+            sqlx::Error::Database(error) => {
+                let away = |code: &str| code.starts_with("08") || code.starts_with("57P") || code == "53300";
+                error.code().is_some_and(|code| away(&code)) || stale_plans::heed(&**error)
+            }
             _ => false,
         };
         metrics().database.failed(failure(&error, unavailable));

@@ -21,6 +21,7 @@ pub mod model_calls;
 pub mod model_use;
 pub mod notify;
 pub mod private;
+mod private_leftovers;
 pub mod quarantine;
 pub mod queue;
 pub mod quotas;
@@ -37,9 +38,11 @@ mod run_parts;
 pub mod runners;
 pub mod runs;
 pub mod sandboxes;
+pub mod schema;
 pub mod security_events;
 pub mod sessions;
 pub mod sign_ins;
+mod stale_plans;
 pub mod starts;
 pub mod task_stats;
 pub mod task_view;
@@ -52,13 +55,11 @@ pub mod webhook_deliveries;
 
 use std::time::Duration;
 
-use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
 use crate::config::database::DatabaseConfig;
 use crate::db::error::DbError;
-
-static MIGRATOR: Migrator = sqlx::migrate!();
+use crate::db::schema::Schema;
 
 /// Whose rights a pool has in the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,6 +109,7 @@ pub async fn connect(config: &DatabaseConfig, zone: Zone) -> Result<PgPool, DbEr
     let pool = PgPoolOptions::new()
         .max_connections(config.connections)
         .acquire_timeout(Duration::from_secs(config.acquire_secs))
+        .before_acquire(|_, held| Box::pin(async move { Ok(!stale_plans::is_older(held.age)) }))
         .after_connect(move |connection, _| {
             Box::pin(async move {
                 if let Some(statement) = zone.set_role() {
@@ -129,63 +131,53 @@ pub fn renew(pool: &PgPool, config: &DatabaseConfig) -> Result<(), DbError> {
     Ok(())
 }
 
-/// Brings the schema up to date. Safe when several start at once: an advisory lock lets one go first.
+/// Brings the schema up to date, however many try at once. Waits for transactions that use its tables, and lets others pass.
 ///
 /// # Errors
-/// [`DbError::Migrate`] names the migration that failed.
+/// [`DbError::Migrate`] names the migration that failed; [`DbError::SchemaNewer`] and the like say why none was tried.
 pub async fn migrate(pool: &PgPool) -> Result<(), DbError> {
-    MIGRATOR.run(pool).await.map_err(DbError::Migrate)
-}
-
-/// Whether the schema is exactly the one that this program knows.
-///
-/// # Errors
-/// [`DbError::Unavailable`] if the database does not answer.
-pub async fn schema_is_current(pool: &PgPool) -> Result<bool, DbError> {
-    let exists: bool =
-        sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL").fetch_one(pool).await?;
-    if !exists {
-        return Ok(false);
-    }
-    let applied: Vec<i64> =
-        sqlx::query_scalar("SELECT version FROM _sqlx_migrations WHERE success ORDER BY version")
-            .fetch_all(pool)
-            .await?;
-    Ok(applied.iter().copied().eq(MIGRATOR.iter().map(|migration| migration.version)))
+    schema::migrate(pool).await
 }
 
 /// Migrates if this user may, else waits until somebody has.
 ///
 /// # Errors
-/// [`DbError::SchemaMissing`] if the schema is not there after `patience`.
+/// [`DbError::SchemaMissing`] or [`DbError::SchemaOlder`] if nobody has migrated within `patience`; at once, where migrating would not help.
 pub async fn prepare(config: &DatabaseConfig, patience: Duration) -> Result<(), DbError> {
     let pool = connect(config, Zone::Owner).await?;
     let deadline = tokio::time::Instant::now() + patience;
     loop {
-        let attempt = async {
-            if schema_is_current(&pool).await? {
-                return Ok(true);
-            }
-            let may_create: bool =
-                sqlx::query_scalar("SELECT has_schema_privilege(current_user, 'public', 'CREATE')")
-                    .fetch_one(&pool)
-                    .await?;
-            if may_create {
-                migrate(&pool).await?;
-            }
-            Ok::<bool, DbError>(may_create)
-        };
-        match attempt.await {
-            Ok(true) => break,
-            Ok(false) if tokio::time::Instant::now() >= deadline => return Err(DbError::SchemaMissing),
-            Err(DbError::Unavailable(error)) if tokio::time::Instant::now() < deadline => {
+        let in_time = tokio::time::Instant::now() < deadline;
+        match prepare_once(&pool).await {
+            Ok(Schema::Current) => break,
+            Ok(behind) => match behind.obstacle().or_else(|| behind.refusal().filter(|_| !in_time)) {
+                Some(refusal) => return Err(refusal),
+                None => tracing::info!("db.schema_missing: waiting for `kage migrate`"),
+            },
+            Err(DbError::Unavailable(error)) if in_time => {
                 tracing::warn!(%error, "db.unavailable: waiting for the database");
             }
             Err(error) => return Err(error),
-            Ok(false) => tracing::info!("db.schema_missing: waiting for `kage migrate`"),
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     pool.close().await;
     Ok(())
+}
+
+/// The schema as it is then.
+async fn prepare_once(pool: &PgPool) -> Result<Schema, DbError> {
+    let found = schema::state(pool).await?;
+    if found == Schema::Current || found.obstacle().is_some() {
+        return Ok(found);
+    }
+    let may_create: bool =
+        sqlx::query_scalar("SELECT has_schema_privilege(current_user, 'public', 'CREATE')")
+            .fetch_one(pool)
+            .await?;
+    if !may_create {
+        return Ok(found);
+    }
+    migrate(pool).await?;
+    Ok(Schema::Current)
 }

@@ -11,6 +11,8 @@ use rustix::fs::{FlockOperation, flock};
 use secrecy::SecretString;
 use tokio::process::Command;
 
+use crate::db::private_leftovers;
+
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
     #[error(
@@ -86,7 +88,7 @@ impl Cluster {
     }
 
     /// Until it answers. One that was killed may leave processes, for whose end a new one has to wait, and
-    /// looks alive while its first process is not reaped.
+    /// looks alive while its first process is not reaped, or its number is another's.
     async fn begin(&self) -> Result<(), ClusterError> {
         let socket = self.socket().display().to_string();
         let options = format!("-c listen_addresses='' -c unix_socket_permissions=0700 -k {socket}");
@@ -96,6 +98,9 @@ impl Cluster {
         loop {
             let ready = self.run("pg_isready", ["--quiet", "--host", &socket].map(OsStr::new)).await;
             let Err(mut error) = ready else { return Ok(()) };
+            let (data, socket) = (self.data(), self.socket());
+            let removed = private_leftovers::remove(&data, &socket);
+            removed.map_err(|source| ClusterError::Folder { path: data, source })?;
             if self.pg_ctl(&["status"]).await.is_err() {
                 match self.pg_ctl(&start).await {
                     Ok(()) => continue,

@@ -39,6 +39,7 @@ impl TestDatabase {
             password: None,
             connections: 16,
             acquire_secs: 60,
+            start_secs: 60,
         };
         let pool = async |zone| db::connect(&config, zone).await.expect("connects");
         let this = Self {

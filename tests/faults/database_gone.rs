@@ -11,13 +11,13 @@ use crate::support::{TestKage, succeeded};
 use crate::watcher::Watcher;
 use crate::world::{assert_result, numbered};
 
-struct Cluster {
-    folder: PathBuf,
+pub struct Cluster {
+    pub folder: PathBuf,
 }
 
 impl Cluster {
     /// Made by `scripts/cluster`, then started so that a commit is on disk when it is answered.
-    fn start() -> Self {
+    pub fn start() -> Self {
         let name = format!("kage-faults-{}", &uuid::Uuid::new_v4().simple().to_string()[..12]);
         let this = Self { folder: Path::new("/tmp").join(name) };
         this.script("start");
@@ -48,13 +48,13 @@ impl Cluster {
         self.pg_ctl(&["--mode", mode, "stop"]);
     }
 
-    fn begin(&self) {
+    pub fn begin(&self) {
         let options = format!("-c listen_addresses='' -c unix_socket_directories={}", self.folder.display());
         let log = self.folder.join("log").display().to_string();
         self.pg_ctl(&["--log", &log, "--options", &options, "start"]);
     }
 
-    fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("postgres://postgres@localhost/postgres?host={}", self.folder.display())
     }
 }
@@ -66,7 +66,7 @@ impl Drop for Cluster {
 }
 
 /// Sends a signal to the server and its backends.
-fn signal_all(postmaster: i32, signal: Signal) {
+pub fn signal_all(postmaster: i32, signal: Signal) {
     let entries = std::fs::read_dir("/proc").expect("procfs").flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     let is_backend = |pid: &i32| {

@@ -18,6 +18,7 @@ mod no_end;
 #[expect(dead_code, reason = "shared with the test program of the road, which needs other parts of it")]
 mod own_engine;
 mod queue;
+mod reboot;
 mod runner_killed;
 mod runner_lost;
 mod sequence;

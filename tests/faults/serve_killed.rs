@@ -1,9 +1,15 @@
 //! `kage serve` with its private cluster.
 
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Child, Command};
+
 use rustix::process::Signal;
 
-use crate::support::TestKage;
+use crate::database_gone::signal_all;
 use crate::support::tasks::{shell, string};
+use crate::support::{TestKage, eventually};
 use crate::watcher::Watcher;
 use crate::world::{assert_result, numbered};
 
@@ -34,6 +40,12 @@ async fn after_kill_9_the_cluster_is_whole_and_the_run_goes_on() {
     }
     let seen = watcher.end().await;
     seen.assert_lines("shell", 20_000);
+
+    kage.process(serve).kill_9();
+    let mut stranger = give_its_number_to_a_stranger(&kage).await;
+    kage.start("serve").await;
+    assert!(stranger.try_wait().expect("our child").is_none(), "a stranger was ended");
+    stranger.kill().and_then(|()| stranger.wait()).expect("our child");
     assert_result(&kage, &kage.task(id).await, 20_000);
 }
 
@@ -97,4 +109,22 @@ async fn after_kill_9_of_the_cluster_too_it_recovers() {
     kage.start("serve").await;
     watcher.end().await.assert_lines("shell", 10_000);
     assert_result(&kage, &kage.task(id).await, 10_000);
+}
+
+/// As after a restart of the host: nothing of the server lives, and its number is this process's, of the same user.
+async fn give_its_number_to_a_stranger(kage: &TestKage) -> Child {
+    let root = kage.data.join("postgres");
+    let lock = root.join("data/postmaster.pid");
+    let text = std::fs::read_to_string(&lock).expect("the server goes on");
+    let (first, rest) = text.split_once('\n').expect("lines");
+    signal_all(first.parse().expect("a process id"), Signal::KILL);
+    let server = Path::new("/proc").join(first);
+    eventually("it is gone", async || (!server.exists()).then_some(())).await;
+    let owner = std::fs::metadata(root.join("data")).expect("it is there");
+    let mut stranger = Command::new("sleep");
+    let stranger = stranger.arg("600").uid(owner.uid()).gid(owner.gid()).spawn().expect("starts");
+    std::fs::write(&lock, format!("{}\n{rest}", stranger.id())).expect("writes");
+    let socket = root.join("socket/.s.PGSQL.5432.lock");
+    std::fs::write(&socket, format!("{}\n", stranger.id())).expect("writes");
+    stranger
 }

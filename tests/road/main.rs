@@ -47,5 +47,7 @@ mod submit;
 mod support;
 mod terminal;
 mod traces;
+mod upgrade;
+mod upgrade_load;
 mod watch;
 mod webhooks;

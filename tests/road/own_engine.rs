@@ -56,6 +56,56 @@ impl Engine {
         self.answers();
     }
 
+    /// As by the host's power: no process of it or of its containers is left, nothing is mounted, and what is kept in memory
+    /// (`/run`) is gone.
+    pub fn power_off(&mut self) {
+        let inspected = self
+            .docker()
+            .args(["inspect", "--format", "{{.State.Pid}}"])
+            .args(self.containers())
+            .output()
+            .expect("docker");
+        let first = String::from_utf8_lossy(&inspected.stdout).into_owned();
+        self.daemon.kill().expect("it is ours");
+        self.daemon.wait().expect("ends");
+        for pid in self.processes().into_iter().chain(first.lines().filter_map(|pid| pid.parse().ok())) {
+            // 0: it has ended.
+            if let Some(pid) = Pid::from_raw(pid) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        }
+        let deadline = Instant::now() + PATIENCE;
+        while !mounts(self.folder.path()).is_empty() {
+            assert!(Instant::now() < deadline, "still mounted: {:?}", mounts(self.folder.path()));
+            for mount in mounts(self.folder.path()) {
+                let _ = Command::new("umount").arg(mount).stderr(Stdio::null()).status();
+            }
+        }
+        for gone in ["exec", "docker.sock", "pid"] {
+            let _ = fs::remove_dir_all(self.path(gone)).or_else(|_| fs::remove_file(self.path(gone)));
+        }
+    }
+
+    /// After [`Engine::power_off`].
+    pub fn power_on(&mut self) {
+        self.daemon = spawn(self.folder.path(), &[]);
+        self.answers();
+    }
+
+    /// containerd and the shims: this engine's folder, which no other has, is among their words.
+    fn processes(&self) -> Vec<i32> {
+        let folder = self.folder.path().display().to_string();
+        let pids = fs::read_dir("/proc").expect("procfs").flatten();
+        let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        let ours = |pid: &i32| {
+            let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let words = String::from_utf8_lossy(&words).into_owned();
+            let program = words.split('\0').next().and_then(|path| path.rsplit('/').next());
+            program.is_some_and(|name| name.starts_with("containerd")) && words.contains(&folder)
+        };
+        pids.filter(ours).collect()
+    }
+
     fn answers(&self) {
         let deadline = Instant::now() + PATIENCE;
         while self.docker().args(["version"]).output().is_ok_and(|output| !output.status.success()) {
@@ -79,6 +129,38 @@ impl Engine {
 
     pub fn containers(&self) -> Vec<String> {
         let output = self.docker().args(["ps", "--all", "--quiet"]).output().expect("docker");
+        String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
+    }
+
+    /// The id of a container that is started whenever its engine is.
+    pub fn control(&self) -> String {
+        let image = std::env::var("KAGE_TEST_IMAGE").expect("./test sets it");
+        let output = self
+            .docker()
+            .args([
+                "run",
+                "--detach",
+                "--restart=always",
+                "--network=none",
+                "--entrypoint=sleep",
+                &image,
+                "3600",
+            ])
+            .output()
+            .expect("docker");
+        assert!(output.status.success(), "{output:?}");
+        // As `docker ps` shows it.
+        String::from_utf8_lossy(&output.stdout).chars().take(12).collect()
+    }
+
+    pub fn remove(&self, id: &str) {
+        let output = self.docker().args(["rm", "--force", id]).output().expect("docker");
+        assert!(output.status.success(), "{output:?}");
+    }
+
+    /// Ids of those that run.
+    pub fn running(&self) -> Vec<String> {
+        let output = self.docker().args(["ps", "--quiet"]).output().expect("docker");
         String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
     }
 

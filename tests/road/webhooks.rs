@@ -355,8 +355,13 @@ async fn an_event_is_undone_with_its_act_and_told_once() {
         SecurityEvent::new(SecurityEventKind::RefusedBurst, "run:1\u{0}", &details).once("run:1".to_owned())
     };
     let url = Some(secrecy::SecretString::from(kage.settings["KAGE_DATABASE_URL"].clone()));
-    let config =
-        kage::config::database::DatabaseConfig { url, password: None, connections: 2, acquire_secs: 60 };
+    let config = kage::config::database::DatabaseConfig {
+        url,
+        password: None,
+        connections: 2,
+        acquire_secs: 60,
+        start_secs: 60,
+    };
     let runner = db::connect(&config, Zone::Runner).await.expect("a pool");
     let count = async || -> i64 {
         sqlx::query_scalar("SELECT count(*) FROM security_events")

@@ -65,7 +65,7 @@ impl Trail {
 
     pub async fn as_zone(&self, zone: Zone, connections: u32) -> PgPool {
         let url = Some(SecretString::from(self.url().to_owned()));
-        let config = DatabaseConfig { url, password: None, connections, acquire_secs: 60 };
+        let config = DatabaseConfig { url, password: None, connections, acquire_secs: 60, start_secs: 60 };
         db::connect(&config, zone).await.expect("a pool")
     }
 

@@ -13,6 +13,7 @@ pub mod planted;
 pub mod process;
 pub mod provider;
 pub mod receiver;
+pub mod released;
 pub mod sign_in;
 pub mod sse;
 pub mod tasks;

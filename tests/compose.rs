@@ -1,0 +1,53 @@
+//! What `compose.yaml` promises of a host that goes down and comes back.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+/// The services as Compose itself reads them, with every profile.
+fn services(files: &[&str]) -> serde_json::Map<String, Value> {
+    let mut command = Command::new("docker");
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).arg("compose");
+    for file in files {
+        command.args(["--file", file]);
+    }
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("KAGE_")) {
+        command.env_remove(name);
+    }
+    // What the files insist on; none of it is looked at.
+    for name in ["KAGE_OIDC_ISSUER", "KAGE_OIDC_CLIENT_ID", "KAGE_OIDC_PUBLIC_URL"] {
+        command.env(name, "https://kage.example");
+    }
+    let output =
+        command.args(["--profile", "*", "config", "--format", "json"]).output().expect("docker compose");
+    assert!(output.status.success(), "{files:?}: {}", String::from_utf8_lossy(&output.stderr));
+    let mut read: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    serde_json::from_value(read["services"].take()).expect("services")
+}
+
+/// The engine starts services by their policies alone, in any order: each comes back, also one that ended because another was not
+/// there yet. Only the migration of before is over.
+#[test]
+fn every_service_comes_back_by_itself() {
+    let overlays = ["compose.fetch.yaml", "compose.oidc.yaml", "compose.tls.yaml", "compose.watch.yaml"];
+    let combinations =
+        std::iter::once(vec!["compose.yaml"]).chain(overlays.map(|overlay| vec!["compose.yaml", overlay]));
+    for files in combinations {
+        let services = services(&files);
+        assert!(services.len() >= 9, "{files:?}: {:?}", services.keys());
+        for (name, service) in &services {
+            let wanted = if name == "migrate" { "no" } else { "unless-stopped" };
+            assert_eq!(service["restart"], wanted, "{files:?}: {name}");
+        }
+        // What must be there already is a folder of the host's, never one that the engine would make empty in its place.
+        for (name, service) in &services {
+            let volumes = service["volumes"].as_array().map(Vec::as_slice).unwrap_or_default();
+            for bound in volumes
+                .iter()
+                .filter(|volume| volume["type"] == "bind" && volume["target"] != "/var/run/docker.sock")
+            {
+                assert_ne!(bound["bind"]["create_host_path"], true, "{files:?}: {name}: {bound}");
+            }
+        }
+    }
+}

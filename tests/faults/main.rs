@@ -17,6 +17,7 @@ mod no_end;
 #[path = "../road/own_engine.rs"]
 #[expect(dead_code, reason = "shared with the test program of the road, which needs other parts of it")]
 mod own_engine;
+mod proxy;
 mod queue;
 mod runner_killed;
 mod runner_lost;

@@ -22,6 +22,7 @@ pub mod notify;
 pub mod private;
 pub mod quarantine;
 pub mod queue;
+pub mod queue_length;
 pub mod quotas;
 pub mod redactions;
 pub mod refused_calls;

@@ -56,8 +56,10 @@ mod review;
 mod runtimes;
 mod secrets;
 mod sweep;
+mod sweep_temporary;
 mod told;
 mod trace;
+mod unfinished;
 
 use sqlx::PgPool;
 

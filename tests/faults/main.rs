@@ -2,6 +2,7 @@
 
 mod alarms;
 mod api_killed;
+mod backpressure;
 mod crowd;
 mod database;
 mod database_gone;
@@ -11,6 +12,7 @@ mod engine_lies;
 mod fence;
 mod grants;
 mod keeper;
+mod leftovers;
 mod meddling;
 mod misbehaviour;
 mod no_end;

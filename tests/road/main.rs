@@ -48,3 +48,4 @@ mod terminal;
 mod traces;
 mod watch;
 mod webhooks;
+mod whole;

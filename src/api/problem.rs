@@ -74,7 +74,13 @@ impl ApiError {
 
     /// Nobody is signed in by this.
     pub fn sign_in(status: StatusCode, kind: &'static str, detail: impl Into<String>) -> Self {
-        Self::new(status, kind, "Sign-in refused", detail)
+        let error = Self::new(status, kind, "Sign-in refused", detail);
+        // The provider is away: every 503 says when to come back.
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            error.with_header(header::RETRY_AFTER, "30")
+        } else {
+            error
+        }
     }
 
     /// A valid key without the scope of the route.

@@ -11,15 +11,26 @@ use uuid::Uuid;
 use crate::support::tasks::{shell, string};
 use crate::support::{TestKage, docker, eventually, leftovers, succeeded};
 
-/// A container that carries labels of ours; its id.
-fn planted(instance: &str, run: &str) -> String {
+/// A container that carries labels of ours; removed when dropped.
+struct Planted(String);
+
+impl Drop for Planted {
+    fn drop(&mut self) {
+        // The sweep may have been first, as it should.
+        if is_there(&self.0) {
+            docker(&["rm", "--force", &self.0]);
+        }
+    }
+}
+
+fn planted(instance: &str, run: &str) -> Planted {
     let image = std::env::var("KAGE_TEST_IMAGE").expect("./test sets it");
     let labels =
         [format!("kage.instance={instance}"), format!("kage.run={run}"), "kage.attempt=1".to_owned()];
     let mut args = vec!["run", "--detach", "--network=none", "--entrypoint=sleep"];
     args.extend(labels.iter().flat_map(|label| ["--label", label]));
     args.extend([image.as_str(), "600"]);
-    docker(&args).trim().to_owned()
+    Planted(docker(&args).trim().to_owned())
 }
 
 fn is_there(container: &str) -> bool {
@@ -36,10 +47,12 @@ fn unmount(at: &Path) {
     succeeded(&["umount"], &Command::new("umount").arg(at).output().expect("runs"));
 }
 
-/// A run that has ended; its id.
-async fn ended(kage: &TestKage) -> Uuid {
-    let task = kage.run(&shell("echo x > x")).await;
-    string(&task["runs"][0]["id"]).parse().expect("an id")
+/// Runs that have ended; their ids.
+async fn ended<const COUNT: usize>(kage: &TestKage) -> [Uuid; COUNT] {
+    let mut task = shell("echo x > x");
+    task["cli_assignments"] = json!(vec![json!({ "cli_name": "shell" }); COUNT]);
+    let task = kage.run(&task).await;
+    std::array::from_fn(|run| string(&task["runs"][run]["id"]).parse().expect("an id"))
 }
 
 /// Starts the runner anew, and waits for its first sweep.
@@ -60,7 +73,8 @@ async fn a_sweep_ends_what_is_ours_and_dead_and_nothing_else() {
     ours.start("api").await;
     let runner = ours.start("runner").await;
     ours.demo().await;
-    let (blocked, dead, half) = (ended(&ours).await, ended(&ours).await, ended(&ours).await);
+    // In the order of the sweep.
+    let [blocked, dead, half] = ended(&ours).await;
     // Another instance with a data folder and a database of its own, on the same engine, at work.
     let mut theirs = TestKage::new().await;
     theirs.start("api").await;
@@ -71,7 +85,7 @@ async fn a_sweep_ends_what_is_ours_and_dead_and_nothing_else() {
     theirs.says(&live, "shell", "works").await;
     let their_live = leftovers::containers(&theirs.name);
     let their_run: Uuid = string(&theirs.task(&live).await["runs"][0]["id"]).parse().expect("an id");
-    let their_dead = ended(&theirs).await;
+    let [their_dead] = ended(&theirs).await;
 
     let run = |data: &Path, id: Uuid| data.join("runs").join(id.simple().to_string());
     let unknown = Uuid::now_v7();
@@ -100,17 +114,17 @@ async fn a_sweep_ends_what_is_ours_and_dead_and_nothing_else() {
     std::fs::create_dir_all(run(&ours.data, unknown)).expect("a folder");
 
     let runner = swept(&mut ours, runner).await;
-    assert!(!is_there(&foul), "a dead run's container was left");
+    assert!(!is_there(&foul.0), "a dead run's container was left");
     for id in [dead, half] {
         assert!(!run(&ours.data, id).exists() && !ours.data.join("model").join(id.to_string()).exists());
     }
     assert_eq!(leftovers::mounts(&ours.data.join("runs")), [stranger.clone()], "mounts were left");
     assert_eq!(std::fs::read_to_string(stranger.join("precious")).expect("is there"), "x");
     assert!(run(&ours.data, unknown).exists());
-    assert!(kept.iter().all(|id| is_there(id)) && is_there(&their_foul));
+    assert!(kept.iter().all(|one| is_there(&one.0)) && is_there(&their_foul.0));
     // It says what it left, and goes on for ever with the rest.
     let log = ours.process(runner).log();
-    for left in [&kept[0], &kept[1], &unknown.to_string(), &stranger.display().to_string()] {
+    for left in [&kept[0].0, &kept[1].0, &unknown.to_string(), &stranger.display().to_string()] {
         assert!(log.contains(left), "nothing is said of {left}");
     }
     let doctor = ours.server_command(&["doctor", "leftovers", "--json"]).output().expect("runs");
@@ -120,8 +134,8 @@ async fn a_sweep_ends_what_is_ours_and_dead_and_nothing_else() {
 
     // Theirs, in turn; what lives there goes on.
     swept(&mut theirs, their_runner).await;
-    assert!(!is_there(&their_foul));
-    assert!(kept.iter().all(|id| is_there(id)));
+    assert!(!is_there(&their_foul.0));
+    assert!(kept.iter().all(|one| is_there(&one.0)));
     assert_eq!(theirs.task(&live).await["runs"][0]["state"], "running");
     assert!(their_live.iter().all(|id| leftovers::containers(&theirs.name).contains(id)));
 
@@ -130,8 +144,5 @@ async fn a_sweep_ends_what_is_ours_and_dead_and_nothing_else() {
     unmount(&stranger);
     for id in [unknown, blocked] {
         std::fs::remove_dir_all(run(&ours.data, id)).expect("is removed");
-    }
-    for id in &kept {
-        docker(&["rm", "--force", id]);
     }
 }

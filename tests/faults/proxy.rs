@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 /// Most bytes of one direction of a connection that are on their way.
-pub const HELD: usize = 256 << 10;
+pub const HELD: usize = 4 << 20;
 const CHUNK: usize = 16 << 10;
 
 /// What the network is like. The default: as if there were no proxy.

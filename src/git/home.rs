@@ -7,6 +7,7 @@ use std::path::Path;
 use rustix::fs::{FlockOperation, flock};
 use tempfile::TempDir;
 
+use crate::git::dirfd;
 use crate::git::error::GitError;
 
 /// What such folders are called, before a random rest.
@@ -32,4 +33,15 @@ impl Home {
     pub fn path(&self) -> &Path {
         self.folder.path()
     }
+}
+
+/// Removes a folder with all that is in it: follows no link, enters no mount and takes none off, whoever exchanges what
+/// meanwhile. One that is not there is removed. Blocks.
+///
+/// # Errors
+/// [`GitError::Io`], where something is mounted in it, too.
+pub fn remove(folder: &Path) -> Result<(), GitError> {
+    let (Some(parent), Some(name)) = (folder.parent(), folder.file_name()) else { return Ok(()) };
+    let parent = dirfd::open_root(parent).map_err(GitError::io("open", parent))?;
+    dirfd::remove_tree(&parent, name.as_encoded_bytes()).map_err(GitError::io("remove", folder))
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags, flock, fstat, open};
 
-use crate::git::{home, worktree};
+use crate::git::home;
 use crate::metrics::metrics;
 use crate::metrics::sweep::Kind;
 use crate::runner::environment::Environment;
@@ -59,7 +59,7 @@ async fn end(environment: &Environment, dead: &Dead) -> Result<(), RunFailure> {
         }
     }
     let path = dead.path.clone();
-    let removed = tokio::task::spawn_blocking(move || worktree::discard(&path)).await;
+    let removed = tokio::task::spawn_blocking(move || home::remove(&path)).await;
     Ok(removed.map_err(|error| RunFailure::Refused(format!("the sweep failed: {error}")))??)
 }
 

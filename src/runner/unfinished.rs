@@ -4,7 +4,7 @@
 use std::fs::{self, FileType};
 use std::path::Path;
 
-use crate::git::worktree;
+use crate::git::home;
 use crate::metrics::metrics;
 use crate::metrics::sweep::Kind;
 use crate::runner::folders::Folders;
@@ -40,7 +40,7 @@ fn is_unfinished(name: &str, prefix: &str) -> bool {
 
 fn remove_one(path: &Path, is_folder: bool) {
     let removed = if is_folder {
-        worktree::discard(path).map_err(|error| error.to_string())
+        home::remove(path).map_err(|error| error.to_string())
     } else {
         fs::remove_file(path).map_err(|error| error.to_string())
     };

@@ -1,10 +1,13 @@
 //! What killed processes and strangers leave on a host, and what a sweep makes of it: it ends what is proved to be ours and
 //! dead, and nothing else.
 
+use std::fs::File;
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, SystemTime};
 
+use rustix::fs::{FlockOperation, flock};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -31,6 +34,16 @@ fn planted(instance: &str, run: &str) -> Planted {
     args.extend(labels.iter().flat_map(|label| ["--label", label]));
     args.extend([image.as_str(), "600"]);
     Planted(docker(&args).trim().to_owned())
+}
+
+/// What a check of a CLI image has: a container, and a folder that it holds; opened, and not young.
+fn check(data: &Path) -> (Planted, PathBuf, File) {
+    let instance = format!("kage-kit-{}", Uuid::new_v4().simple());
+    let folder = data.join(format!("{instance}.AbC123"));
+    std::fs::create_dir_all(folder.join("w")).expect("a folder");
+    let opened = File::open(&folder).expect("opens");
+    opened.set_modified(SystemTime::now() - Duration::from_secs(3600)).expect("is set");
+    (planted(&instance, &Uuid::now_v7().to_string()), folder, opened)
 }
 
 fn is_there(container: &str) -> bool {
@@ -112,6 +125,10 @@ async fn a_sweep_ends_what_is_ours_and_dead_and_nothing_else() {
     mount_tmpfs(&stranger);
     std::fs::write(stranger.join("precious"), "x").expect("a file");
     std::fs::create_dir_all(run(&ours.data, unknown)).expect("a folder");
+    // Two checks of an image: one was killed, the other lives and holds its folder.
+    let (killed, killed_folder, _) = check(&ours.data);
+    let (checking, checking_folder, held) = check(&ours.data);
+    flock(&held, FlockOperation::NonBlockingLockExclusive).expect("locks");
 
     let runner = swept(&mut ours, runner).await;
     assert!(!is_there(&foul.0), "a dead run's container was left");
@@ -121,6 +138,8 @@ async fn a_sweep_ends_what_is_ours_and_dead_and_nothing_else() {
     assert_eq!(leftovers::mounts(&ours.data.join("runs")), [stranger.clone()], "mounts were left");
     assert_eq!(std::fs::read_to_string(stranger.join("precious")).expect("is there"), "x");
     assert!(run(&ours.data, unknown).exists());
+    assert!(!is_there(&killed.0) && !killed_folder.exists(), "a dead check was left");
+    assert!(is_there(&checking.0) && checking_folder.exists());
     assert!(kept.iter().all(|one| is_there(&one.0)) && is_there(&their_foul.0));
     // It says what it left, and goes on for ever with the rest.
     let log = ours.process(runner).log();

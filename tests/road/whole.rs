@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::http::Answer;
+use crate::support::http::{Answer, send};
 use crate::support::tasks::{shell, string};
 use crate::support::{TestKage, eventually, free_port};
 
@@ -11,10 +11,7 @@ const SCOPES: [&str; 2] = ["tasks:read", "tasks:write"];
 /// The API alone: what is submitted waits.
 async fn without_runner(settings: &[(&str, &str)]) -> TestKage {
     let mut kage = TestKage::new().await;
-    for (name, value) in settings {
-        kage.set(name, value);
-    }
-    kage.start("api").await;
+    kage.start_with("api", settings).await;
     let runner = kage.start("runner").await;
     kage.demo().await;
     assert!(kage.process(runner).terminate().await.success());
@@ -59,6 +56,7 @@ async fn a_queue_has_an_end_for_each_key_and_for_all() {
     .await;
     let (greedy_id, greedy) = kage.key_with(&json!({ "scopes": SCOPES })).await;
     let (_, other) = kage.key_with(&json!({ "scopes": SCOPES })).await;
+    let (_, third) = kage.key_with(&json!({ "scopes": SCOPES })).await;
     let one = shell("echo never to be run");
     let at_once = async |key: &str| {
         let all = (0..8).map(|_| kage.post_as("/api/v1/tasks", key, &one));
@@ -68,7 +66,9 @@ async fn a_queue_has_an_end_for_each_key_and_for_all() {
     let first =
         kage.with_key(reqwest::Method::POST, "/api/v1/tasks", &greedy).header("Idempotency-Key", "once");
     let again = first.try_clone().expect("no body yet").json(&one);
-    assert_eq!(crate::support::http::send(first.json(&one)).await.status, 201);
+    let submitted = send(first.json(&one)).await;
+    assert_eq!(submitted.status, 201, "{}", submitted.text());
+    let id = string(&submitted.json()["id"]).to_owned();
     assert_eq!(taken(&at_once(&greedy).await, 429, "queue-full"), 2, "with the first one: three");
     let mut two = one.clone();
     two["cli_assignments"] = json!([{ "cli_name": "shell" }, { "cli_name": "shell" }]);
@@ -77,24 +77,17 @@ async fn a_queue_has_an_end_for_each_key_and_for_all() {
     assert_eq!(answer.status, 201, "{}", answer.text());
     let full = at_once(&other).await;
     assert_eq!(taken(&full, 503, "queue-full"), 0);
-    let replayed = crate::support::http::send(again).await;
+    let replayed = send(again).await;
     assert_eq!((replayed.status, replayed.header("idempotent-replayed")), (201, "true"));
     let waiting: i64 =
         sqlx::query_scalar("SELECT count(*) FROM runs").fetch_one(kage.pool()).await.expect("counts");
     assert_eq!(waiting, 5, "what was refused is not there");
 
     // Room for one is no room for two, and what is cancelled waits no more.
-    let task: Value = kage.get_as("/api/v1/tasks", &greedy).await.json();
-    let task = task["tasks"]
-        .as_array()
-        .expect("tasks")
-        .iter()
-        .find(|task| task["runs"].as_array().is_none_or(|runs| runs.len() == 1));
-    let id = string(&task.expect("a task")["id"]).to_owned();
     assert_eq!(kage.delete(&format!("/api/v1/tasks/{id}")).await.status, 200);
-    let refused = kage.post_as("/api/v1/tasks", &other, &two).await;
+    let refused = kage.post_as("/api/v1/tasks", &third, &two).await;
     assert_eq!(taken(&[refused], 503, "queue-full"), 0);
-    assert_eq!(kage.post_as("/api/v1/tasks", &other, &one).await.status, 201);
+    assert_eq!(kage.post_as("/api/v1/tasks", &third, &one).await.status, 201);
 
     assert_eq!(series(&kage, port, "kage_limit_refusals_total{limit=\"queue_of_key\"}").await, "6");
     assert_eq!(series(&kage, port, "kage_limit_refusals_total{limit=\"queue\"}").await, "9");

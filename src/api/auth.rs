@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use subtle::ConstantTimeEq;
 
 use crate::api::origin::Origin;
-use crate::api::problem::{ApiError, ApiResult, Kind};
+use crate::api::problem::{ApiError, ApiResult, Kind, QUEUE_FULL, STREAMS_FULL};
 use crate::api::refusals::Refusal;
 use crate::api::sessions;
 use crate::api::sessions::shown::SignedIn;
@@ -146,6 +146,7 @@ fn refused(caller: Option<&Caller>, response: &Response) -> Option<&'static str>
     let Kind(kind) = *response.extensions().get::<Kind>()?;
     match response.status() {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS => Some(kind),
+        StatusCode::SERVICE_UNAVAILABLE if [QUEUE_FULL, STREAMS_FULL].contains(&kind) => Some(kind),
         StatusCode::NOT_FOUND if caller.is_some_and(|caller| caller.rights.is_limited()) => Some(kind),
         _ => None,
     }

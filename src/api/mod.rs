@@ -28,6 +28,7 @@ mod runs;
 mod security_events;
 mod sessions;
 mod state;
+mod streams;
 mod table;
 mod tasks;
 pub mod tls;

@@ -21,6 +21,11 @@ pub(super) struct ApiError {
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
+/// A limit of the whole: of the key's own it is 429, of all together 503.
+pub(super) const QUEUE_FULL: &str = "queue-full";
+/// As [`QUEUE_FULL`].
+pub(super) const STREAMS_FULL: &str = "streams-full";
+
 /// The kind of problem that an answer is, for those around the handler.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Kind(pub &'static str);
@@ -70,7 +75,13 @@ impl ApiError {
 
     /// Nobody is signed in by this.
     pub fn sign_in(status: StatusCode, kind: &'static str, detail: impl Into<String>) -> Self {
-        Self::new(status, kind, "Sign-in refused", detail)
+        let error = Self::new(status, kind, "Sign-in refused", detail);
+        // The provider is away: every 503 says when to come back.
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            error.with_header(header::RETRY_AFTER, "30")
+        } else {
+            error
+        }
     }
 
     /// A valid key without the scope of the route.
@@ -98,6 +109,30 @@ impl ApiError {
         let mut error = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate-limited", "Too many requests", detail);
         error.headers.push((header::RETRY_AFTER, HeaderValue::from(retry_after_secs)));
         error
+    }
+
+    /// As many of the key's runs wait as may.
+    pub fn queue_of_key_full(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, QUEUE_FULL, "Queue full", detail)
+            .with_header(header::RETRY_AFTER, "30")
+    }
+
+    /// As many runs wait as may.
+    pub fn queue_full(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, QUEUE_FULL, "Queue full", detail)
+            .with_header(header::RETRY_AFTER, "30")
+    }
+
+    /// As many streams of the key are open as may be.
+    pub fn streams_of_key_full(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, STREAMS_FULL, "Too many event streams", detail)
+            .with_header(header::RETRY_AFTER, "5")
+    }
+
+    /// As many streams are open as may be.
+    pub fn streams_full(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, STREAMS_FULL, "Too many event streams", detail)
+            .with_header(header::RETRY_AFTER, "5")
     }
 
     pub fn with_headers(mut self, headers: HeaderMap) -> Self {

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use sqlx::PgPool;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::alarms::Alarms;
@@ -12,6 +11,7 @@ use crate::api::hub::Hub;
 use crate::api::limits::Limits;
 use crate::api::refusals::Refusals;
 use crate::api::sessions::SignIn;
+use crate::api::streams::Streams;
 use crate::config::api::ApiConfig;
 use crate::lifecycle::Lifecycle;
 
@@ -26,8 +26,7 @@ pub(super) struct ApiState {
     pub alarms: Arc<Alarms>,
     /// `None`: nobody signs in.
     pub sign_in: Option<Arc<SignIn>>,
-    /// One permit an open event stream.
-    pub streams: Arc<Semaphore>,
+    pub streams: Arc<Streams>,
     /// Streams end when it is cancelled.
     pub soft: CancellationToken,
 }
@@ -42,7 +41,7 @@ impl ApiState {
             limits: Arc::new(Limits::new(config.edge.rates)),
             alarms: Arc::new(Alarms::default()),
             sign_in: None,
-            streams: Arc::new(Semaphore::new(config.streams)),
+            streams: Arc::new(Streams::new(config.streams, config.streams_key)),
             config: Arc::new(config),
             soft: lifecycle.soft().clone(),
         }

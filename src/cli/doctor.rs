@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::api::tls;
+use crate::cli::doctor_leftovers;
 use crate::cli::escape;
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::host::Configuration;
@@ -30,10 +31,10 @@ use crate::secret::source::Source;
 /// For the engine's and the database's answer.
 const WITHIN: Duration = Duration::from_secs(15);
 
-/// Check the providers, the database, the certificate, the engine, the keeper of refused calls and the host beneath, without spending anything (on the server's host)
+/// Check the providers, the database, the certificate, the engine, the keeper of refused calls, what was left and the host beneath, without spending anything (on the server's host)
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Only these: providers by name, `database`, `tls`, `engine`, `keeper`, `host`
+    /// Only these: providers by name, `database`, `tls`, `engine`, `keeper`, `leftovers`, `host`
     names: Vec<String>,
     /// Only what this role needs [default: that of the database's user in KAGE_DATABASE_URL, as in a role's container]
     #[arg(long, value_enum, conflicts_with = "names")]
@@ -82,7 +83,7 @@ fn own_role(configuration: &Configuration) -> Option<Role> {
 
 #[derive(Debug, serde::Serialize)]
 struct Line {
-    /// `provider`, `database`, `tls`, `engine`, `keeper` or `host`.
+    /// `provider`, `database`, `tls`, `engine`, `keeper`, `leftovers` or `host`.
     kind: &'static str,
     name: String,
     ok: bool,
@@ -110,7 +111,7 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, CliError> {
     let configuration = crate::cli::host::load()?;
     let mut known: Vec<&str> =
         configuration.gateway.providers.providers.iter().map(|provider| provider.name.as_str()).collect();
-    known.extend(["database", "tls", "engine", "keeper", "host"]);
+    known.extend(["database", "tls", "engine", "keeper", "leftovers", "host"]);
     if let Some(unknown) = args.names.iter().find(|name| !known.contains(&name.as_str())) {
         return Err(CliError::Usage(format!("{unknown:?} is none of {}", known.join(", "))));
     }
@@ -124,8 +125,8 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, CliError> {
     let wanted = |name: &str| match role {
         None => args.names.is_empty() || args.names.iter().any(|asked| asked == name),
         Some(Role::Api) => matches!(name, "database" | "tls"),
-        Some(Role::Runner) => matches!(name, "database" | "engine" | "keeper" | "host"),
-        Some(Role::Gateway) => !matches!(name, "tls" | "engine" | "keeper" | "host"),
+        Some(Role::Runner) => matches!(name, "database" | "engine" | "keeper" | "leftovers" | "host"),
+        Some(Role::Gateway) => !matches!(name, "tls" | "engine" | "keeper" | "leftovers" | "host"),
         Some(Role::Sequencer | Role::Notifier | Role::Retention) => name == "database",
         Some(Role::Keeper) => name == "keeper",
     };
@@ -145,6 +146,9 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, CliError> {
     }
     if wanted("keeper") {
         lines.push(keeper(&configuration.runner).await);
+    }
+    if wanted("leftovers") {
+        lines.push(leftovers(&configuration.runner).await);
     }
     if wanted("host") {
         lines.extend(host(&configuration.runner).await);
@@ -266,6 +270,17 @@ async fn keeper(config: &RunnerConfig) -> Line {
         line.finding = Some(finding);
     }
     line
+}
+
+/// Broken is not what cannot be told: engine and database have lines of their own.
+async fn leftovers(config: &RunnerConfig) -> Line {
+    let found = tokio::time::timeout(WITHIN, doctor_leftovers::look(config)).await;
+    let (text, warning) = match found {
+        Ok(Ok(found)) => (found.text, found.is_warning),
+        Ok(Err(text)) => (text, true),
+        Err(_) => (format!("cannot be told: no answer within {} s", WITHIN.as_secs()), true),
+    };
+    Line { warning, ..Line::new("leftovers", "leftovers", true, text) }
 }
 
 /// One line for each finding, and for each thing that is as it should be; a danger that nobody accepted is broken.

@@ -13,6 +13,7 @@ pub mod config;
 pub mod connect;
 pub mod diff;
 pub mod doctor;
+mod doctor_leftovers;
 mod duration;
 pub mod escape;
 pub mod events;

@@ -10,11 +10,14 @@ use crate::config::oidc::OidcConfig;
 use crate::config::settings::Settings;
 use crate::domain::repository::AllowedSources;
 
-pub const NAMES: [&str; 12] = [
+pub const NAMES: [&str; 15] = [
     "KAGE_API_LISTEN",
     "KAGE_API_ALLOW_PLAIN_HTTP",
     "KAGE_API_BODY_BYTES",
     "KAGE_API_STREAMS",
+    "KAGE_API_STREAMS_KEY",
+    "KAGE_API_QUEUE_RUNS",
+    "KAGE_API_QUEUE_RUNS_KEY",
     "KAGE_API_STALL_SECS",
     "KAGE_API_IDLE_SECS",
     "KAGE_API_ANSWER_SECS",
@@ -32,6 +35,12 @@ pub struct ApiConfig {
     pub body_bytes: usize,
     /// Most event streams at once.
     pub streams: usize,
+    /// Most of them with one key, or of one person.
+    pub streams_key: usize,
+    /// Most runs that wait; a task with more is refused.
+    pub queue_runs: i64,
+    /// Most of them of one key, or of one person.
+    pub queue_runs_key: i64,
     /// Seconds after which a client that does not read is cut off.
     pub stall_secs: u64,
     /// Seconds after which a connection is closed on which nothing was read or written.
@@ -51,7 +60,7 @@ pub struct ApiConfig {
 impl ApiConfig {
     /// `KAGE_API_LISTEN` (127.0.0.1:8787), `KAGE_API_ALLOW_PLAIN_HTTP` (false; plain HTTP is for loopback
     /// only without TLS of the server's own, unless this says that something in front does it), `KAGE_API_BODY_BYTES` (4 MiB),
-    /// `KAGE_API_STREAMS` (10000), `KAGE_API_STALL_SECS` (30), `KAGE_API_IDLE_SECS` (60), `KAGE_API_ANSWER_SECS` (90), `KAGE_API_CONNECTIONS` (20000), `KAGE_API_FIRST_KEY` or `KAGE_API_FIRST_KEY_FILE` (none),
+    /// `KAGE_API_STREAMS` (10000), `KAGE_API_STREAMS_KEY` (1000), `KAGE_API_QUEUE_RUNS` (20000), `KAGE_API_QUEUE_RUNS_KEY` (5000), `KAGE_API_STALL_SECS` (30), `KAGE_API_IDLE_SECS` (60), `KAGE_API_ANSWER_SECS` (90), `KAGE_API_CONNECTIONS` (20000), `KAGE_API_FIRST_KEY` or `KAGE_API_FIRST_KEY_FILE` (none),
     /// `KAGE_REPOSITORIES_ALLOW` (none), `KAGE_REPOSITORIES_ALLOW_PRIVATE` (none).
     ///
     /// # Errors
@@ -73,6 +82,9 @@ impl ApiConfig {
             oidc: OidcConfig::from_settings(settings)?,
             body_bytes: settings.within("KAGE_API_BODY_BYTES", 4 << 20, 1 << 10, 64 << 20)? as usize,
             streams: settings.within("KAGE_API_STREAMS", 10_000, 1, 1_000_000)? as usize,
+            streams_key: settings.within("KAGE_API_STREAMS_KEY", 1000, 1, 1_000_000)? as usize,
+            queue_runs: settings.within("KAGE_API_QUEUE_RUNS", 20_000, 1, 10_000_000)? as i64,
+            queue_runs_key: settings.within("KAGE_API_QUEUE_RUNS_KEY", 5_000, 1, 10_000_000)? as i64,
             stall_secs: settings.within("KAGE_API_STALL_SECS", 30, 1, 3600)?,
             // More than the time between two heartbeats of an event stream.
             idle_secs: settings.within("KAGE_API_IDLE_SECS", 60, 20, 86_400)?,

@@ -9,12 +9,13 @@ use crate::domain::name::Name;
 use crate::domain::repository::AllowedSources;
 use crate::secret::watched::Secret;
 
-pub const NAMES: [&str; 45] = [
+pub const NAMES: [&str; 46] = [
     "KAGE_REPOSITORIES_ALLOW",
     "KAGE_REPOSITORIES_ALLOW_PRIVATE",
     "KAGE_DATA_DIR",
     "KAGE_INSTANCE",
     "KAGE_RUNNER_CONCURRENCY",
+    "KAGE_RUNNER_REPOSITORY_CONCURRENCY",
     "KAGE_RUNNER_DOCKER",
     "KAGE_RUNNER_SHIM",
     "KAGE_RUNNER_RUNTIME",
@@ -159,6 +160,8 @@ pub struct RunnerConfig {
     pub instance: Name,
     /// Runs at once.
     pub concurrency: usize,
+    /// Runs at once of one repository, over all runners; `None`: as many as there are.
+    pub repository_concurrency: Option<u32>,
     /// Engine's socket, as a `unix://` URL.
     pub docker: String,
     /// The static `kage-shim`; default: beside this program.
@@ -231,6 +234,15 @@ impl RunnerConfig {
                 "default".parse().expect("a plain name")
             }),
             concurrency: settings.within("KAGE_RUNNER_CONCURRENCY", 4, 1, 1000)? as usize,
+            repository_concurrency: match settings.within(
+                "KAGE_RUNNER_REPOSITORY_CONCURRENCY",
+                0,
+                0,
+                100_000,
+            )? {
+                0 => None,
+                most => Some(most as u32),
+            },
             docker,
             shim: settings.optional("KAGE_RUNNER_SHIM")?,
             runtime: settings.optional("KAGE_RUNNER_RUNTIME")?,

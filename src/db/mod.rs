@@ -24,6 +24,7 @@ pub mod private;
 mod private_leftovers;
 pub mod quarantine;
 pub mod queue;
+pub mod queue_length;
 pub mod quotas;
 pub mod redactions;
 pub mod refused_calls;

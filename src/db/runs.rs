@@ -1,5 +1,7 @@
 //! Runs as rows: where each stands. What changes them is in `queue`, `attempts` and `tasks`.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::{PgConnection, PgPool};
@@ -158,16 +160,18 @@ pub async fn find_by_name(
     .await?)
 }
 
-/// Those of the given runs that have ended. One that this database does not know may be another installation's:
-/// it is not proved to be dead.
+/// Whether the given runs have ended. One that this database does not know is missing, and may be another installation's: it is
+/// not proved to be dead.
 ///
 /// # Errors
 /// [`DbError`].
-pub async fn ended_of(pool: &PgPool, candidates: &[Uuid]) -> Result<Vec<Uuid>, DbError> {
-    Ok(sqlx::query_scalar("SELECT id FROM runs WHERE id = ANY($1) AND finished_at IS NOT NULL")
-        .bind(candidates)
-        .fetch_all(pool)
-        .await?)
+pub async fn ends_of(pool: &PgPool, candidates: &[Uuid]) -> Result<BTreeMap<Uuid, bool>, DbError> {
+    let rows: Vec<(Uuid, bool)> =
+        sqlx::query_as("SELECT id, finished_at IS NOT NULL FROM runs WHERE id = ANY($1)")
+            .bind(candidates)
+            .fetch_all(pool)
+            .await?;
+    Ok(rows.into_iter().collect())
 }
 
 /// The predecessor's rule: among the successful, the cheapest; then the quickest.

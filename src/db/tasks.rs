@@ -107,8 +107,9 @@ pub async fn insert(connection: &mut PgConnection, task: &NewTask<'_>) -> Result
         let (id, assignment) = (run.id, run.assignment);
         sqlx::query(
             "INSERT INTO runs (id, task_id, name, position, cli_name, image_digest, manifest, context, timeout_secs,
-                               idle_secs, allow_no_changes, base_commit, model, runtime, charged)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+                               idle_secs, allow_no_changes, base_commit, model, runtime, charged,
+                               submitted_by)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
         )
         .bind(id)
         .bind(task.id)
@@ -125,6 +126,7 @@ pub async fn insert(connection: &mut PgConnection, task: &NewTask<'_>) -> Result
         .bind(&assignment.model)
         .bind(assignment.runtime.as_ref().map(Name::as_str))
         .bind(task.charged)
+        .bind(task.submitted_by)
         .execute(&mut *connection)
         .await?;
         let state = wire::event::State {

@@ -11,11 +11,11 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process_group};
-use tempfile::TempDir;
 
 use crate::git::{
     confined::{Confined, Network},
     error::GitError,
+    home::Home,
     said,
 };
 
@@ -79,7 +79,7 @@ impl GitCommand<'_> {
         max_output: u64,
         mut watch: impl FnMut() -> Result<(), GitError>,
     ) -> Result<Vec<u8>, GitError> {
-        let home = TempDir::new().map_err(GitError::io("make", Path::new("a temporary folder")))?;
+        let home = Home::make()?;
         let config = home.path().join("config");
         let network = self.confined.map(|confined| &confined.network);
         fs::write(&config, config_text(self.trusted, network)).map_err(GitError::io("write", &config))?;

@@ -54,6 +54,8 @@ pub enum GitError {
     NotAWorktree { path: PathBuf, reason: String },
     #[error("the worktree {} is still in use", .0.display())]
     WorktreeBusy(PathBuf),
+    #[error("something is mounted at {} that is not ours: nothing in that folder was touched; unmount it", .0.display())]
+    MountOfOthers(PathBuf),
     #[error("the branch {0:?} is refused: results live on branches named task-…")]
     BranchRefused(String),
     #[error("the branch {0:?} already holds another result")]

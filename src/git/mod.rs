@@ -36,6 +36,7 @@ mod content;
 mod copy;
 mod dirfd;
 mod gitdir;
+pub mod home;
 mod ignore_rules;
 mod in_flight;
 mod lock;

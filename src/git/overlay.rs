@@ -1,6 +1,13 @@
 //! overlayfs: mounting a run's layer, and reading the kernel's own notes in it.
 
-use std::{ffi::CString, os::fd::AsFd, path::Path, thread::sleep, time::Duration};
+use std::{
+    ffi::{CString, OsStr},
+    fs,
+    os::{fd::AsFd, unix::ffi::OsStrExt},
+    path::{Path, PathBuf},
+    thread::sleep,
+    time::Duration,
+};
 
 use rustix::{
     fs::{AtFlags, CWD, StatxAttributes, StatxFlags, XattrFlags, fgetxattr, setxattr, statx},
@@ -16,6 +23,8 @@ const METACOPY: &str = "trusted.overlay.metacopy";
 /// Written on the layer when it is made. Reading it back at harvest proves that we are allowed to see
 /// the kernel's notes; without that right they look absent, and deleted files would seem to be there.
 const PROOF: &str = "trusted.kage.layer";
+/// More than any accident leaves over one another.
+const MOST_LAYERS: usize = 64;
 
 /// Mounts `merged` = `upper` over `lower`.
 ///
@@ -53,15 +62,30 @@ pub(crate) fn unmount_layer(merged: &Path) -> Result<(), GitError> {
     Err(GitError::WorktreeBusy(merged.to_owned()))
 }
 
-/// Takes `merged` out of sight at once, whoever still uses it; for throwing a run away.
+/// Takes `merged` out of sight at once, whoever still uses it; for throwing a run away. Where a process was killed between
+/// a mount and its record, another one may lie over it: all go.
 pub(crate) fn detach_layer(merged: &Path) -> Result<(), GitError> {
-    if !is_mounted(merged)? {
-        return Ok(());
+    for _ in 0..MOST_LAYERS {
+        if !is_mounted(merged)? {
+            return Ok(());
+        }
+        match unmount(merged, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH) {
+            Ok(()) => {}
+            Err(Errno::INVAL | Errno::NOENT) => return Ok(()),
+            Err(error) => return Err(GitError::io("unmount", merged)(error)),
+        }
     }
-    match unmount(merged, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH) {
-        Ok(()) | Err(Errno::INVAL | Errno::NOENT) => Ok(()),
-        Err(error) => Err(GitError::io("unmount", merged)(error)),
-    }
+    Err(GitError::WorktreeBusy(merged.to_owned()))
+}
+
+/// What is mounted beneath a folder of ours, in any order. Our paths have nothing that the kernel's table would escape.
+pub(crate) fn mounts_below(folder: &Path) -> Result<Vec<PathBuf>, GitError> {
+    let table = Path::new("/proc/self/mountinfo");
+    let text = fs::read(table).map_err(GitError::io("read", table))?;
+    let folder = fs::canonicalize(folder).map_err(GitError::io("open", folder))?;
+    let points = text.split(|byte| *byte == b'\n').filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
+    let points = points.map(|point| PathBuf::from(OsStr::from_bytes(point)));
+    Ok(points.filter(|point| *point != folder && point.starts_with(&folder)).collect())
 }
 
 pub(crate) fn is_mounted(merged: &Path) -> Result<bool, GitError> {

@@ -348,10 +348,17 @@ pub fn detach(run: &Path) -> Result<(), GitError> {
 
 /// Removes a run's folder whatever state it is in, with the worktree that is or was half made there.
 /// Nothing may use it any more; a second call does nothing.
+///
+/// # Errors
+/// [`GitError::MountOfOthers`]: something is mounted there that no worktree mounts; then nothing was touched.
 pub fn discard(run: &Path) -> Result<(), GitError> {
     let (Some(parent), Some(name)) = (run.parent(), run.file_name()) else { return Ok(()) };
     if !run.exists() {
         return Ok(());
+    }
+    let ours = ["merged", DISK].map(|name| run.join(name));
+    if let Some(other) = overlay::mounts_below(run)?.into_iter().find(|point| !ours.contains(point)) {
+        return Err(GitError::MountOfOthers(other));
     }
     detach(run)?;
     let parent = open_folder(parent)?;

@@ -1,9 +1,10 @@
 //! What all attempts of a check share.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FlockOperation, flock};
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -13,14 +14,11 @@ use crate::kit::error::KitError;
 use crate::kit::tree::{self, Entry};
 use crate::sandbox::engine::Engine;
 use crate::sandbox::image_check::ImageFacts;
-use crate::sandbox::profile::WORKSPACE;
+use crate::sandbox::profile::{KIT_INSTANCE, WORKSPACE};
 use crate::sandbox::refusals::listener::Refusals;
 use crate::sandbox::remap::Users;
 use crate::sandbox::seccomp::SeccompProfile;
 use crate::sandbox::spec::SandboxUser;
-
-/// What instances of the kit are called, before a number of their own.
-const INSTANCE: &str = "kage-kit";
 
 /// A user that no image knows by name.
 pub const FOREIGN_UID: u32 = 54_321;
@@ -43,6 +41,8 @@ pub struct Stage {
     pub keep: Option<PathBuf>,
     /// Where the attempts' folders are; the engine finds it under the same path.
     root: TempDir,
+    /// Never read. While it is held, no sweep takes the folder, or containers of this instance, for a dead check's.
+    _lock: File,
 }
 
 /// What a stage is made of.
@@ -72,14 +72,18 @@ impl Stage {
         if let Some(folder) = &props.keep {
             fs::create_dir_all(folder).map_err(KitError::file(folder))?;
         }
-        let root = tempfile::Builder::new().prefix("kage-kit-").tempdir_in(&props.folder);
+        let instance = format!("{KIT_INSTANCE}-{}", Uuid::new_v4().simple());
+        let root = tempfile::Builder::new().prefix(&format!("{instance}.")).tempdir_in(&props.folder);
         let root = root.map_err(KitError::file(&props.folder))?;
+        let lock = File::open(root.path()).map_err(KitError::file(root.path()))?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive)
+            .map_err(|errno| KitError::file(root.path())(errno.into()))?;
         let shim = root.path().join("kage-shim");
         fs::copy(&props.shim, &shim).map_err(KitError::file(&props.shim))?;
         fs::set_permissions(&shim, fs::Permissions::from_mode(0o555)).map_err(KitError::file(&shim))?;
         let folder = root.path().join("refusals");
         Ok(Self {
-            instance: format!("{INSTANCE}-{}", Uuid::new_v4().simple()),
+            instance,
             engine: props.engine,
             seccomp: SeccompProfile::built_in(),
             refusals: Refusals::listen(&folder).map_err(KitError::file(&folder))?,
@@ -92,6 +96,7 @@ impl Stage {
             shim,
             keep: props.keep,
             root,
+            _lock: lock,
         })
     }
 

@@ -30,11 +30,39 @@ struct Policy {
     policy: &'static str,
 }
 
+/// A limit of the whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    Queue,
+    QueueOfKey,
+    Streams,
+    StreamsOfKey,
+}
+
+impl Limit {
+    pub const ALL: [Self; 4] = [Self::Queue, Self::QueueOfKey, Self::Streams, Self::StreamsOfKey];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Queue => "queue",
+            Self::QueueOfKey => "queue_of_key",
+            Self::Streams => "streams",
+            Self::StreamsOfKey => "streams_of_key",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Limited {
+    limit: &'static str,
+}
+
 pub struct Http {
     requests: Family<Answered, Counter>,
     duration: Histograms<Asked>,
     auth_failures: Counter,
     rate_limited: Family<Policy, Counter>,
+    limited: Family<Limited, Counter>,
     streams: Gauge,
     stream_lag: Histogram,
 }
@@ -51,6 +79,11 @@ impl Http {
             ),
             auth_failures: counter(book, "auth_failures", "Requests without a valid key where one is needed"),
             rate_limited: counters(book, "rate_limited", "Requests over a limit of rates, answered with 429"),
+            limited: counters(
+                book,
+                "limit_refusals",
+                "Requests refused since as much of something is there as may be, answered with 429 or 503",
+            ),
             streams: gauge(book, "streams_open", "Event streams that are open"),
             stream_lag: histogram(
                 book,
@@ -61,6 +94,9 @@ impl Http {
         };
         for policy in ["address", "key", "failures"] {
             drop(this.rate_limited.get_or_create(&Policy { policy }));
+        }
+        for limit in Limit::ALL {
+            drop(this.limited.get_or_create(&Limited { limit: limit.as_str() }));
         }
         this
     }
@@ -79,6 +115,10 @@ impl Http {
 
     pub fn rate_limited(&self, policy: &'static str) {
         self.rate_limited.get_or_create(&Policy { policy }).inc();
+    }
+
+    pub fn limited(&self, limit: Limit) {
+        self.limited.get_or_create(&Limited { limit: limit.as_str() }).inc();
     }
 
     /// Counts a stream for as long as it is held.

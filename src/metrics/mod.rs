@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! family     how a metric is made and registered
-//! http  runs  model  engine  trail  retention  database  build     what there is of each, and the one call that counts it
+//! http  runs  sweep  model  engine  trail  retention  database  build     what there is of each, and the one call that counts it
 //! listener   the page, on an address of its own
 //! ```
 //!
@@ -19,6 +19,7 @@ pub mod listener;
 pub mod model;
 pub mod retention;
 pub mod runs;
+pub mod sweep;
 pub mod trail;
 
 use std::sync::LazyLock;
@@ -34,6 +35,7 @@ use crate::metrics::http::Http;
 use crate::metrics::model::Model;
 use crate::metrics::retention::Retention;
 use crate::metrics::runs::Runs;
+use crate::metrics::sweep::Sweep;
 use crate::metrics::trail::Trail;
 
 /// Between two looks at what is asked for rather than counted: the queue, the pools, the trail.
@@ -51,6 +53,7 @@ pub struct Metrics {
     pub build: Build,
     pub http: Http,
     pub runs: Runs,
+    pub sweep: Sweep,
     pub model: Model,
     pub engine: Engine,
     pub trail: Trail,
@@ -65,6 +68,7 @@ impl Metrics {
             build: Build::register(&mut book),
             http: Http::register(&mut book),
             runs: Runs::register(&mut book),
+            sweep: Sweep::register(&mut book),
             model: Model::register(&mut book),
             engine: Engine::register(&mut book),
             trail: Trail::register(&mut book),

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::db;
 use crate::db::error::DbError;
-use crate::db::queue::Lease;
+use crate::db::queue::{Claim, Lease};
 use crate::db::runs::RunRow;
 use crate::runner::drive;
 use crate::runner::environment::Environment;
@@ -69,10 +69,14 @@ async fn take_queued(environment: &Arc<Environment>) -> Result<(), DbError> {
     if free == 0 || !environment.watermark.has_room() {
         return Ok(());
     }
-    let limit = i64::try_from(free).unwrap_or(i64::MAX);
-    let ttl = environment.config.lease_secs;
-    let held = environment.leases.runs();
-    for run in db::queue::claim_queued(&environment.pool, environment.id, ttl, limit, &held).await? {
+    let claim = Claim {
+        runner: environment.id,
+        ttl_secs: environment.config.lease_secs,
+        limit: i64::try_from(free).unwrap_or(i64::MAX),
+        held: &environment.leases.runs(),
+        of_repository: environment.config.repository_concurrency,
+    };
+    for run in db::queue::claim_queued(&environment.pool, &claim).await? {
         let permit = Arc::clone(&environment.slots).try_acquire_owned().ok();
         begin(environment, run, None, permit);
     }

@@ -21,6 +21,7 @@ use crate::runner::keeper::KeeperAccess;
 use crate::runner::lease::Leases;
 use crate::runner::notifier::Notifier;
 use crate::runner::runtimes::Runtimes;
+use crate::runner::unfinished;
 use crate::runner::watermark::Watermark;
 use crate::sandbox::engine::Engine;
 use crate::sandbox::error::SandboxError;
@@ -71,6 +72,7 @@ impl Environment {
         lifecycle: &Lifecycle,
     ) -> Result<Arc<Self>, StartError> {
         let folders = Folders::open(&config.data_dir)?;
+        unfinished::remove(&folders);
         let shim = match &config.shim {
             Some(path) => path.clone(),
             None => beside_this_program("kage-shim"),

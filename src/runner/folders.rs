@@ -94,6 +94,10 @@ impl Folders {
         Ok(path)
     }
 
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     pub fn fetching(&self) -> PathBuf {
         self.root.join("fetching")
     }

@@ -58,8 +58,10 @@ mod review;
 mod runtimes;
 mod secrets;
 mod sweep;
+mod sweep_temporary;
 mod told;
 mod trace;
+mod unfinished;
 mod watermark;
 
 use sqlx::PgPool;

@@ -36,6 +36,8 @@ pub const HOSTS_FILE: &str = "hosts";
 pub const RESOLVER_FILE: &str = "resolv.conf";
 
 pub const LABEL_INSTANCE: &str = "kage.instance";
+/// What checks of CLI images have there, with a number of their own behind it.
+pub const KIT_INSTANCE: &str = "kage-kit";
 pub const LABEL_RUN: &str = "kage.run";
 pub const LABEL_ATTEMPT: &str = "kage.attempt";
 

@@ -5,7 +5,7 @@ use kage::db;
 use kage::db::Zone;
 use kage::db::events::EventRow;
 use kage::db::keys::Bearer;
-use kage::db::queue::Lease;
+use kage::db::queue::{Claim, Lease};
 use kage::db::runs::RunRow;
 use kage::db::tasks::{NewRun, NewTask};
 use kage::db::visible::Visible;
@@ -74,6 +74,11 @@ impl TestDatabase {
 
     /// A task with so many runs, all queued.
     pub async fn task(&self, runs: usize) -> Uuid {
+        self.task_of("repository", runs).await
+    }
+
+    /// As [`TestDatabase::task`], of another repository.
+    pub async fn task_of(&self, repository: &str, runs: usize) -> Uuid {
         let assignment = Assignment {
             runtime: None,
             cli_name: "shell".to_owned(),
@@ -105,7 +110,7 @@ impl TestDatabase {
         let task = NewTask {
             id: Uuid::now_v7(),
             request: &request,
-            repository: "repository",
+            repository,
             base_commit: None,
             submitted_by: "key",
             charged: &[],
@@ -120,7 +125,8 @@ impl TestDatabase {
 
     /// Claims the one run that waits, and begins its attempt.
     pub async fn begun(&self, runner: Uuid) -> (Lease, RunRow) {
-        let run = db::queue::claim_queued(&self.runner, runner, 60, 1, &[]).await.expect("claims").remove(0);
+        let run =
+            db::queue::claim_queued(&self.runner, &claim(runner, 1, &[])).await.expect("claims").remove(0);
         let lease = lease_of(&run, runner);
         let begun = db::attempts::begin_attempt(&self.runner, lease, &run).await.expect("begins");
         (lease, begun.expect("is not cancelled"))
@@ -156,4 +162,9 @@ impl TestDatabase {
 
 pub fn lease_of(run: &RunRow, runner: Uuid) -> Lease {
     Lease { task: run.task_id, run: run.id, id: run.lease_id.expect("is leased"), runner }
+}
+
+/// So many runs, whatever repositories they are of.
+pub fn claim(runner: Uuid, limit: i64, held: &[Uuid]) -> Claim<'_> {
+    Claim { runner, ttl_secs: 60, limit, held, of_repository: None }
 }

@@ -18,7 +18,7 @@ use serde_json::json;
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use crate::database::{TestDatabase, lease_of};
+use crate::database::{TestDatabase, claim, lease_of};
 
 fn ours(lease: Lease) -> queue::Renewed {
     queue::Renewed { id: lease.run, cancel: false, stop_reason: None }
@@ -148,10 +148,10 @@ async fn a_queued_run_whose_claim_expired_goes_to_the_next_claimer() {
     let db = TestDatabase::new().await;
     let (old, new) = (Uuid::new_v4(), Uuid::new_v4());
     db.task(1).await;
-    let claimed = queue::claim_queued(&db.runner, old, 60, 1, &[]).await.expect("claims").remove(0);
-    assert!(queue::claim_queued(&db.runner, new, 60, 1, &[]).await.expect("asks").is_empty());
+    let claimed = queue::claim_queued(&db.runner, &claim(old, 1, &[])).await.expect("claims").remove(0);
+    assert!(queue::claim_queued(&db.runner, &claim(new, 1, &[])).await.expect("asks").is_empty());
     db.expire().await;
-    let again = queue::claim_queued(&db.runner, new, 60, 1, &[]).await.expect("claims").remove(0);
+    let again = queue::claim_queued(&db.runner, &claim(new, 1, &[])).await.expect("claims").remove(0);
     assert_eq!((again.id, again.state()), (claimed.id, RunState::Queued));
     every_write_is_refused(&db, lease_of(&claimed, old), &claimed).await;
     db.remove().await;
@@ -172,7 +172,7 @@ async fn a_requeued_run_is_no_longer_its_former_holders() {
     attempt_ends::requeue(&db.runner, lease, &run, &lost, 3600).await.expect("holds it");
     every_write_is_refused(&db, lease, &run).await;
     // Its back-off has not passed, and a restart of the same runner does not cut it short.
-    assert!(queue::claim_queued(&db.runner, runner, 60, 9, &[]).await.expect("asks").is_empty());
+    assert!(queue::claim_queued(&db.runner, &claim(runner, 9, &[])).await.expect("asks").is_empty());
     assert!(queue::claim_abandoned(&db.runner, runner, 60, true, &[]).await.expect("asks").is_empty());
     db.remove().await;
 }
@@ -184,7 +184,7 @@ async fn a_late_claimer_cannot_end_a_run_that_a_cancel_has_ended() {
     let db = TestDatabase::new().await;
     let runner = Uuid::new_v4();
     let task = db.task(1).await;
-    let run = queue::claim_queued(&db.runner, runner, 60, 1, &[]).await.expect("claims").remove(0);
+    let run = queue::claim_queued(&db.runner, &claim(runner, 1, &[])).await.expect("claims").remove(0);
     db.expire().await;
     let entry = Entry {
         actor: Actor::Key("k".to_owned()),
@@ -206,7 +206,7 @@ async fn a_write_that_is_repeated_after_its_commit_is_made_once() {
     let db = TestDatabase::new().await;
     let runner = Uuid::new_v4();
     db.task(1).await;
-    let queued = queue::claim_queued(&db.runner, runner, 60, 1, &[]).await.expect("claims").remove(0);
+    let queued = queue::claim_queued(&db.runner, &claim(runner, 1, &[])).await.expect("claims").remove(0);
     let lease = lease_of(&queued, runner);
     let pool = &db.runner;
     let run = attempts::begin_attempt(pool, lease, &queued).await.expect("begins").expect("not cancelled");

@@ -2,6 +2,7 @@
 
 mod alarms;
 mod api_killed;
+mod backpressure;
 mod crowd;
 mod database;
 mod database_gone;
@@ -11,12 +12,14 @@ mod engine_lies;
 mod fence;
 mod grants;
 mod keeper;
+mod leftovers;
 mod meddling;
 mod misbehaviour;
 mod no_end;
 #[path = "../road/own_engine.rs"]
 #[expect(dead_code, reason = "shared with the test program of the road, which needs other parts of it")]
 mod own_engine;
+mod proxy;
 mod queue;
 mod reboot;
 mod runner_killed;

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use kage::db::queue;
+use kage::db::queue::{self, Claim};
 use tokio::sync::Barrier;
 use uuid::Uuid;
 
-use crate::database::TestDatabase;
+use crate::database::{TestDatabase, claim};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn many_runners_claim_each_run_once() {
@@ -30,7 +30,7 @@ async fn many_runners_claim_each_run_once() {
                     queue::claim_abandoned(&pool, runner, 60, false, &[]).await.expect("asks").is_empty()
                 );
                 let some =
-                    queue::claim_queued(&pool, runner, 60, 1 + number as i64, &[]).await.expect("claims");
+                    queue::claim_queued(&pool, &claim(runner, 1 + number as i64, &[])).await.expect("claims");
                 assert!(some.len() <= 1 + number);
                 empty = if some.is_empty() { empty + 1 } else { 0 };
                 claimed.extend(some.iter().map(|run| run.id));
@@ -83,14 +83,14 @@ async fn a_runner_does_not_take_up_what_it_holds() {
     let runner = Uuid::new_v4();
     db.task(2).await;
     let (lease, _) = db.begun(runner).await;
-    let queued = queue::claim_queued(&db.runner, runner, 60, 1, &[]).await.expect("claims").remove(0);
+    let queued = queue::claim_queued(&db.runner, &claim(runner, 1, &[])).await.expect("claims").remove(0);
     db.expire().await;
     let held = [lease.run, queued.id];
     for own_too in [false, true] {
         let taken = queue::claim_abandoned(&db.runner, runner, 60, own_too, &held).await.expect("asks");
         assert!(taken.is_empty(), "{taken:?}");
     }
-    assert!(queue::claim_queued(&db.runner, runner, 60, 9, &held).await.expect("asks").is_empty());
+    assert!(queue::claim_queued(&db.runner, &claim(runner, 9, &held)).await.expect("asks").is_empty());
     // An expired lease that nobody took is as good as new.
     assert_eq!(
         queue::renew(&db.runner, &[lease], 60).await.expect("renews"),
@@ -98,5 +98,49 @@ async fn a_runner_does_not_take_up_what_it_holds() {
     );
     let other = queue::claim_abandoned(&db.runner, Uuid::new_v4(), 60, false, &[]).await.expect("asks");
     assert!(other.is_empty(), "{other:?}");
+    db.remove().await;
+}
+
+/// What is claimed, by repository.
+async fn claimed(db: &TestDatabase) -> Vec<(String, i64)> {
+    let statement = "SELECT t.repository, count(*) FROM runs r JOIN tasks t ON t.id = r.task_id
+                     WHERE r.lease_expires_at >= now() AND r.finished_at IS NULL GROUP BY 1 ORDER BY 1";
+    sqlx::query_as(statement).fetch_all(&db.owner).await.expect("counts")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_repository_has_so_many_at_once_whoever_claims() {
+    const RUNNERS: usize = 6;
+    let db = TestDatabase::new().await;
+    // The crowded one is first in the queue, and must not hold back the others behind it.
+    for _ in 0..10 {
+        db.task_of("crowded", 4).await;
+    }
+    db.task_of("few", 2).await;
+    db.task_of("other", 5).await;
+    for round in 1..=3 {
+        let start = Arc::new(Barrier::new(RUNNERS));
+        let mut claimers = tokio::task::JoinSet::new();
+        for _ in 0..RUNNERS {
+            let (pool, start) = (db.runner.clone(), Arc::clone(&start));
+            claimers.spawn(async move {
+                start.wait().await;
+                for _ in 0..4 {
+                    let claim = Claim { of_repository: Some(3), ..claim(Uuid::new_v4(), 2, &[]) };
+                    queue::claim_queued(&pool, &claim).await.expect("claims");
+                }
+            });
+        }
+        claimers.join_all().await;
+        let expected = match round {
+            1 => vec![("crowded".to_owned(), 3), ("few".to_owned(), 2), ("other".to_owned(), 3)],
+            2 => vec![("crowded".to_owned(), 3), ("other".to_owned(), 2)],
+            _ => vec![("crowded".to_owned(), 3)],
+        };
+        assert_eq!(claimed(&db).await, expected, "round {round}");
+        // All that work come to their end.
+        let end = "UPDATE runs SET state = 'succeeded', finished_at = now() WHERE lease_expires_at >= now()";
+        sqlx::query(end).execute(&db.owner).await.expect("ends");
+    }
     db.remove().await;
 }

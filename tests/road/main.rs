@@ -51,3 +51,4 @@ mod upgrade;
 mod upgrade_load;
 mod watch;
 mod webhooks;
+mod whole;

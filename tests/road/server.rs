@@ -94,7 +94,7 @@ async fn other_things_that_are_missing_are_named() {
 }
 
 /// For each setting a value that it cannot have.
-const BAD: [(&str, &str); 57] = [
+const BAD: [(&str, &str); 61] = [
     ("KAGE_DATABASE_URL", "mysql://x/y"),
     ("KAGE_DATABASE_URL", "nonsense"),
     ("KAGE_DATABASE_CONNECTIONS", "1"),
@@ -114,6 +114,9 @@ const BAD: [(&str, &str); 57] = [
     ("KAGE_API_BODY_BYTES", "1"),
     ("KAGE_API_BODY_BYTES", "-1"),
     ("KAGE_API_STREAMS", "0"),
+    ("KAGE_API_STREAMS_KEY", "0"),
+    ("KAGE_API_QUEUE_RUNS", "0"),
+    ("KAGE_API_QUEUE_RUNS_KEY", "-1"),
     ("KAGE_API_STALL_SECS", "0"),
     ("KAGE_API_IDLE_SECS", "15"),
     ("KAGE_API_CONNECTIONS", "0"),
@@ -122,6 +125,7 @@ const BAD: [(&str, &str); 57] = [
     ("KAGE_DATA_DIR", "/with:colon,comma"),
     ("KAGE_INSTANCE", "Not A Name"),
     ("KAGE_RUNNER_CONCURRENCY", "0"),
+    ("KAGE_RUNNER_REPOSITORY_CONCURRENCY", "-1"),
     ("KAGE_RUNNER_DOCKER", "tcp://127.0.0.1:2375"),
     ("KAGE_RUNNER_DOCKER", "/var/run/docker.sock"),
     ("KAGE_RUNNER_UID", "0"),

@@ -18,7 +18,7 @@ use chrono::{DateTime, Utc};
 use futures::Stream;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 use utoipa::IntoParams;
 use uuid::Uuid;
 
@@ -26,6 +26,7 @@ use crate::api::auth::Caller;
 use crate::api::extract::{Path, Query};
 use crate::api::problem::{ApiError, ApiResult};
 use crate::api::state::ApiState;
+use crate::api::streams::Place;
 use crate::db;
 use crate::db::error::DbError;
 use crate::db::events::EventRow;
@@ -61,7 +62,8 @@ pub(in crate::api) struct Cursor {
     responses((status = 200, content_type = "text/event-stream", body = StreamEvent),
               (status = 401, body = Problem), (status = 404, body = Problem),
               (status = 410, body = Problem, description = "The events were let go"), (status = 422, body = Problem),
-              (status = 503, body = Problem, description = "Too many streams")))]
+              (status = 429, body = Problem, description = "As many streams of the key are open as may be"),
+              (status = 503, body = Problem, description = "As many streams are open as may be")))]
 pub(in crate::api) async fn task_progress(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
@@ -99,8 +101,7 @@ pub(in crate::api) async fn task_progress(
             Some(run.ok_or_else(|| ApiError::not_found(&format!("run as {name:?} in this task")))?.id)
         }
     };
-    let permit = state.streams.clone().try_acquire_owned();
-    let permit = permit.map_err(|_| ApiError::busy("too many event streams are open"))?;
+    let place = state.streams.take(&caller.key_id)?;
     let connected = Connected { task_id: id, status: row.status()?, timestamp: Utc::now() };
     let mut hello = String::new();
     frame(&mut hello, None, "connected", &connected);
@@ -123,7 +124,7 @@ pub(in crate::api) async fn task_progress(
         complete: false,
         begun,
         _counted: counted,
-        _permit: permit,
+        _place: place,
     };
     let mut response = Body::from_stream(follow(follower, hello)).into_response();
     let headers = response.headers_mut();
@@ -150,7 +151,7 @@ struct Follower {
     /// What was there before is not late.
     begun: DateTime<Utc>,
     _counted: Counted,
-    _permit: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 /// One step of a stream.

@@ -15,7 +15,7 @@ use crate::api::extract::Json;
 use crate::api::problem::{ApiError, ApiResult};
 use crate::api::state::ApiState;
 use crate::api::tasks::get::load;
-use crate::api::tasks::{check, quota};
+use crate::api::tasks::{check, queue, quota};
 use crate::db;
 use crate::db::budgets::Limits;
 use crate::db::error::DbError;
@@ -34,7 +34,8 @@ type Created = (StatusCode, HeaderMap, axum::Json<Task>);
     request_body = wire::task::NewTask,
     responses((status = 201, body = Task), (status = 400, body = Problem), (status = 401, body = Problem),
               (status = 413, body = Problem), (status = 415, body = Problem), (status = 422, body = Problem),
-              (status = 429, body = Problem, description = "A quota of the key's day is used up; Retry-After says when it ends")))]
+              (status = 429, body = Problem, description = "A quota of the key's day is used up, or as many of its runs wait as may; Retry-After says when to come back"),
+              (status = 503, body = Problem, description = "As many runs wait as may; Retry-After says when to come back")))]
 pub(in crate::api) async fn submit_task(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
@@ -138,6 +139,7 @@ async fn write(
         traceparent: caller.origin.traceparent.as_deref(),
         runs,
     };
+    queue::check(&mut transaction, &state.config, caller, task.runs.len()).await?;
     quota::count(&mut transaction, caller, task.runs.len()).await?;
     db::tasks::insert(&mut transaction, &task).await?;
     budgets(&mut transaction, &task).await?;

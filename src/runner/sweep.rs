@@ -22,9 +22,18 @@ const BASE_IDLE: Duration = Duration::from_secs(24 * 3600);
 
 /// Runs until the soft token: at start, then hourly, and when something was left.
 pub(super) async fn run(environment: Arc<Environment>) {
+    let mut soon = AGAIN;
     while !environment.lifecycle.soft().is_cancelled() {
         let pause = match sweep(&environment).await {
-            Ok(()) => INTERVAL,
+            Ok(()) if waits_for_an_end(&environment) => {
+                let pause = soon;
+                soon = (soon * 2).min(INTERVAL);
+                pause
+            }
+            Ok(()) => {
+                soon = AGAIN;
+                INTERVAL
+            }
             Err(error) => {
                 tracing::warn!(%error, "runner.sweep_failed");
                 AGAIN
@@ -41,6 +50,13 @@ pub(super) async fn run(environment: Arc<Environment>) {
             () = due => {}
         }
     }
+}
+
+/// Another runner may have a run whose folder is here: it took the run up before this one was started anew. The folder goes
+/// when the run has ended there.
+fn waits_for_an_end(environment: &Environment) -> bool {
+    let left = run_folders(environment).unwrap_or_default();
+    left.into_iter().any(|run| !environment.leases.is_held(run))
 }
 
 async fn sweep(environment: &Arc<Environment>) -> Result<(), RunFailure> {

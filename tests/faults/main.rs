@@ -2,6 +2,7 @@
 
 mod alarms;
 mod api_killed;
+mod clocks;
 mod cluster;
 mod crowd;
 mod database;
@@ -9,6 +10,7 @@ mod database_gone;
 mod engine_frozen;
 mod engine_gone;
 mod engine_lies;
+mod faketime;
 mod fence;
 mod grants;
 mod keeper;

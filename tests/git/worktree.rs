@@ -237,7 +237,8 @@ fn a_base_goes_when_no_run_names_it() -> Result<()> {
 fn making_a_base_writes_nothing_to_the_mirror() -> Result<()> {
     let world = World::with_files(&[("a", "b"), ("c/d", "e")])?;
     let mirror = world.mirror()?;
-    let touched = |folder: &str| Ok::<_, std::io::Error>(fs::metadata(mirror.path().join(folder))?.modified()?);
+    let touched =
+        |folder: &str| Ok::<_, std::io::Error>(fs::metadata(mirror.path().join(folder))?.modified()?);
     let folders = ["", "objects", "objects/pack", "refs"];
     let before: Vec<_> = folders.into_iter().map(touched).collect::<Result<_, _>>()?;
     let base = world.base(&mirror)?;

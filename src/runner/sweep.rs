@@ -29,11 +29,19 @@ const AGAIN: Duration = Duration::from_secs(30);
 
 /// Runs until the soft token: at start, then hourly, and when something was left.
 pub(super) async fn run(environment: Arc<Environment>) {
+    let mut soon = AGAIN;
     while !environment.lifecycle.soft().is_cancelled() {
         let pause = match sweep(&environment).await {
             Ok(()) => {
                 tracing::info!("runner.swept");
-                INTERVAL
+                if waits_for_an_end(&environment) {
+                    let pause = soon;
+                    soon = (soon * 2).min(INTERVAL);
+                    pause
+                } else {
+                    soon = AGAIN;
+                    INTERVAL
+                }
             }
             Err(error) => {
                 tracing::warn!(%error, "runner.sweep_failed");
@@ -51,6 +59,13 @@ pub(super) async fn run(environment: Arc<Environment>) {
             () = due => {}
         }
     }
+}
+
+/// Another runner may have a run whose folder is here: it took the run up before this one was started anew. The folder goes
+/// when the run has ended there.
+fn waits_for_an_end(environment: &Environment) -> bool {
+    let left = run_folders(environment).unwrap_or_default();
+    left.into_iter().any(|run| !environment.leases.is_held(run))
 }
 
 /// What is there of runs that nobody here works on.

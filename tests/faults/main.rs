@@ -3,12 +3,15 @@
 mod alarms;
 mod api_killed;
 mod backpressure;
+mod clocks;
+mod cluster;
 mod crowd;
 mod database;
 mod database_gone;
 mod engine_frozen;
 mod engine_gone;
 mod engine_lies;
+mod faketime;
 mod fence;
 mod grants;
 mod keeper;

@@ -2,6 +2,7 @@
 
 mod alarms;
 mod api_killed;
+mod backup;
 mod crowd;
 mod database;
 mod database_gone;

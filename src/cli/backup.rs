@@ -160,10 +160,18 @@ async fn run_verify(args: Verify, globals: &Globals) -> Result<Exit, CliError> {
     };
     let verified = verified.await;
     let entry = verify_entry(&args, &verified);
-    if !record(&entry).await? {
-        output::note("kage: not in an audit trail: no database is configured here");
+    // What was found is told whatever becomes of the entry.
+    let recorded = record(&entry).await;
+    match &recorded {
+        Ok(true) => {}
+        Ok(false) => output::note("kage: not in an audit trail: no database is configured here"),
+        Err(error) => output::note(&format!("kage: not in an audit trail: {error}")),
     }
-    let Verified { backup, index } = verified.map_err(failed)?;
+    tell_verified(verified.map_err(failed)?, globals)?;
+    recorded.map(|_| Exit::Success)
+}
+
+fn tell_verified(Verified { backup, index }: Verified, globals: &Globals) -> Result<(), CliError> {
     let (manifest, all) = (&backup.manifest, bytes_of(&backup.manifest));
     let opened = index.is_some();
     let missing = index.map(|index| index.missing).unwrap_or_default();
@@ -173,7 +181,7 @@ async fn run_verify(args: Verify, globals: &Globals) -> Result<Exit, CliError> {
             "made_at": manifest.made_at, "kage": manifest.kage, "schema": manifest.schema, "audit": manifest.audit,
             "files": manifest.objects.len(), "bytes": all, "missing": missing }),
         )?;
-        return Ok(Exit::Success);
+        return Ok(());
     }
     for missing in &missing {
         output::note(&format!("kage: not in this backup: {missing}"));
@@ -192,7 +200,7 @@ async fn run_verify(args: Verify, globals: &Globals) -> Result<Exit, CliError> {
     } else {
         "it is encrypted: without --identity there was no look inside"
     })?;
-    Ok(Exit::Success)
+    Ok(())
 }
 
 fn verify_entry(args: &Verify, verified: &Result<Verified, BackupError>) -> Entry {

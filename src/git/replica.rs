@@ -53,8 +53,7 @@ impl Mirror {
     pub fn parts(&self) -> Result<Parts, GitError> {
         let _lock = FileLock::exclusive_within(&self.path().join("kage-fetch.lock"), LOCK_WITHIN)?;
         let mut parts = Parts::default();
-        // A repository of its own: an opened one may know refs and packs of before.
-        let repository = git2::Repository::open_bare(self.path())?;
+        let repository = self.repository()?;
         for reference in repository.references()? {
             let reference = reference?;
             let Ok(name) = reference.name() else { continue };

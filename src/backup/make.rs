@@ -12,7 +12,7 @@ use futures::StreamExt as _;
 use rand::TryRng as _;
 use secrecy::SecretBox;
 use serde_json::json;
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 use tokio::task::spawn_blocking;
 
 use crate::backup::error::BackupError;
@@ -106,6 +106,12 @@ impl Shared {
         let this = self.clone();
         spawn_blocking(move || this.put_here(&bytes)).await?
     }
+
+    fn into_inner(self) -> Result<Writer, BackupError> {
+        let writer = Arc::into_inner(self.0);
+        let writer = writer.map(|writer| writer.into_inner().unwrap_or_else(PoisonError::into_inner));
+        writer.ok_or_else(|| BackupError::Refused("a part of the work still goes on: try again".to_owned()))
+    }
 }
 
 /// Makes a backup in `folder`, of what has changed since the last one there.
@@ -116,21 +122,15 @@ pub async fn make(installation: &Installation<'_>, folder: &Path, wish: Wish) ->
     let store = Store::to_write(folder)?;
     let parent = store.latest()?;
     refuse_plain(parent.as_ref(), &wish)?;
-    let mut fresh = [0; 32];
-    rand::rngs::SysRng
-        .try_fill_bytes(&mut fresh)
-        .map_err(|error| BackupError::Encrypt(format!("no random bytes: {error}")))?;
     let mut connection = installation.pool.acquire().await?;
-    let key = db::cut::name_key(&mut connection, fresh).await?;
+    let key = name_key(&mut connection).await?;
     let schema = db::cut::schema(&mut connection).await?;
     drop(connection);
-    let key: [u8; 32] =
-        key.try_into().map_err(|_| BackupError::Encrypt("its key is not 32 bytes".to_owned()))?;
     let recipients = wish.recipients.names().to_vec();
     let known = parent.iter().flat_map(|parent| &parent.manifest.objects);
     let writer = Shared(Arc::new(Mutex::new(Writer {
         known: known.map(|object| (object.name.clone(), object.clone())).collect(),
-        sealer: Sealer::new(wish.recipients, SecretBox::new(Box::new(key))),
+        sealer: Sealer::new(wish.recipients, key),
         objects: BTreeMap::new(),
         new_files: 0,
         new_bytes: 0,
@@ -142,8 +142,7 @@ pub async fn make(installation: &Installation<'_>, folder: &Path, wish: Wish) ->
     let index = index(installation, cut, &writer, wish.allow_missing).await?;
     let bytes = serde_json::to_vec(&index).map_err(|error| BackupError::io("write", folder)(error.into()))?;
     let sealed = writer.put(bytes).await?;
-    let writer = Arc::into_inner(writer.0).map(|writer| writer.into_inner());
-    let Some(Ok(writer)) = writer else { return Err(BackupError::Encrypt("it broke off".to_owned())) };
+    let writer = writer.into_inner()?;
     let manifest = Manifest {
         format: FORMAT,
         kage: env!("CARGO_PKG_VERSION").to_owned(),
@@ -171,6 +170,17 @@ pub async fn make(installation: &Installation<'_>, folder: &Path, wish: Wish) ->
         missing: index.missing,
         manifest,
     })
+}
+
+async fn name_key(connection: &mut PgConnection) -> Result<SecretBox<[u8; 32]>, BackupError> {
+    let mut fresh = [0; 32];
+    rand::rngs::SysRng
+        .try_fill_bytes(&mut fresh)
+        .map_err(|error| BackupError::Encrypt(format!("no random bytes: {error}")))?;
+    let key = db::cut::name_key(connection, fresh).await?;
+    let key: [u8; 32] =
+        key.try_into().map_err(|_| BackupError::Encrypt("the key of names is not 32 bytes".to_owned()))?;
+    Ok(SecretBox::new(Box::new(key)))
 }
 
 /// Somebody who forgets whom to encrypt to must not get a backup that all can read. Nor is the manifest asked: whoever can write to

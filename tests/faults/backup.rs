@@ -8,6 +8,7 @@ use std::process::Output;
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 
+use crate::support::git::git;
 use crate::support::tasks::{shell, string};
 use crate::support::{TestKage, eventually};
 use crate::world::numbered;
@@ -103,15 +104,9 @@ fn copy(from: &Path, to: &Path) {
     assert!(status.is_ok_and(|status| status.success()));
 }
 
-/// The file of a backup that holds this piece, as the manifest names it.
-fn manifest(folder: &Path, name: &str) -> (PathBuf, Value) {
+fn manifest(folder: &Path, name: &str) -> Value {
     let path = folder.join("backups").join(format!("{name}.json"));
-    let value = serde_json::from_slice(&fs::read(&path).expect("a manifest")).expect("JSON");
-    (path, value)
-}
-
-fn object(folder: &Path, name: &str) -> PathBuf {
-    folder.join("objects").join(&name[..2]).join(name)
+    serde_json::from_slice(&fs::read(&path).expect("a manifest")).expect("JSON")
 }
 
 fn flip(path: &Path, place: usize) {
@@ -121,70 +116,51 @@ fn flip(path: &Path, place: usize) {
     fs::write(path, bytes).expect("written");
 }
 
-/// Damages copies of a backup in every way; each is refused by both commands, with its place, and nothing is written.
-async fn refuse_damage(world: &TestKage, folder: &Path, name: &str, identity: &str) {
-    let (_, whole) = manifest(folder, name);
+type Damage = Box<dyn Fn(&Path)>;
+
+/// What is done to a copy of the backup, and the place that has to be named.
+fn damages(folder: &Path, name: &str) -> Vec<(&'static str, String, Damage)> {
+    let whole = manifest(folder, name);
     let objects = whole["objects"].as_array().expect("files");
     let index = string(&whole["index"]["object"]).to_owned();
     let small = objects.iter().min_by_key(|object| object["bytes"].as_u64()).expect("a file");
     let large = objects.iter().max_by_key(|object| object["bytes"].as_u64()).expect("a file");
-    let (small, large) = (string(&small["name"]).to_owned(), string(&large["name"]).to_owned());
-    let in_object = |of: &str| format!("objects/{}/{of}", &of[..2]);
-    type Damage<'a> = Box<dyn Fn(&Path) + 'a>;
-    let damages: Vec<(&str, String, Damage<'_>)> = vec![
-        ("a flipped bit", in_object(&small), Box::new(|copy| flip(&object(copy, &small), 7))),
-        (
-            "a flipped bit at the end",
-            in_object(&large),
-            Box::new(|copy| flip(&object(copy, &large), usize::MAX)),
-        ),
-        ("a flipped bit in the index", in_object(&index), Box::new(|copy| flip(&object(copy, &index), 40))),
-        (
-            "a cut file",
-            in_object(&large),
-            Box::new(|copy| {
-                let path = object(copy, &large);
-                let bytes = fs::read(&path).expect("a file");
-                fs::write(path, &bytes[..bytes.len() - 1]).expect("written");
-            }),
-        ),
-        (
-            "an empty file",
-            in_object(&small),
-            Box::new(|copy| fs::write(object(copy, &small), "").expect("written")),
-        ),
-        (
-            "a missing file",
-            in_object(&small),
-            Box::new(|copy| fs::remove_file(object(copy, &small)).expect("removed")),
-        ),
-        (
-            "a link",
-            in_object(&small),
-            Box::new(|copy| {
-                let path = object(copy, &small);
-                let moved = copy.join("moved");
-                fs::rename(&path, &moved).expect("moved");
-                std::os::unix::fs::symlink(&moved, &path).expect("a link");
-            }),
-        ),
-        (
-            "a flipped bit in the manifest",
-            format!("backups/{name}.json"),
-            Box::new(|copy| flip(&manifest(copy, name).0, 30)),
-        ),
-        (
-            "a missing manifest",
-            format!("backups/{name}.json"),
-            Box::new(|copy| fs::remove_file(manifest(copy, name).0).expect("removed")),
-        ),
-        (
-            "no word of the newest",
-            "latest".to_owned(),
-            Box::new(|copy| fs::remove_file(copy.join("latest")).expect("removed")),
-        ),
-    ];
-    for (what, place, damage) in damages {
+    let [index, small, large] = [&index, string(&small["name"]), string(&large["name"])]
+        .map(|name| format!("objects/{}/{name}", &name[..2]));
+    let manifest = format!("backups/{name}.json");
+    let flip_at = |place: usize| move |path: &Path| flip(path, place);
+    let cut = |path: &Path| {
+        let bytes = fs::read(path).expect("a file");
+        fs::write(path, &bytes[..bytes.len() - 1]).expect("written");
+    };
+    let empty = |path: &Path| fs::write(path, "").expect("written");
+    let remove = |path: &Path| fs::remove_file(path).expect("removed");
+    let link = |path: &Path| {
+        let moved = path.with_extension("moved");
+        fs::rename(path, &moved).expect("moved");
+        std::os::unix::fs::symlink(&moved, path).expect("a link");
+    };
+    let at = |what, place: &str, damage: Box<dyn Fn(&Path)>| -> (&'static str, String, Damage) {
+        let of = place.to_owned();
+        (what, place.to_owned(), Box::new(move |copy: &Path| damage(&copy.join(&of))))
+    };
+    vec![
+        at("a flipped bit", &small, Box::new(flip_at(7))),
+        at("a flipped bit at the end", &large, Box::new(flip_at(usize::MAX))),
+        at("a flipped bit in the index", &index, Box::new(flip_at(40))),
+        at("a cut file", &large, Box::new(cut)),
+        at("an empty file", &small, Box::new(empty)),
+        at("a missing file", &small, Box::new(remove)),
+        at("a link", &small, Box::new(link)),
+        at("a flipped bit in the manifest", &manifest, Box::new(flip_at(30))),
+        at("a missing manifest", &manifest, Box::new(remove)),
+        at("no word of the newest", "latest", Box::new(remove)),
+    ]
+}
+
+/// Each is refused by both commands, and nothing is written.
+async fn refuse_damage(world: &TestKage, folder: &Path, name: &str, identity: &str) {
+    for (what, place, damage) in damages(folder, name) {
         let copied = world.folder.join("damaged");
         copy(folder, &copied);
         damage(&copied);
@@ -209,6 +185,92 @@ async fn assert_nothing(world: &TestKage) {
     assert!(!world.data.join("repos").exists() && !world.data.join("repos.restoring").exists());
 }
 
+/// Goes on until it is cancelled.
+const ENDLESS: &str =
+    "i=0; while :; do i=$((i + 1)); echo \"line $i\"; [ $((i % 50)) = 0 ] && sleep 0.2; done";
+
+async fn cancel(world: &TestKage, task: &str) {
+    let answer = world.delete(&format!("/api/v1/tasks/{task}")).await;
+    assert!(answer.status < 300, "{}", answer.text());
+    world.ended(task).await;
+}
+
+/// What is known of the world before it ends.
+struct Before {
+    /// Tasks that had ended at the cut.
+    ended: Vec<String>,
+    /// One that had not.
+    load: String,
+    answers: Vec<(String, String)>,
+    checkpoint: PathBuf,
+    backup: Value,
+}
+
+/// Two backups while runs go on, the second of which writes what is new.
+async fn back_up_under_load(world: &TestKage, dir: &str, recipient: &str) -> Before {
+    let mut ended = Vec::new();
+    for script in [numbered(3_000, 3_000).as_str(), "echo two > b; echo out; echo err >&2", "echo no; exit 3"]
+    {
+        ended.push(string(&world.run(&shell(script)).await["id"]).to_owned());
+    }
+    let load = string(&world.submit(&shell(ENDLESS)).await["id"]).to_owned();
+    world.says(&load, "shell", "line 50\n").await;
+    let first = backup(world, &[dir, "--recipient", recipient]);
+    assert_eq!((first["encrypted"].as_bool(), first["new_files"] == first["files"]), (Some(true), true));
+    // A forgotten option must not leave one in the open.
+    assert!(refused(world, &["backup", dir]).contains("are encrypted"));
+    ended.push(string(&world.run(&shell("echo three > c")).await["id"]).to_owned());
+    let mut all = Vec::new();
+    for task in &ended {
+        all.extend(answers(world, task).await);
+    }
+    let checkpoint = checkpoint(world).await;
+    let second = backup(world, &[dir, "--recipient", recipient]);
+    assert_eq!(second["parent"], first["backup"]);
+    let of = |name: &str| second[name].as_u64().expect("a number");
+    assert!(of("new_bytes") < of("bytes") && of("new_files") < of("files"), "{second}");
+    Before { ended, load, answers: all, checkpoint, backup: second }
+}
+
+async fn assert_audited(world: &TestKage, backup: &str) {
+    let entries: Vec<(String, String)> =
+        sqlx::query_as("SELECT action, object FROM audit_entries WHERE action LIKE 'backup.%' ORDER BY at")
+            .fetch_all(world.pool())
+            .await
+            .expect("entries");
+    let actions: Vec<&str> = entries.iter().map(|(action, _)| action.as_str()).collect();
+    assert_eq!(actions, ["backup.make", "backup.make", "backup.verify", "backup.verify"]);
+    assert!(entries[1..].iter().all(|(_, object)| *object == format!("backup:{backup}")), "{entries:?}");
+}
+
+/// Everything that had ended is there; what had not is lost, and goes on by no means.
+async fn assert_restored(world: &TestKage, before: &Before) {
+    let mut after = Vec::new();
+    for task in &before.ended {
+        after.extend(answers(world, task).await);
+        let run = &world.task(task).await["runs"][0];
+        if let Some(branch) = run["branch"].as_str() {
+            assert_eq!(run["commit_hash"], git(&world.mirror("demo"), ["rev-parse", branch]));
+        }
+    }
+    assert_same(&before.answers, &after);
+    git(&world.mirror("demo"), ["fsck", "--full", "--strict"]);
+    let lost = world.task(&before.load).await;
+    let run = &lost["runs"][0];
+    assert_eq!((lost["status"].as_str(), run["state"].as_str()), (Some("failed"), Some("lost")), "{lost}");
+    assert!(string(&run["error"]).contains("restored from a backup"), "{lost}");
+    // The log goes on from what it was.
+    let checkpoint = before.checkpoint.display().to_string();
+    let said = world.host(&["audit", "verify", "--anchor", &checkpoint]);
+    assert!(said.contains("are what their checkpoints say"), "{said}");
+    let entry: Value =
+        sqlx::query_scalar("SELECT details FROM audit_entries WHERE action = 'backup.restore'")
+            .fetch_one(world.pool())
+            .await
+            .expect("an entry");
+    assert_eq!(entry["manifest_sha256"], before.backup["manifest_sha256"]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_backed_up_under_load_comes_back_after_everything_is_gone() {
     let mut world = TestKage::serving(&[]).await;
@@ -216,91 +278,33 @@ async fn what_was_backed_up_under_load_comes_back_after_everything_is_gone() {
     let folder = world.folder.join("backups");
     let dir = folder.display().to_string();
     let (identity, recipient) = identity(&world);
-    let mut ended = Vec::new();
-    for script in [numbered(3_000, 3_000).as_str(), "echo two > b; echo out; echo err >&2", "echo no; exit 3"]
-    {
-        ended.push(string(&world.run(&shell(script)).await["id"]).to_owned());
-    }
-    let load = world.submit(&shell(&numbered(4_000, 100))).await;
-    let load = string(&load["id"]).to_owned();
-    world.says(&load, "shell", "line 50\n").await;
-
-    let first = backup(&world, &[&dir, "--recipient", &recipient]);
-    assert_eq!((first["encrypted"].as_bool(), first["new_files"] == first["files"]), (Some(true), true));
-    // A forgotten option must not leave one in the open.
-    assert!(refused(&world, &["backup", &dir]).contains("are encrypted"));
-    ended.push(string(&world.run(&shell("echo three > c")).await["id"]).to_owned());
-    let mut before = Vec::new();
-    for task in &ended {
-        before.extend(answers(&world, task).await);
-    }
-    let anchor = checkpoint(&world).await;
-    let second = backup(&world, &[&dir, "--recipient", &recipient]);
-    assert_eq!(second["parent"], first["backup"]);
-    let of = |value: &Value, name: &str| value[name].as_u64().expect("a number");
-    assert!(of(&second, "new_bytes") < of(&second, "bytes"), "{second}");
-    assert!(of(&second, "new_files") < of(&second, "files"), "{second}");
+    let before = back_up_under_load(&world, &dir, &recipient).await;
+    let name = string(&before.backup["backup"]);
     let verified = world.host(&["backup", "verify", &dir, "--identity", &identity]);
     assert!(verified.contains("every piece opens"), "{verified}");
     let closed = world.host(&["backup", "verify", &dir]);
     assert!(closed.contains("no look inside"), "{closed}");
-    let audited: Vec<(String, String)> =
-        sqlx::query_as("SELECT action, object FROM audit_entries WHERE action LIKE 'backup.%' ORDER BY at")
-            .fetch_all(world.pool())
-            .await
-            .expect("entries");
-    let actions: Vec<&str> = audited.iter().map(|(action, _)| action.as_str()).collect();
-    assert_eq!(actions, ["backup.make", "backup.make", "backup.verify", "backup.verify"]);
-    assert_eq!(audited[1].1, format!("backup:{}", string(&second["backup"])));
+    assert_audited(&world, name).await;
 
     // Where rows or repositories are, or a runner works, nothing is restored.
-    assert!(refused(&world, &["restore", &dir, "--identity", &identity]).contains("stop kage first"));
-    let done = world.ended(&load).await;
-    assert_eq!(done["status"], "completed");
+    let restore = ["restore", &dir, "--identity", &identity];
+    assert!(refused(&world, &restore).contains("stop kage first"));
+    cancel(&world, &before.load).await;
     assert!(world.process(0).terminate().await.success());
-    assert!(refused(&world, &["restore", &dir, "--identity", &identity]).contains("has repositories"));
-    let aside = world.folder.join("aside");
-    fs::rename(world.data.join("repos"), &aside).expect("moved");
-    assert!(refused(&world, &["restore", &dir, "--identity", &identity]).contains("the database has rows"));
+    assert!(refused(&world, &restore).contains("has repositories"));
+    fs::rename(world.data.join("repos"), world.folder.join("aside")).expect("moved");
+    assert!(refused(&world, &restore).contains("the database has rows"));
     wipe(&world).await;
 
-    refuse_damage(&world, &folder, string(&second["backup"]), &identity).await;
+    refuse_damage(&world, &folder, name, &identity).await;
     assert!(refused(&world, &["restore", &dir]).contains("is encrypted"));
     assert_nothing(&world).await;
-    let restored = world.host(&["restore", "--json", &dir, "--identity", &identity]);
+    let restored = world.host(&[restore.as_slice(), &["--json"]].concat());
     let restored: Value = serde_json::from_str(&restored).expect("JSON");
     assert_eq!(restored["runs"], json!({ "lost": 1, "queued": 0 }), "{restored}");
-    assert_eq!(restored["backup"], second["backup"]);
-
+    assert_eq!(restored["backup"], before.backup["backup"]);
     world.start("serve").await;
-    let mut after = Vec::new();
-    for task in &ended {
-        after.extend(answers(&world, task).await);
-    }
-    assert_same(&before, &after);
-    // Nothing of what was under way begins again by itself.
-    let lost = world.task(&load).await;
-    let run = &lost["runs"][0];
-    assert_eq!((lost["status"].as_str(), run["state"].as_str()), (Some("failed"), Some("lost")), "{lost}");
-    assert!(string(&run["error"]).contains("restored from a backup"), "{lost}");
-    for task in &ended {
-        let run = &world.task(task).await["runs"][0];
-        if let Some(branch) = run["branch"].as_str() {
-            let id = crate::support::git::git(&world.mirror("demo"), ["rev-parse", branch]);
-            assert_eq!(run["commit_hash"], id);
-        }
-    }
-    crate::support::git::git(&world.mirror("demo"), ["fsck", "--full", "--strict"]);
-    // The log goes on from what it was.
-    let anchor = anchor.display().to_string();
-    let said = world.host(&["audit", "verify", "--anchor", &anchor]);
-    assert!(said.contains("are what their checkpoints say"), "{said}");
-    let entry: Value =
-        sqlx::query_scalar("SELECT details FROM audit_entries WHERE action = 'backup.restore'")
-            .fetch_one(world.pool())
-            .await
-            .expect("an entry");
-    assert_eq!(entry["manifest_sha256"], second["manifest_sha256"]);
+    assert_restored(&world, &before).await;
     let again = world.run(&shell("echo four > d")).await;
     assert_eq!(again["status"], "completed", "{again}");
 }
@@ -319,20 +323,20 @@ async fn a_private_cluster_is_backed_up_and_restored_too() {
     world.demo().await;
     let done = world.run(&shell("echo one > a")).await;
     let done = string(&done["id"]).to_owned();
-    let mut again = shell("echo begun; sleep 3; echo two > b");
+    let once = shell(ENDLESS);
+    let mut again = once.clone();
     again["max_retries"] = json!(1);
     let again = string(&world.submit(&again).await["id"]).to_owned();
-    let once = string(&world.submit(&shell("echo begun; sleep 3; echo two > b")).await["id"]).to_owned();
+    let once = string(&world.submit(&once).await["id"]).to_owned();
     for task in [&again, &once] {
-        world.says(task, "shell", "begun").await;
+        world.says(task, "shell", "line 1\n").await;
     }
-    let folder = world.folder.join("backups");
-    let dir = folder.display().to_string();
+    let dir = world.folder.join("backups").display().to_string();
     let made = backup(&world, &[&dir]);
     assert_eq!(made["encrypted"], false);
     let before = answers(&world, &done).await;
     for task in [&again, &once] {
-        world.ended(task).await;
+        cancel(&world, task).await;
     }
     assert!(world.process(serve).terminate().await.success());
     empty_folder(&world);
@@ -344,11 +348,8 @@ async fn a_private_cluster_is_backed_up_and_restored_too() {
     assert!(refused(&world, &["restore", &dir]).contains("has repositories"));
     world.start("serve").await;
     assert_same(&before, &answers(&world, &done).await);
-    let ended = world.ended(&again).await;
-    assert_eq!(
-        (ended["status"].as_str(), ended["runs"][0]["attempt"].as_u64()),
-        (Some("completed"), Some(2)),
-        "{ended}"
-    );
+    let task = world.reaches(&again, 0, "running").await;
+    assert_eq!(task["runs"][0]["attempt"], 2, "{task}");
+    cancel(&world, &again).await;
     assert_eq!(world.task(&once).await["runs"][0]["state"], "lost");
 }

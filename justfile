@@ -38,6 +38,10 @@ down *args:
 logs *services:
     /usr/bin/docker compose logs --follow {{services}}
 
+# A backup of the stack into KAGE_BACKUP_DIR (docs/backup.md); arguments go to `kage backup`
+backup *args:
+    /usr/bin/docker compose run --rm backup backup /backup {{args}}
+
 # psql as the database's superuser
 psql:
     /usr/bin/docker compose exec db psql --host=/run/postgresql --username=postgres kage

@@ -3,6 +3,7 @@
 //! ```text
 //! cli                                one file per command; only `cli` knows every role
 //! api  runner  gateway  sequencer  notifier  retention  client   roles: they never import one another; they meet in Postgres (or over HTTP)
+//! backup                             one cut of database and repositories, and the way back; no role
 //! keeper                             a role too: it holds the listeners for refused calls; the runner asks it over a socket
 //! kit                                the conformance kit for CLI images
 //! db  sandbox  git  disk  image  config    adapters
@@ -17,6 +18,7 @@
 //! ```
 
 pub mod api;
+pub mod backup;
 pub mod cli;
 pub mod client;
 pub mod config;

@@ -13,6 +13,7 @@ const TABLE: &[(&str, &[&str])] = &[
         "cli",
         &[
             "api",
+            "backup",
             "client",
             "config",
             "db",
@@ -58,6 +59,7 @@ const TABLE: &[(&str, &[&str])] = &[
         "gateway",
         &["config", "db", "dialect", "domain", "lifecycle", "metrics", "redact", "secret", "traces", "wire"],
     ),
+    ("backup", &["db", "domain", "git", "trail"]),
     ("keeper", &["lifecycle", "sandbox"]),
     ("notifier", &["config", "db", "domain", "lifecycle", "wire"]),
     ("retention", &["config", "db", "lifecycle", "metrics"]),

@@ -8,6 +8,7 @@ pub mod audit_show;
 pub mod audit_source;
 pub mod audit_tiles;
 pub mod audit_verify;
+pub mod backup;
 mod cancel;
 pub mod config;
 pub mod connect;
@@ -33,6 +34,7 @@ pub mod logs;
 pub mod migrate;
 pub mod output;
 pub mod repo;
+pub mod restore;
 pub mod role_trail;
 pub mod run;
 pub mod schema_watch;
@@ -81,6 +83,8 @@ enum Command {
     Webhook(webhook::Args),
     Doctor(doctor::Args),
     Migrate(migrate::Args),
+    Backup(backup::Args),
+    Restore(restore::Args),
     Config(config::Args),
     Key(key::Args),
     Image(image::Args),
@@ -113,6 +117,8 @@ pub async fn execute(cli: Cli) -> Result<Exit, CliError> {
         Command::Webhook(args) => webhook::run(args, globals).await,
         Command::Doctor(args) => doctor::run(args, globals).await,
         Command::Migrate(args) => migrate::run(args).await,
+        Command::Backup(args) => backup::run(args, globals).await,
+        Command::Restore(args) => restore::run(args, globals).await,
         Command::Config(args) => config::run(args, globals).await,
         Command::Key(args) => key::run(args, globals).await,
         Command::Image(args) => image::run(args, globals).await,

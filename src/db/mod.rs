@@ -4,12 +4,14 @@
 //! "Not found" is `Ok(None)`. **Lock order: the task's row, then its runs' rows**, so that
 //! a client's cancel and a runner's write can't wait for each other.
 
+pub mod after_restore;
 pub mod attempt_ends;
 pub mod attempts;
 pub mod audit;
 pub mod budgets;
 pub mod call_content;
 pub mod containment;
+pub mod cut;
 pub mod error;
 pub mod events;
 pub mod figures;
@@ -28,6 +30,7 @@ pub mod queue_length;
 pub mod quotas;
 pub mod redactions;
 pub mod refused_calls;
+pub mod reload;
 pub mod reloads;
 pub mod repositories;
 pub mod results;

@@ -11,6 +11,7 @@
 //! | [`harvest`] | the walk over what a run left, into a tree of the mirror |
 //! | [`commit`] | that tree as one commit on the run's branch |
 //! | [`diff`] | files and patch between base and result |
+//! | [`replica`] | a mirror as a list of parts, and a mirror made of them |
 //!
 //! The git command runs only in bare repositories that we made ([`command`]); git2 opens only those
 //! too. A worktree that a sandbox has touched is read by [`harvest`] alone, as bytes.
@@ -26,6 +27,7 @@ pub mod harvest;
 pub mod mirror;
 pub mod quarantine;
 pub mod quarantine_rules;
+pub mod replica;
 pub mod room;
 pub mod source;
 pub mod worktree;

@@ -3,6 +3,7 @@
 mod alarms;
 mod api_killed;
 mod backpressure;
+mod backup;
 mod clocks;
 mod cluster;
 mod crowd;

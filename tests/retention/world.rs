@@ -21,7 +21,7 @@ impl World {
     /// As a role of ours has it.
     pub async fn as_zone(&self, zone: Zone) -> PgPool {
         let url = self.0.as_ref().map(|database| SecretString::from(database.url.clone()));
-        let config = DatabaseConfig { url, password: None, connections: 2, acquire_secs: 60 };
+        let config = DatabaseConfig { url, password: None, connections: 2, acquire_secs: 60, start_secs: 60 };
         db::connect(&config, zone).await.expect("a pool")
     }
 

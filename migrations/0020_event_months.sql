@@ -8,6 +8,10 @@
 --
 -- What has no month of its own is in "rest": nothing is lost when nobody has made the month in time.
 
+-- In the order in which writers take them: so none of them and this wait for one another.
+LOCK TABLE tasks, runs IN SHARE ROW EXCLUSIVE MODE;
+LOCK TABLE events IN ACCESS EXCLUSIVE MODE;
+
 ALTER INDEX events_log RENAME TO events_before_log;
 ALTER TABLE events RENAME TO events_before;
 

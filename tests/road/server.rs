@@ -94,7 +94,7 @@ async fn other_things_that_are_missing_are_named() {
 }
 
 /// For each setting a value that it cannot have.
-const BAD: [(&str, &str); 61] = [
+const BAD: [(&str, &str); 67] = [
     ("KAGE_DATABASE_URL", "mysql://x/y"),
     ("KAGE_DATABASE_URL", "nonsense"),
     ("KAGE_DATABASE_CONNECTIONS", "1"),

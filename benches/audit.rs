@@ -36,7 +36,7 @@ fn entry(number: u64) -> Entry {
 
 async fn pool(url: &str, zone: Zone) -> PgPool {
     let url = Some(SecretString::from(url.to_owned()));
-    let config = DatabaseConfig { url, password: None, connections: 4, acquire_secs: 60 };
+    let config = DatabaseConfig { url, password: None, connections: 4, acquire_secs: 60, start_secs: 60 };
     db::connect(&config, zone).await.expect("a pool")
 }
 

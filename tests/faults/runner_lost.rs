@@ -1,15 +1,13 @@
 //! A runner that does not come back, or not in time.
 
-use crate::own_engine::Engine;
-use crate::support::released::rows;
 use crate::support::sse::output;
 use crate::support::tasks::{shell, string};
-use crate::support::{TestKage, engine, eventually};
+use crate::support::{TestKage, eventually};
 use crate::watcher::Watcher;
 use crate::world::{apart, assert_result};
 
 /// Starts a runner of the same world with another data folder.
-async fn start_elsewhere(kage: &mut TestKage) -> usize {
+pub async fn start_elsewhere(kage: &mut TestKage) -> usize {
     let elsewhere = kage.folder.join("elsewhere").display().to_string();
     kage.start_with("runner", &[("KAGE_DATA_DIR", &elsewhere)]).await
 }
@@ -51,7 +49,7 @@ async fn its_run_is_lost_where_no_retry_is_left() {
     no_run_folder(&kage).await;
 }
 
-async fn no_run_folder(kage: &TestKage) {
+pub async fn no_run_folder(kage: &TestKage) {
     eventually("the run's folder goes", || async {
         crate::support::leftovers::run_folders(&kage.folder).is_empty().then_some(())
     })
@@ -111,38 +109,6 @@ async fn one_that_wakes_up_after_its_lease_gives_everything_up() {
     let task = kage.task(id).await;
     assert_eq!((&task["status"], &task["runs"][0]["attempt"]), (&"completed".into(), &2.into()), "{task}");
     no_run_folder(&kage).await;
-}
-
-/// On another host, with an engine of its own: nobody else can end what it has there. It wakes up when the run has ended elsewhere.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_that_comes_back_after_the_end_writes_nothing_and_ends_what_it_has() {
-    let own = tokio::task::spawn_blocking(|| Engine::start(&[])).await.expect("starts");
-    let (mut kage, roles) =
-        apart(&[("KAGE_RUNNER_LEASE_SECS", "5"), ("KAGE_RUNNER_DOCKER", &own.url())]).await;
-    let first = roles.runner;
-    let mut task =
-        shell("echo attempt $KAGE_ATTEMPT; if [ $KAGE_ATTEMPT = 1 ]; then sleep 300; fi; echo 2 > result");
-    task["max_retries"] = 1.into();
-    task["retry_delay"] = 1.into();
-    let submitted = kage.submit(&task).await;
-    let id = string(&submitted["id"]);
-    kage.says(id, "shell", "attempt 1").await;
-    kage.process(first).signal(rustix::process::Signal::STOP);
-    kage.set("KAGE_RUNNER_DOCKER", &engine());
-    start_elsewhere(&mut kage).await;
-    let task = kage.ended(id).await;
-    assert_eq!((&task["status"], &task["runs"][0]["attempt"]), (&"completed".into(), &2.into()), "{task}");
-    assert_eq!(own.running().len(), 1, "its sandbox goes on meanwhile");
-    let written = rows(kage.pool()).await;
-    kage.process(first).signal(rustix::process::Signal::CONT);
-    eventually("it ends what it has", || async { own.containers().is_empty().then_some(()) }).await;
-    no_run_folder(&kage).await;
-    let now = rows(kage.pool()).await;
-    for table in ["tasks", "runs", "attempts", "events", "run_results", "sandboxes"] {
-        assert_eq!(written.get(table), now.get(table), "{table}");
-    }
-    kage.process(first).assert_alive();
-    drop(kage);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

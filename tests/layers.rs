@@ -281,8 +281,11 @@ const NEEDS_NO_VISIBLE: &[&str] = &[
     "quotas::count_runs",
     "quotas::day_ends",
     "quotas::used",
+    "queue_length::of_submitter",
     "tasks::find_idempotent",
     "tasks::remember_idempotent",
+    // How many runs wait of all: nobody is told the number.
+    "queue_length::in_all",
     // Numbers of events of tasks that are watched: they wake, and show nothing.
     "tasks::heads",
     // What is new: `submit` has looked for the repository and the CLIs as the caller sees them.

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use crate::db;
 use crate::git::error::GitError;
+use crate::git::room::Removed;
 use crate::git::worktree;
 use crate::metrics::metrics;
 use crate::metrics::sweep::Kind;
@@ -126,23 +127,27 @@ async fn sweep(environment: &Arc<Environment>) -> Result<(), RunFailure> {
     let dead: Vec<Uuid> = remains.folders.iter().copied().filter(|run| remains.is_dead(*run)).collect();
     let unknown = remains.folders.iter().filter(|run| remains.is_unknown(**run)).count();
     let this = Arc::clone(environment);
-    let idle = Duration::from_secs(environment.config.bases.idle_secs);
     let blocking = tokio::task::spawn_blocking(move || {
         let swept = remove_folders(&this, dead.into_iter().filter(|run| !still_used.contains(run)), unknown);
+        let idle = Duration::from_secs(this.config.bases.idle_secs);
         (swept, this.bases.collect(&this.folders.runs(), idle).map_err(RunFailure::from))
     });
-    let failed = |error| RunFailure::Refused(format!("the sweep failed: {error}"));
-    let (swept, bases) = blocking.await.map_err(failed)?;
+    let (swept, bases) =
+        blocking.await.map_err(|error| RunFailure::Refused(format!("the sweep failed: {error}")))?;
     let bases = match bases {
-        Ok(removed) if removed.bases > 0 => {
-            let record = watermark::record(environment, "age", removed, "nobody asked for them any more");
-            record.await.map_err(RunFailure::from)
-        }
-        other => other.map(drop),
+        Ok(removed) => record_bases(environment, removed).await,
+        Err(error) => Err(error),
     };
     let temporary = sweep_temporary::sweep(environment).await;
     let branches = let_go::branches(environment).await;
-    failure.map_or(swept.and(bases).and(temporary).and(branches), Err)
+    failure.map_or(Ok(()), Err).and(swept).and(bases).and(temporary).and(branches)
+}
+
+async fn record_bases(environment: &Environment, removed: Removed) -> Result<(), RunFailure> {
+    if removed.bases > 0 {
+        watermark::record(environment, "age", removed, "nobody asked for them any more").await?;
+    }
+    Ok(())
 }
 
 fn tell_of_the_unknown(remains: &Remains) {

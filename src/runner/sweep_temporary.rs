@@ -130,8 +130,10 @@ mod tests {
         let own = rustix::process::geteuid().as_raw();
         let mut found = dead_in(parent, &[own]);
         found.sort_by(|a, b| a.path.cmp(&b.path));
-        let found: Vec<_> = found.iter().map(|dead| (dead.path.clone(), dead.instance.clone())).collect();
-        assert_eq!(found, [(git, None), (checked, Some(kit))]);
+        let told: Vec<_> = found.iter().map(|dead| (dead.path.clone(), dead.instance.clone())).collect();
+        assert_eq!(told, [(git, None), (checked, Some(kit))]);
+        assert!(dead_in(parent, &[own]).is_empty(), "they are held by who found them");
+        drop(found);
         assert!(dead_in(parent, &[own + 1]).is_empty(), "another's");
         // Its process has died.
         drop(lock);

@@ -135,7 +135,11 @@ async fn a_sweep_ends_what_is_ours_and_dead_and_nothing_else() {
     for id in [dead, half] {
         assert!(!run(&ours.data, id).exists() && !ours.data.join("model").join(id.to_string()).exists());
     }
-    assert_eq!(leftovers::mounts(&ours.data.join("runs")), [stranger.clone()], "mounts were left");
+    assert_eq!(
+        leftovers::mounts(&ours.data.join("runs")),
+        std::slice::from_ref(&stranger),
+        "mounts were left"
+    );
     assert_eq!(std::fs::read_to_string(stranger.join("precious")).expect("is there"), "x");
     assert!(run(&ours.data, unknown).exists());
     assert!(!is_there(&killed.0) && !killed_folder.exists(), "a dead check was left");

@@ -101,7 +101,7 @@ pub fn sha256_of(name: &str) -> &str {
 
 /// Rows fit the very schema that they came from. Older ones go through the version that knows them.
 fn suits(manifest: &Manifest) -> Result<(), BackupError> {
-    let own = db::cut::own_schema();
+    let own = db::schema::own();
     if manifest.schema_sha256 == manifest::schema_hash(&own) {
         return Ok(());
     }

@@ -186,11 +186,6 @@ pub async fn schema(connection: &mut PgConnection) -> Result<Vec<(i64, Vec<u8>)>
     Ok(sqlx::query_as(statement).fetch_all(connection).await?)
 }
 
-/// Those of this program.
-pub fn own_schema() -> Vec<(i64, Vec<u8>)> {
-    crate::db::MIGRATOR.iter().map(|migration| (migration.version, migration.checksum.to_vec())).collect()
-}
-
 pub(super) async fn spell(connection: &mut PgConnection) -> Result<(), DbError> {
     sqlx::raw_sql(SPELLING).execute(connection).await?;
     Ok(())

@@ -59,6 +59,11 @@ impl Schema {
     }
 }
 
+/// Versions of this program's migrations, with their checksums, in order.
+pub fn own() -> Vec<(i64, Vec<u8>)> {
+    MIGRATOR.iter().map(|migration| (migration.version, migration.checksum.to_vec())).collect()
+}
+
 /// The newest migration of this program.
 fn latest() -> i64 {
     MIGRATOR.iter().map(|migration| migration.version).max().unwrap_or(0)

@@ -208,6 +208,8 @@ struct Before {
 
 /// Two backups while runs go on, the second of which writes what is new.
 async fn back_up_under_load(world: &TestKage, dir: &str, recipient: &str) -> Before {
+    // A month that no new schema has.
+    sqlx::query("SELECT add_event_month('2025-01-01')").execute(world.pool()).await.expect("made");
     let mut ended = Vec::new();
     for script in [numbered(3_000, 3_000).as_str(), "echo two > b; echo out; echo err >&2", "echo no; exit 3"]
     {
@@ -259,6 +261,11 @@ async fn assert_restored(world: &TestKage, before: &Before) {
     let run = &lost["runs"][0];
     assert_eq!((lost["status"].as_str(), run["state"].as_str()), (Some("failed"), Some("lost")), "{lost}");
     assert!(string(&run["error"]).contains("restored from a backup"), "{lost}");
+    let month: bool = sqlx::query_scalar("SELECT to_regclass('events_log_202501') IS NOT NULL")
+        .fetch_one(world.pool())
+        .await
+        .expect("an answer");
+    assert!(month);
     // The log goes on from what it was.
     let checkpoint = before.checkpoint.display().to_string();
     let said = world.host(&["audit", "verify", "--anchor", &checkpoint]);

@@ -3,6 +3,7 @@
 mod alarms;
 mod api_killed;
 mod backpressure;
+mod cluster;
 mod crowd;
 mod database;
 mod database_gone;

@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use crate::database_gone::{Cluster, signal_all};
+use crate::cluster::Cluster;
+use crate::database_gone::signal_all;
 use crate::own_engine::Engine;
 use crate::support::leftovers::{keeper, mounts, run_folders};
 use crate::support::tasks::{shell, string};

@@ -1,6 +1,6 @@
 //! A `dockerd` with folders, socket and containerd of its own, for what must not be done to a shared one.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -46,13 +46,18 @@ impl Engine {
         Self::start_in(folder, &["--userns-remap=nobody:nogroup"])
     }
 
+    /// Whose data is in a file system of so many MiB, which can be full.
+    pub fn small(mebibytes: u64, options: &[&str]) -> Self {
+        let folder = tempfile::Builder::new().prefix("kage-engine.").tempdir().expect("a folder");
+        fs::create_dir(folder.path().join("data")).expect("a folder");
+        mount_file(&folder.path().join("disk"), mebibytes, &folder.path().join("data"));
+        Self::start_in(folder, options)
+    }
+
     /// By force, whatever it does or does not do.
     pub fn restart(&mut self, options: &[&str]) {
-        self.daemon.kill().expect("it is ours");
-        self.daemon.wait().expect("ends");
-        // Its containerd dies with it; the next waits ten seconds for one that is dead and named here.
-        let _ = fs::remove_file(self.path("exec/containerd/containerd.pid"));
-        self.daemon = spawn(self.folder.path(), options);
+        self.end(Signal::KILL);
+        self.begin(options);
         self.answers();
     }
 
@@ -106,7 +111,19 @@ impl Engine {
         pids.filter(ours).collect()
     }
 
-    fn answers(&self) {
+    pub fn end(&mut self, signal: Signal) {
+        self.signal(signal);
+        self.daemon.wait().expect("ends");
+    }
+
+    /// After an end; does not wait until it answers.
+    pub fn begin(&mut self, options: &[&str]) {
+        // Its containerd dies with it; the next waits ten seconds for one that is dead and named here.
+        let _ = fs::remove_file(self.path("exec/containerd/containerd.pid"));
+        self.daemon = spawn(self.folder.path(), options);
+    }
+
+    pub fn answers(&self) {
         let deadline = Instant::now() + PATIENCE;
         while self.docker().args(["version"]).output().is_ok_and(|output| !output.status.success()) {
             let log = fs::read_to_string(self.path("log")).unwrap_or_default();
@@ -115,7 +132,7 @@ impl Engine {
         }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
@@ -183,6 +200,18 @@ impl Drop for Engine {
             let _ = Command::new("umount").arg(mount).status();
         }
     }
+}
+
+/// Makes a file with an ext4 of so many MiB and mounts it: a disk that a test can fill.
+pub fn mount_file(file: &Path, mebibytes: u64, folder: &Path) {
+    let run = |program: &str, args: &[&std::ffi::OsStr]| {
+        let output = Command::new(program).args(args).output().expect("these tests need it");
+        assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    File::create(file).and_then(|made| made.set_len(mebibytes << 20)).expect("a file");
+    run("mkfs.ext4", &["-q".as_ref(), "-m".as_ref(), "0".as_ref(), file.as_ref()]);
+    run("mount", &["-o".as_ref(), "loop,nosuid,nodev".as_ref(), file.as_ref(), folder.as_ref()]);
+    fs::remove_dir(folder.join("lost+found")).expect("is empty");
 }
 
 fn docker(url: &str) -> Command {

@@ -7,6 +7,10 @@ default:
 test *args:
     ./test {{args}}
 
+# Random faults over a whole world, one seed after the other: docs/faults.md
+chaos minutes:
+    scripts/chaos {{minutes}}
+
 # Format and lint
 lint:
     cargo fmt --all --check

@@ -37,7 +37,6 @@ use crate::runner::harvest_record;
 use crate::runner::left_out;
 use crate::runner::past_call;
 use crate::runner::prepare;
-use crate::runner::retry;
 use crate::runner::review;
 use crate::runner::secrets;
 use crate::sandbox::container::Sandbox;
@@ -89,7 +88,7 @@ impl Drive<'_> {
             calls: calls.as_deref(),
         };
         verdict = judgement::before_harvest(verdict, evidence);
-        if let Some(delay) = self.retry_after(run, task, &verdict) {
+        if let Some(delay) = self.retry_after(run, task, &mut verdict) {
             return self.again(run, &verdict, delay).await;
         }
         let taken = match self.harvest(run, task, manifest.clone()).await {
@@ -114,7 +113,7 @@ impl Drive<'_> {
         let work = Work { changed: taken.branch.is_some(), may_change_nothing: run.allow_no_changes };
         verdict = judgement::after_harvest(verdict, evidence, work);
         if !work.changed
-            && let Some(delay) = self.retry_after(run, task, &verdict)
+            && let Some(delay) = self.retry_after(run, task, &mut verdict)
         {
             return self.again(run, &verdict, delay).await;
         }
@@ -171,15 +170,6 @@ impl Drive<'_> {
             self.notice(run, EventKind::Warning, message).await?;
         }
         Ok(Some(record))
-    }
-
-    /// The delay before another attempt, if there is to be one.
-    fn retry_after(&self, run: &RunRow, task: &TaskRow, verdict: &Verdict) -> Option<Duration> {
-        if self.orders.cancel.is_cancelled() {
-            return None;
-        }
-        let (retries, delay) = (task.max_retries.unsigned_abs(), task.retry_delay.unsigned_abs());
-        retry::next_attempt(verdict, run.attempt.unsigned_abs(), retries, delay)
     }
 
     /// Removes the attempt's container. Where the engine does not answer, its processes are ended without it; once

@@ -61,7 +61,7 @@ pub async fn task(
                 let bytes = outputs.get(&i64::from(attempt.number)).map_or(&[][..], Vec::as_slice);
                 let natural = attempt.state.as_deref() == Some(job.work.end());
                 // A cancel can come before the first word, and so can a limit of time.
-                let whole = natural && !matches!(job.work, Work::Cancelled | Work::TimesOut);
+                let whole = natural && !matches!(job.work, Work::Cancelled | Work::TimesOut | Work::Silent);
                 if let Err(why) = job.judge_output(i64::from(attempt.number), bytes, whole) {
                     say(why);
                 }

@@ -131,6 +131,9 @@ const BETWEEN: u64 = 3_000;
 /// As above, between two tasks.
 const BETWEEN_JOBS: u64 = 2_800;
 
+/// Seconds of a storm in which a run may take a minute.
+const LONG: u64 = 30;
+
 impl Plan {
     pub fn of(seed: u64, length: u64) -> Self {
         let mut random = ChaCha20Rng::seed_from_u64(seed);
@@ -153,13 +156,17 @@ impl Plan {
         }
         let mut jobs = Vec::new();
         let mut at = 0;
-        let kinds: Vec<Work> =
+        let mut kinds: Vec<Work> =
             Work::ALL.into_iter().filter(|work| !(setup.second && *work == Work::Asks)).collect();
+        let drawn = kinds.clone();
+        if length >= LONG {
+            kinds.insert(1, Work::TimesOut);
+        }
         while at < length * 1_000 {
             let work = match kinds.get(jobs.len()) {
                 // Each kind once, then as it comes.
                 Some(work) => *work,
-                None => *kinds.choose(&mut random).expect("some"),
+                None => *drawn.choose(&mut random).expect("some"),
             };
             jobs.push(Job {
                 number: jobs.len(),

@@ -21,6 +21,8 @@ pub enum Work {
     Cancelled,
     /// Would go on for minutes; its wall-clock limit ends it.
     TimesOut,
+    /// Says nothing more; its idle limit ends it.
+    Silent,
     /// Writes without end.
     Floods,
     /// Many files, some new, one changed, one removed.
@@ -30,6 +32,7 @@ pub enum Work {
 }
 
 impl Work {
+    /// Those that may come at any time. [`Work::TimesOut`] takes a minute, the least that a task can ask for.
     pub const ALL: [Self; 8] = [
         Self::Lines,
         Self::Files,
@@ -38,7 +41,7 @@ impl Work {
         Self::Cancelled,
         Self::Fails,
         Self::Floods,
-        Self::TimesOut,
+        Self::Silent,
     ];
 
     /// The state that it comes to where nothing but itself decides.
@@ -48,13 +51,14 @@ impl Work {
             Self::Fails => "failed",
             Self::Cancelled => "cancelled",
             Self::TimesOut => "timed_out",
+            Self::Silent => "idle_timeout",
             Self::Floods => "output_limit",
         }
     }
 
-    /// Times out for good at the first try: a second one would only be long.
+    /// What ends by its limit would only be long at a second try.
     const fn retries(self) -> i64 {
-        if matches!(self, Self::TimesOut) { 0 } else { RETRIES }
+        if matches!(self, Self::TimesOut | Self::Silent) { 0 } else { RETRIES }
     }
 
     pub const fn cli(self) -> &'static str {
@@ -98,7 +102,7 @@ impl Job {
         match self.work {
             Work::Lines | Work::Retried | Work::Files | Work::Asks => Some(self.size * BLOCK),
             Work::Fails => Some(BLOCK),
-            Work::Cancelled | Work::TimesOut => Some(1),
+            Work::Cancelled | Work::TimesOut | Work::Silent => Some(1),
             Work::Floods => None,
         }
     }
@@ -119,7 +123,9 @@ impl Job {
                 "if [ $KAGE_ATTEMPT = 1 ]; then {}; echo 'connection reset by peer' >&2; exit 1; fi; {all}; echo {number} > result",
                 lines(BLOCK)
             ),
-            Work::Cancelled | Work::TimesOut => "echo 'line 1'; echo begun > result; sleep 300".to_owned(),
+            Work::Cancelled | Work::TimesOut | Work::Silent => {
+                "echo 'line 1'; echo begun > result; sleep 300".to_owned()
+            }
             Work::Floods => "seq -f 'line %.0f' 1 100000000".to_owned(),
             Work::Files => format!(
                 "{all}; mkdir many; for i in $(seq 1 {FILES}); do echo \"{number} $i\" > many/$i; done; \
@@ -131,11 +137,13 @@ impl Job {
             "{ASK}\necho \"begin $KAGE_ATTEMPT $(cat /proc/sys/kernel/random/uuid)\"\n{rest}\nexit $?\n"
         );
         let mut assignment = json!({ "cli_name": self.work.cli() });
-        assignment["timeout"] = if self.work == Work::TimesOut { 4 } else { 180 }.into();
-        assignment["idle_timeout"] = 30.into();
-        if self.work == Work::Cancelled {
-            assignment["idle_timeout"] = 170.into();
-        }
+        let (timeout, idle) = match self.work {
+            Work::TimesOut => (60, 100),
+            Work::Cancelled => (180, 170),
+            Work::Silent => (180, 3),
+            _ => (180, 30),
+        };
+        (assignment["timeout"], assignment["idle_timeout"]) = (timeout.into(), idle.into());
         json!({
             "description": script, "repository": "demo", "cli_assignments": [assignment],
             "max_retries": self.work.retries(), "retry_delay": 1,

@@ -93,7 +93,15 @@ async fn it_is_ended_and_started_anew() {
     let id = string(&task["id"]);
     kage.says(id, "shell", "line 500\n").await;
     own.signal(Signal::STOP);
+    // One that would be tried again, were it not cancelled meanwhile.
+    let mut cancelled = shell("echo 5 > result");
+    cancelled["max_retries"] = 3.into();
+    let cancelled = kage.submit(&cancelled).await;
+    kage.reaches(string(&cancelled["id"]), 0, "preparing").await;
+    assert_eq!(kage.delete(&format!("/api/v1/tasks/{}", string(&cancelled["id"]))).await.status, 200);
     own.restart(&[]);
+    let cancelled = kage.ended(string(&cancelled["id"])).await;
+    assert_eq!(cancelled["runs"][0]["state"], "cancelled", "{cancelled}");
     let task = kage.ended(id).await;
     assert_eq!(task["runs"][0]["attempt"], 2, "{task}");
     assert_result(&kage, &task, 7_500);

@@ -18,6 +18,7 @@ use crate::sandbox::error::SandboxError;
 use crate::sandbox::host_kill;
 use crate::sandbox::image_check;
 use crate::sandbox::profile::{LABEL_ATTEMPT, LABEL_INSTANCE, LABEL_RUN, container_body};
+use crate::sandbox::refusals::listener::SOCKET;
 use crate::sandbox::seccomp::SeccompProfile;
 use crate::sandbox::spec::Spec;
 
@@ -143,11 +144,15 @@ impl Sandbox {
     }
 
     /// # Errors
-    /// [`SandboxError::StartRefused`], [`SandboxError::Gone`], or the engine is away.
+    /// [`SandboxError::StartRefused`], [`SandboxError::NoListener`], [`SandboxError::Gone`], or the engine is away.
     pub async fn start(&self) -> Result<(), SandboxError> {
         let call = self.engine.api().start_container(&self.id, None);
         match self.engine.call("start", self.engine.deadlines().start, call).await {
             Err(SandboxError::Refused { status: 404, message, .. }) if is_gone(&message) => Err(self.gone()),
+            // The runtime names the socket that it could not connect to.
+            Err(SandboxError::Refused { message, .. }) if message.contains(SOCKET) => {
+                Err(SandboxError::NoListener(message))
+            }
             Err(SandboxError::Refused { message, .. }) => Err(SandboxError::StartRefused(message)),
             other => other,
         }

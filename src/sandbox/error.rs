@@ -27,6 +27,9 @@ pub enum SandboxError {
     Unenforced(String),
     #[error("the engine refuses to start the container: {0}")]
     StartRefused(String),
+    /// Its keeper ended, or has not begun yet.
+    #[error("nobody takes the listener for refused system calls, so the container was not started: {0}")]
+    NoListener(String),
     /// Somebody else removed it.
     #[error("container {id} is gone: it was removed from outside")]
     Gone { id: String },
@@ -39,8 +42,8 @@ pub enum SandboxError {
 }
 
 impl SandboxError {
-    /// Whether the same call may well succeed later: the engine is away or slow, not against it.
+    /// Whether the same call may well succeed later: the engine or the keeper is away or slow, not against it.
     pub const fn is_transient(&self) -> bool {
-        matches!(self, Self::EngineUnavailable { .. } | Self::Deadline { .. })
+        matches!(self, Self::EngineUnavailable { .. } | Self::Deadline { .. } | Self::NoListener(_))
     }
 }

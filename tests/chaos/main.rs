@@ -5,6 +5,8 @@ mod client;
 #[path = "../faults/cluster.rs"]
 mod cluster;
 mod driver;
+#[path = "../faults/faketime.rs"]
+mod faketime;
 #[path = "../road/own_engine.rs"]
 #[expect(dead_code, reason = "shared with the test program of the road, which needs other parts of it")]
 mod own_engine;

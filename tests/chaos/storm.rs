@@ -11,10 +11,11 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
+use crate::faketime;
 use crate::plan::{Fault, Plan, Strike};
 use crate::proxy::Weather;
 use crate::support::leftovers;
-use crate::world::{World, faketime};
+use crate::world::World;
 
 /// Between two looks at what is due.
 const TICK: Duration = Duration::from_millis(50);
@@ -115,7 +116,7 @@ impl<'a> Storm<'a> {
                 let hours = i64::from(strike.which % 48) - 24;
                 self.world.skew(role, hours * 3_600 + 1_800);
                 self.world.strike(role, Signal::KILL);
-                faketime().is_some()
+                faketime::library().is_some()
             }
             Fault::Freeze(role) => self.world.signal(role, Signal::STOP),
             Fault::KillKeeper => self.kill_keeper(strike.which),

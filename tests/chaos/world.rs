@@ -9,6 +9,7 @@ use rustix::process::Signal;
 use sqlx::{AssertSqlSafe, PgPool};
 
 use crate::cluster::Cluster;
+use crate::faketime;
 use crate::own_engine::{Engine, mount_file};
 use crate::plan::{Role, Setup};
 use crate::proxy::Proxy;
@@ -148,11 +149,8 @@ impl World {
             own.push(("KAGE_DATA_DIR", self.second().display().to_string()));
         }
         let skew = self.slot(role).skew;
-        if let Some(library) = faketime().filter(|_| skew != 0) {
-            own.push(("LD_PRELOAD", library.display().to_string()));
-            own.push(("FAKETIME", format!("{skew:+}")));
-            // Timers go on as they are: it is the date that is wrong.
-            own.push(("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()));
+        if skew != 0 {
+            own.extend(faketime::settings(skew));
         }
         let own: Vec<(&str, &str)> = own.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let index = self.kage.spawn_with(role.program(), &own);
@@ -276,13 +274,6 @@ fn settings(kage: &mut TestKage, url: &str, engine: &Engine, receiver: &Receiver
         kage.set(name, value);
     }
     kage.host(&["audit", "keygen", "--name", "kage.test/chaos", "--out", &key]).trim().to_owned()
-}
-
-/// A library that shows a process another date.
-pub fn faketime() -> Option<PathBuf> {
-    let machine = std::env::consts::ARCH;
-    let path = PathBuf::from(format!("/usr/lib/{machine}-linux-gnu/faketime/libfaketimeMT.so.1"));
-    path.exists().then_some(path)
 }
 
 /// Sees in the database itself what the fence is to keep from happening. The runners log in under names of their own;

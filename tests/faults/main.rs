@@ -3,6 +3,7 @@
 mod alarms;
 mod api_killed;
 mod backpressure;
+mod clocks;
 mod cluster;
 mod crowd;
 mod database;
@@ -10,6 +11,7 @@ mod database_gone;
 mod engine_frozen;
 mod engine_gone;
 mod engine_lies;
+mod faketime;
 mod fence;
 mod grants;
 mod keeper;

@@ -1,0 +1,47 @@
+//! Two runners whose clocks are hours apart: a lease runs out by the database's clock alone.
+
+use crate::faketime;
+use crate::support::sse::output;
+use crate::support::tasks::{shell, string};
+use crate::world::apart;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_lease_runs_out_by_a_runners_own_clock() {
+    let (mut kage, roles) = apart(&[("KAGE_RUNNER_LEASE_SECS", "5"), ("KAGE_RUNNER_CONCURRENCY", "2")]).await;
+    let (own, settings) =
+        (kage.folder.join("elsewhere").display().to_string(), faketime::settings(3 * 3_600));
+    assert!(!settings.is_empty(), "this test needs what `scripts/host faketime` installs");
+    let mut settings: Vec<(&str, &str)> =
+        settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    settings.push(("KAGE_DATA_DIR", &own));
+    let ahead = kage.start_with("runner", &settings).await;
+    // Longer than a lease, with both at work.
+    let mut tasks = Vec::new();
+    for _ in 0..4 {
+        tasks.push(kage.submit(&shell("echo once; sleep 8; echo 1 > result")).await);
+    }
+    for task in &tasks {
+        let ended = kage.ended(string(&task["id"])).await;
+        assert_eq!(
+            (&ended["status"], &ended["runs"][0]["attempt"]),
+            (&"completed".into(), &1.into()),
+            "{ended}"
+        );
+        assert_eq!(output(&kage.events(string(&task["id"]), "").await, "shell", "stdout"), b"once\n");
+    }
+    let shares: Vec<i64> = sqlx::query_scalar("SELECT count(*) FROM attempts GROUP BY runner_id")
+        .fetch_all(kage.pool())
+        .await
+        .expect("selects");
+    assert_eq!((shares.len(), shares.iter().sum::<i64>()), (2, 4), "{shares:?}");
+    // Its clock was another one, or this proves nothing.
+    let today = chrono::Utc::now().timestamp();
+    let log = kage.process(ahead).log();
+    let said = log
+        .lines()
+        .filter_map(|line| line.split_once("\"timestamp\":\"")?.1.get(..20)?.get(..19).map(str::to_owned));
+    let latest = said.last().expect("it logs");
+    let latest = chrono::NaiveDateTime::parse_from_str(&latest, "%Y-%m-%dT%H:%M:%S").expect("a date");
+    assert!(latest.and_utc().timestamp() > today + 3_600, "{latest}");
+    kage.process(roles.runner).assert_alive();
+}

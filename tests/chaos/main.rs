@@ -38,7 +38,9 @@ const CALM: Duration = Duration::from_secs(300);
 
 /// One seed, from its world's making to its end.
 async fn storm(seed: u64, length: u64) -> Report {
-    let plan = Plan::of(seed, length);
+    let only = std::env::var("KAGE_CHAOS_ONLY").unwrap_or_default();
+    let only: Vec<String> = only.split_terminator(',').map(str::to_owned).collect();
+    let plan = Plan::of(seed, length, &only);
     println!("{plan}");
     let mut report = Report::of(seed);
     let mut world = World::new(plan.setup).await;

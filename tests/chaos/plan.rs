@@ -128,7 +128,7 @@ pub struct Plan {
 
 /// Milliseconds between two faults, on average.
 const BETWEEN: u64 = 3_000;
-/// As above, between two tasks.
+/// As above, between two tasks; less in a short storm, in which there is one of each kind all the same.
 const BETWEEN_JOBS: u64 = 2_800;
 
 /// Seconds of a storm in which a run may take a minute.
@@ -159,7 +159,7 @@ impl Plan {
             strikes.push(Strike { at, fault, hold, which: random.random() });
             at += random.random_range(BETWEEN / 3..BETWEEN * 5 / 3);
         }
-        let mut jobs = Vec::new();
+        let (mut jobs, between) = (Vec::new(), BETWEEN_JOBS.min(length * 1_000 / 9));
         let mut at = 0;
         let mut kinds: Vec<Work> =
             Work::ALL.into_iter().filter(|work| !(setup.second && *work == Work::Asks)).collect();
@@ -180,7 +180,7 @@ impl Plan {
                 size: random.random_range(5..60),
                 seed: random.random(),
             });
-            at += random.random_range(BETWEEN_JOBS / 3..BETWEEN_JOBS * 5 / 3);
+            at += random.random_range(between / 3..between * 5 / 3);
         }
         Self { seed, setup, strikes, jobs, length }
     }

@@ -91,7 +91,8 @@ impl Drive<'_> {
         if let Some(delay) = self.retry_after(run, task, &mut verdict) {
             return self.again(run, &verdict, delay).await;
         }
-        let taken = match self.harvest(run, task, manifest.clone()).await {
+        let harvest = || self.harvest(run, task, manifest.clone());
+        let taken = match self.when_there_is_room(run, harvest).await {
             Ok(taken) => taken,
             Err(failure @ (RunFailure::LeaseLost | RunFailure::Stopping | RunFailure::Database(_))) => {
                 return Err(failure);

@@ -10,6 +10,7 @@ use crate::domain::run::RunState;
 use crate::domain::runtime::RuntimeRefused;
 use crate::domain::verdict::Verdict;
 use crate::git::error::GitError;
+use crate::runner::room::says_full;
 use crate::sandbox::error::SandboxError;
 use crate::sandbox::refusals::client::KeeperError;
 use crate::sandbox::shim_link::LinkError;
@@ -111,9 +112,11 @@ impl RunFailure {
     /// Whether another attempt may well go better.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Sandbox(error) => error.is_transient(),
-            Self::Git(error) => error.is_transient(),
+            Self::Sandbox(error) if error.is_transient() => true,
+            Self::Git(error) if error.is_transient() => true,
             Self::Link(_) | Self::Keeper(_) | Self::NoGateway(_) => true,
+            // Runs end, and make room.
+            Self::Sandbox(_) | Self::Git(_) | Self::Disk(_) | Self::Io { .. } => says_full(&self.to_string()),
             _ => false,
         }
     }

@@ -7,6 +7,7 @@
 //!   prepare    base, worktree, run folder, container                   pump      its output into events
 //!   contained  what the sandbox looks like from inside, before the CLI begins
 //!   refusals   system calls that the sandbox refused, into events
+//!   room       a result waits for a disk that is full
 //!   secrets    what looks like one in a branch
 //!   conclude   container gone, harvest, branch, end (or another try)   retry     which ends are worth one
 //!   trace      its part of the trace that its task came with
@@ -55,6 +56,7 @@ mod refusals;
 mod repositories;
 mod retry;
 mod review;
+mod room;
 mod runtimes;
 mod secrets;
 mod sweep;

@@ -134,7 +134,7 @@ impl Job {
             Work::Asks => format!("ask || exit 1\n{all}; echo {number} > result"),
         };
         let script = format!(
-            "{ASK}\necho \"begin $KAGE_ATTEMPT $(cat /proc/sys/kernel/random/uuid)\"\n{rest}\nexit $?\n"
+            "{ASK}\necho \"begin $KAGE_ATTEMPT $(cat /proc/sys/kernel/random/uuid)\"\necho $KAGE_ATTEMPT > attempt\n{rest}\nexit $?\n"
         );
         let mut assignment = json!({ "cli_name": self.work.cli() });
         let (timeout, idle) = match self.work {
@@ -160,14 +160,8 @@ impl Job {
         }
         let spent = run["attempt"].as_i64().unwrap_or(0) > self.work.retries();
         let allowed = match state {
-            // What somebody else does to a container is an end of its own, and so is a full disk.
-            "sandbox_error" => {
-                taken
-                    && (spent
-                        || ["removed from outside", "No space left", "no space left"]
-                            .iter()
-                            .any(|why| error.contains(why)))
-            }
+            // What somebody else does to a container is an end of its own.
+            "sandbox_error" => taken && (spent || error.contains("removed from outside")),
             "lost" => taken && spent,
             // A sandbox that is paused writes nothing.
             "idle_timeout" | "timed_out" => taken && spent,

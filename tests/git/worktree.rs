@@ -298,6 +298,33 @@ fn all_bases_together_are_bounded() -> Result<()> {
     Ok(())
 }
 
+/// Its runner lost it between the harvest and the run's end: the next attempt's result takes its place.
+#[test]
+fn a_branch_that_an_earlier_attempt_left_is_moved() -> Result<()> {
+    let world = World::with_files(FILES)?;
+    let mirror = world.mirror()?;
+    let made = |name: &str| {
+        let worktree = world.worktree(&mirror, name, Mode::Overlay)?;
+        world.in_sandbox(&worktree, &format!("echo {name} > x"))?;
+        Ok::<_, anyhow::Error>((take(&mirror, &worktree)?, worktree.commit()))
+    };
+    let of = |run: &str, attempt: u32| format!("Apply\n\nTask: t\nRun: {run}\nAttempt: {attempt}\n");
+    let ((mut first, base), (mut second, _)) = (made("r1")?, made("r2")?);
+    let name = |harvest: &mut _, message: &str| {
+        commit(&mirror, base, harvest, "task-1-shell", &CommitText { message, ..text() })
+    };
+    let lost = name(&mut first, &of("a", 1))?;
+    for message in [of("a", 1), of("b", 2), "a run\n".to_owned(), "Run: a\nAttempt: 2\n\nmore\n".to_owned()] {
+        assert!(matches!(name(&mut second, &message), Err(GitError::BranchTaken(_))), "{message}");
+    }
+    let kept = name(&mut second, &of("a", 2))?;
+    assert_ne!(kept, lost);
+    assert_eq!(world.git(mirror.path(), ["rev-parse", "task-1-shell"])?, kept.to_string());
+    // The one that was lost comes late.
+    assert!(matches!(name(&mut first, &of("a", 1)), Err(GitError::BranchTaken(_))));
+    Ok(())
+}
+
 #[test]
 fn a_result_branch_is_never_moved() -> Result<()> {
     let world = World::with_files(FILES)?;

@@ -7,6 +7,8 @@ use uuid::Uuid;
 
 use crate::db::error::DbError;
 use crate::db::runs::RunRow;
+use crate::domain::run::RunState;
+use crate::domain::verdict::Verdict;
 
 /// The right to write one run's rows, as long as nobody else claims it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -201,6 +203,9 @@ impl Room {
 /// before it was started anew (it holds the lock on its data folder, so its former self is dead). Never those
 /// that it works on (`held`), whose leases expired while the database was away: they are renewed. The former holder is given beside each.
 ///
+/// An attempt that goes from one runner to another is lost in the same moment, and says so in its row: whoever dies next, nobody takes
+/// it for an attempt of his own that has not begun.
+///
 /// # Errors
 /// [`DbError`].
 pub async fn claim_abandoned(
@@ -224,16 +229,20 @@ pub async fn claim_abandoned(
     .bind(held)
     .fetch_all(&mut *transaction)
     .await?;
+    let lost = Verdict::new(RunState::Lost, "its runner disappeared, and its files with it");
+    let lost = serde_json::to_value(lost).expect("plain struct");
     let mut claimed = Vec::new();
     for run in abandoned {
         let taken: RunRow = sqlx::query_as(
             "UPDATE runs SET lease_id = gen_random_uuid(), runner_id = $2,
-                             lease_expires_at = now() + make_interval(secs => $3)
+                             lease_expires_at = now() + make_interval(secs => $3),
+                             verdict = CASE WHEN state <> 'queued' AND runner_id IS DISTINCT FROM $2 THEN $4 ELSE verdict END
              WHERE id = $1 RETURNING *",
         )
         .bind(run.id)
         .bind(runner)
         .bind(f64::from(ttl_secs))
+        .bind(&lost)
         .fetch_one(&mut *transaction)
         .await?;
         claimed.push((run.runner_id, taken));

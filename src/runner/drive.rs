@@ -30,7 +30,7 @@ use crate::git::worktree::Worktree;
 use crate::metrics::metrics;
 use crate::metrics::runs::Phase;
 use crate::runner::environment::Environment;
-use crate::runner::failure::{RunFailure, verdict_of};
+use crate::runner::failure::{RunFailure, verdict_of, written};
 use crate::runner::lease::Orders;
 use crate::runner::prepare::{self, Prepared, SHIM_WITHIN};
 use crate::runner::pump::{Ending, Pump};
@@ -129,6 +129,9 @@ impl Drive<'_> {
 
     async fn travel(&self, run: RunRow, task: TaskRow, former: Option<Uuid>) -> Result<(), RunFailure> {
         self.here.attempt.store(run.attempt, Ordering::Relaxed);
+        // Not even where a former self of this one took it from another and died.
+        let is_mine = former == Some(self.environment.id)
+            && (run.verdict.is_none() || run.state() == RunState::Harvesting);
         let (run, ended) = match run.state() {
             RunState::Queued => {
                 metrics().runs.took(Phase::Queue, since(run.not_before));
@@ -143,8 +146,8 @@ impl Drive<'_> {
                 let ended = self.begin(&run, &task).await?;
                 (run, ended)
             }
-            _ if former != Some(self.environment.id) => {
-                let verdict = Verdict::new(RunState::Lost, "its runner disappeared, and its files with it");
+            _ if !is_mine => {
+                let verdict = written(&run);
                 (run, Ended { verdict, sandbox: None })
             }
             // Certainly not begun: start over.
@@ -167,11 +170,8 @@ impl Drive<'_> {
                 (run, ended)
             }
             _ => {
-                let verdict = run.verdict.clone().and_then(|value| serde_json::from_value(value).ok());
-                let missing =
-                    || Verdict::new(RunState::SandboxError, "the record of how its CLI ended is broken");
-                let ended = Ended { verdict: verdict.unwrap_or_else(missing), sandbox: None };
-                (run, ended)
+                let verdict = written(&run);
+                (run, Ended { verdict, sandbox: None })
             }
         };
         self.conclude(&run, &task, ended).instrument(traces::step("harvest")).await

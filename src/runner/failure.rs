@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use crate::db::error::DbError;
+use crate::db::runs::RunRow;
 use crate::disk::error::DiskError;
 use crate::domain::name::InvalidName;
 use crate::domain::run::RunState;
@@ -141,6 +142,13 @@ impl From<DbError> for RunFailure {
             other => Self::Database(other),
         }
     }
+}
+
+/// What a run's row says of how its attempt ended.
+pub(super) fn written(run: &RunRow) -> Verdict {
+    let verdict = run.verdict.clone().and_then(|value| serde_json::from_value(value).ok());
+    verdict
+        .unwrap_or_else(|| Verdict::new(RunState::SandboxError, "the record of how its CLI ended is broken"))
 }
 
 /// What a failure means for the attempt; those that are not the attempt's stay failures.

@@ -7,6 +7,8 @@ mod cluster;
 mod driver;
 #[path = "../faults/faketime.rs"]
 mod faketime;
+#[path = "../faults/filling.rs"]
+mod filling;
 #[path = "../road/own_engine.rs"]
 #[expect(dead_code, reason = "shared with the test program of the road, which needs other parts of it")]
 mod own_engine;

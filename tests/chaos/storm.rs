@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use crate::faketime;
+use crate::filling::{fill, free};
 use crate::plan::{Fault, Plan, Strike};
 use crate::proxy::Weather;
 use crate::support::leftovers;
@@ -263,25 +264,4 @@ impl<'a> Storm<'a> {
             }
         })
     }
-}
-
-/// Takes all the room there is.
-fn fill(folder: &std::path::Path) -> bool {
-    let Ok(found) = rustix::fs::statvfs(folder) else { return false };
-    let name = folder.join("filled-by-somebody-else");
-    let Ok(file) = std::fs::OpenOptions::new().create(true).append(true).open(name) else { return false };
-    let old = file.metadata().map(|found| found.len()).unwrap_or(0);
-    let mut more = found.f_bavail * found.f_frsize;
-    // What is taken meanwhile is no longer there: a little less, until it fits.
-    while more > 1 << 16 {
-        if rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, old + more).is_ok() {
-            return true;
-        }
-        more -= more / 64;
-    }
-    false
-}
-
-fn free(folder: &std::path::Path) {
-    let _ = std::fs::remove_file(folder.join("filled-by-somebody-else"));
 }

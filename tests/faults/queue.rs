@@ -144,3 +144,26 @@ async fn a_repository_has_so_many_at_once_whoever_claims() {
     }
     db.remove().await;
 }
+
+/// The one that took an attempt up dies before it has said that it is lost: started anew it must not take the attempt for one
+/// of its own that had not begun, and nor may the first.
+#[tokio::test]
+async fn an_attempt_that_went_to_another_runner_is_lost_whoever_dies_next() {
+    let db = TestDatabase::new().await;
+    let (first, second) = (Uuid::new_v4(), Uuid::new_v4());
+    db.task(1).await;
+    let (_, run) = db.begun(first).await;
+    assert!(run.verdict.is_none());
+    // Its own, started anew.
+    let again = queue::claim_abandoned(&db.runner, first, 60, true, &[]).await.expect("claims").remove(0);
+    assert_eq!((again.0, again.1.verdict), (Some(first), None));
+    for (runner, own_too) in [(second, false), (second, true), (first, false), (first, true)] {
+        if !own_too {
+            db.expire().await;
+        }
+        let claimed = queue::claim_abandoned(&db.runner, runner, 60, own_too, &[]).await.expect("claims");
+        let verdict = claimed[0].1.verdict.clone().expect("it is written down");
+        assert_eq!(verdict["state"], "lost", "{verdict}");
+    }
+    db.remove().await;
+}

@@ -58,6 +58,37 @@ async fn no_run_folder(kage: &TestKage) {
     .await;
 }
 
+/// One that took it up died at once. What it does when it is started anew is not to run the same attempt a second time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn its_run_is_not_begun_twice_by_one_that_took_it_up_and_died() {
+    let (mut kage, roles) = apart(&[("KAGE_RUNNER_LEASE_SECS", "5")]).await;
+    let other = start_elsewhere(&mut kage).await;
+    let ids = "SELECT id FROM runners ORDER BY started_at DESC LIMIT 1";
+    let id: uuid::Uuid = sqlx::query_scalar(ids).fetch_one(kage.pool()).await.expect("it is announced");
+    assert!(kage.process(other).terminate().await.success());
+    let mut task =
+        shell("echo attempt $KAGE_ATTEMPT; if [ $KAGE_ATTEMPT = 1 ]; then sleep 300; fi; echo 2 > result");
+    (task["max_retries"], task["retry_delay"]) = (1.into(), 1.into());
+    let submitted = kage.submit(&task).await;
+    let task = string(&submitted["id"]);
+    let watcher = Watcher::follow(&kage, task);
+    kage.says(task, "shell", "attempt 1").await;
+    kage.process(roles.runner).kill_9();
+    // As the other one does, before it is killed.
+    let taken = eventually("the lease runs out", async || {
+        let taken = kage::db::queue::claim_abandoned(kage.pool(), id, 5, false, &[]).await.expect("claims");
+        (!taken.is_empty()).then_some(taken)
+    })
+    .await;
+    assert_eq!(taken.len(), 1);
+    start_elsewhere(&mut kage).await;
+    let seen = watcher.end().await;
+    assert_eq!(output(&seen.events, "shell", "stdout"), b"attempt 1\nattempt 2\n");
+    assert_eq!(kage.task(task).await["runs"][0]["attempt"], 2);
+    kage.start("runner").await;
+    no_run_folder(&kage).await;
+}
+
 /// Stopped in its tracks for longer than its lease, while another one takes its run: what it has must go.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_wakes_up_after_its_lease_gives_everything_up() {

@@ -1,0 +1,53 @@
+//! The data folder's disk is full for a while: what has been done waits, and what is to begin is tried again.
+
+use std::process::Command;
+
+use crate::filling::{fill, free};
+use crate::own_engine::mount_file;
+use crate::support::tasks::{shell, string};
+use crate::support::{TestKage, eventually};
+use crate::world::assert_result;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_that_a_run_has_done_is_lost() {
+    let mut kage = TestKage::new().await;
+    mount_file(&kage.folder.join("disk"), 1_000, &kage.data);
+    let mode = Command::new("chmod").arg("711").arg(&kage.data).status();
+    assert!(mode.is_ok_and(|status| status.success()));
+    // What stops runs from being begun on a disk that is nearly full is not what is tried here.
+    for name in ["KAGE_RUNNER_RESERVE_BYTES", "KAGE_RUNNER_DISK_SOFT_PERCENT", "KAGE_RUNNER_DISK_HARD_PERCENT"] {
+        kage.set(name, "0");
+    }
+    kage.set("KAGE_LIMIT_WORKTREE_BYTES", "67108864");
+    let (api, runner) = (kage.start("api").await, kage.start("runner").await);
+    kage.demo().await;
+
+    let begun = kage.submit(&shell("echo 7 > result; sync; echo begun; sleep 2")).await;
+    let begun = string(&begun["id"]);
+    kage.says(begun, "shell", "begun").await;
+    assert!(fill(&kage.data), "the disk takes more");
+    let mut next = shell("echo 8 > result");
+    (next["max_retries"], next["retry_delay"]) = (5.into(), 2.into());
+    let next = kage.submit(&next).await;
+    eventually("one waits for room, and the other is put back", async || {
+        let waits = kage.process(runner).log_says("runner.no_room_for_a_result");
+        (waits && kage.task(string(&next["id"])).await["runs"][0]["attempt"] != 0).then_some(())
+    })
+    .await;
+    assert_eq!(kage.task(begun).await["runs"][0]["state"], "harvesting");
+    free(&kage.data);
+    assert_result(&kage, &kage.ended(begun).await, 7);
+    assert_result(&kage, &kage.ended(string(&next["id"])).await, 8);
+    let events = kage.events(begun, "").await;
+    let told = events.iter().filter(|event| event.data["message"].to_string().contains("disk is full"));
+    assert_eq!(told.count(), 1);
+
+    for process in [runner, api] {
+        assert!(kage.process(process).terminate().await.success());
+    }
+    let unmounted = eventually("its keeper has ended too", async || {
+        Command::new("umount").arg(&kage.data).output().ok().filter(|output| output.status.success())
+    })
+    .await;
+    assert!(unmounted.status.success());
+}

@@ -15,7 +15,9 @@ async fn nothing_that_a_run_has_done_is_lost() {
     let mode = Command::new("chmod").arg("711").arg(&kage.data).status();
     assert!(mode.is_ok_and(|status| status.success()));
     // What stops runs from being begun on a disk that is nearly full is not what is tried here.
-    for name in ["KAGE_RUNNER_RESERVE_BYTES", "KAGE_RUNNER_DISK_SOFT_PERCENT", "KAGE_RUNNER_DISK_HARD_PERCENT"] {
+    for name in
+        ["KAGE_RUNNER_RESERVE_BYTES", "KAGE_RUNNER_DISK_SOFT_PERCENT", "KAGE_RUNNER_DISK_HARD_PERCENT"]
+    {
         kage.set(name, "0");
     }
     kage.set("KAGE_LIMIT_WORKTREE_BYTES", "67108864");

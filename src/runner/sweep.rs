@@ -33,16 +33,11 @@ pub(super) async fn run(environment: Arc<Environment>) {
     let mut soon = AGAIN;
     while !environment.lifecycle.soft().is_cancelled() {
         let pause = match sweep(&environment).await {
-            Ok(()) => {
+            Ok(waits) => {
                 tracing::info!("runner.swept");
-                if waits_for_an_end(&environment) {
-                    let pause = soon;
-                    soon = (soon * 2).min(INTERVAL);
-                    pause
-                } else {
-                    soon = AGAIN;
-                    INTERVAL
-                }
+                let pause = if waits { soon } else { INTERVAL };
+                soon = if waits { (soon * 2).min(INTERVAL) } else { AGAIN };
+                pause
             }
             Err(error) => {
                 tracing::warn!(%error, "runner.sweep_failed");
@@ -60,13 +55,6 @@ pub(super) async fn run(environment: Arc<Environment>) {
             () = due => {}
         }
     }
-}
-
-/// Another runner may have a run whose folder is here: it took the run up before this one was started anew. The folder goes
-/// when the run has ended there.
-fn waits_for_an_end(environment: &Environment) -> bool {
-    let left = run_folders(environment).unwrap_or_default();
-    left.into_iter().any(|run| !environment.leases.is_held(run))
 }
 
 /// What is there of runs that nobody here works on.
@@ -102,14 +90,22 @@ impl Remains {
         self.ended.get(&run) == Some(&true)
     }
 
+    /// Another runner may have a run whose folder is here: it took the run up before this one was started anew. The folder
+    /// goes when the run has ended there.
+    fn waits_for_an_end(&self) -> bool {
+        self.folders.iter().any(|run| self.ended.get(run) == Some(&false))
+    }
+
     fn is_unknown(&self, run: Uuid) -> bool {
         !self.ended.contains_key(&run)
     }
 }
 
-/// What cannot be ended now is left for the next time, and keeps nothing else from its end.
-async fn sweep(environment: &Arc<Environment>) -> Result<(), RunFailure> {
+/// What cannot be ended now is left for the next time, and keeps nothing else from its end. Whether there is something that
+/// waits for a run's end elsewhere.
+async fn sweep(environment: &Arc<Environment>) -> Result<bool, RunFailure> {
     let remains = Remains::look(environment).await?;
+    let waits = remains.waits_for_an_end();
     tell_of_the_unknown(&remains);
     let mut failure = None;
     let mut still_used = BTreeSet::new();
@@ -140,7 +136,7 @@ async fn sweep(environment: &Arc<Environment>) -> Result<(), RunFailure> {
     };
     let temporary = sweep_temporary::sweep(environment).await;
     let branches = let_go::branches(environment).await;
-    failure.map_or(Ok(()), Err).and(swept).and(bases).and(temporary).and(branches)
+    failure.map_or(Ok(()), Err).and(swept).and(bases).and(temporary).and(branches).map(|()| waits)
 }
 
 async fn record_bases(environment: &Environment, removed: Removed) -> Result<(), RunFailure> {

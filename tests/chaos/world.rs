@@ -121,13 +121,13 @@ impl World {
             if self.slot(role).held > 0 || self.process(role).is_some() {
                 continue;
             }
-            if let Some(index) = self.slot(role).process.take() {
-                if !std::mem::take(&mut self.slot(role).is_struck) {
-                    let tail = self.kage.process(index).log_tail();
-                    let last: Vec<&str> = tail.lines().rev().take(3).collect();
-                    self.last_words.push(format!("{}: {}", role.program(), last.join(" | ")));
-                    *self.deaths.entry(role.program()).or_default() += 1;
-                }
+            let ended = self.slot(role).process.take();
+            let is_struck = std::mem::take(&mut self.slot(role).is_struck);
+            if let Some(index) = ended.filter(|_| !is_struck) {
+                let tail = self.kage.process(index).log_tail();
+                let last: Vec<&str> = tail.lines().rev().take(3).collect();
+                self.last_words.push(format!("{}: {}", role.program(), last.join(" | ")));
+                *self.deaths.entry(role.program()).or_default() += 1;
             }
             self.start(role);
         }

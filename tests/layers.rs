@@ -293,6 +293,7 @@ const NEEDS_NO_VISIBLE: &[&str] = &[
     "tasks::insert",
     "repositories::insert",
     // Of rows that were found for the caller.
+    "let_go::of_task",
     "task_view::to_wire",
 ];
 

@@ -51,7 +51,7 @@ async fn roles_that_start_on_an_empty_database_agree() {
     assert_eq!(kage.run(&shell("echo x > x")).await["status"], "completed");
 }
 
-const ROLES: [&str; 6] = ["api", "runner", "gateway", "sequencer", "notifier", "serve"];
+const ROLES: [&str; 7] = ["api", "runner", "gateway", "sequencer", "notifier", "retention", "serve"];
 
 /// Each command must end with status 1 and a last line that says this. An address and a folder of its own: only the schema is in its way.
 async fn refused(kage: &TestKage, commands: &[&[&str]], settings: &[(&str, &str)], says: &[&str]) {

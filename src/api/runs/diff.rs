@@ -35,7 +35,7 @@ pub(in crate::api) async fn run_diff(
 ) -> ApiResult<Response> {
     let json = wants_json(&headers)?;
     let run = find_ended(&state, &caller, task, &name).await?;
-    still_there(&state, task, let_go::RESULTS).await?;
+    still_there(&state, &caller, task, let_go::RESULTS).await?;
     let max_bytes = json.then_some(JSON_PATCH_BYTES);
     let mut found =
         db::results::patch(&state.pool, &caller.visible, run.id, max_bytes).await?.unwrap_or_default();

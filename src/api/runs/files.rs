@@ -40,7 +40,7 @@ pub(in crate::api) async fn run_files(
         return Err(ApiError::invalid("after is a number of files"));
     }
     let run = find_ended(&state, &caller, task, &name).await?;
-    still_there(&state, task, let_go::RESULTS).await?;
+    still_there(&state, &caller, task, let_go::RESULTS).await?;
     let page = db::results::files(&state.pool, &caller.visible, run.id, after, limit).await?;
     let (files, total, found) = match page {
         None => (Vec::new(), 0, HarvestFindings::default()),

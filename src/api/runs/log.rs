@@ -40,7 +40,7 @@ pub(in crate::api) async fn run_log(
     let run = find(&state, &caller, task, &name).await?;
     let total = run.output_bytes.unsigned_abs();
     if total > 0 {
-        still_there(&state, task, let_go::LOG).await?;
+        still_there(&state, &caller, task, let_go::LOG).await?;
     }
     let range = match headers.get(header::RANGE) {
         None => None,

@@ -22,8 +22,8 @@ async fn find(state: &ApiState, caller: &Caller, task: Uuid, name: &str) -> ApiR
 
 /// # Errors
 /// 410 if the operator's rules have let it go.
-async fn still_there(state: &ApiState, task: Uuid, what: &str) -> ApiResult<()> {
-    let all = db::let_go::of_task(&state.pool, task).await?;
+async fn still_there(state: &ApiState, caller: &Caller, task: Uuid, what: &str) -> ApiResult<()> {
+    let all = db::let_go::of_task(&state.pool, &caller.visible, task).await?;
     match let_go::find(&all, what) {
         Some(gone) => Err(ApiError::let_go(gone)),
         None => Ok(()),

@@ -89,7 +89,7 @@ pub(in crate::api) async fn task_progress(
             row.event_seq
         )));
     }
-    let gone = db::let_go::of_task(&state.pool, id).await?;
+    let gone = db::let_go::of_task(&state.pool, &caller.visible, id).await?;
     // Also where all that is left would come after the cursor: without its last event a stream has no end.
     if let Some(gone) = let_go::find(&gone, let_go::EVENTS) {
         return Err(ApiError::let_go(gone));
@@ -226,12 +226,12 @@ impl Follower {
 
     /// Whether the events themselves were let go while this stream was open.
     async fn lost(&self) -> Result<bool, DbError> {
-        let all = db::let_go::of_task(&self.state.pool, self.task).await?;
+        let all = db::let_go::of_task(&self.state.pool, &self.caller.visible, self.task).await?;
         Ok(let_go::find(&all, let_go::EVENTS).is_some())
     }
 
     async fn tell_missing(&mut self, frames: &mut String) -> Result<(), DbError> {
-        let all = db::let_go::of_task(&self.state.pool, self.task).await?;
+        let all = db::let_go::of_task(&self.state.pool, &self.caller.visible, self.task).await?;
         if let Some(gone) = let_go::find(&all, let_go::LOG) {
             missing(frames, self.task, gone);
             self.told = true;

@@ -79,14 +79,14 @@ mod tests {
     #[test]
     fn a_key_has_its_own_and_all_have_theirs() {
         let streams = Arc::new(Streams::new(3, 2));
-        let first = streams.take("a").ok().expect("a place");
-        let second = streams.take("a").ok().expect("a place");
+        let first = streams.take("a").expect("a place");
+        let second = streams.take("a").expect("a place");
         assert_eq!(refused(&streams, "a"), (429, true));
-        let third = streams.take("b").ok().expect("another key has its own");
+        let third = streams.take("b").expect("another key has its own");
         assert_eq!(refused(&streams, "b"), (503, true), "a refusal takes no place of the key");
         assert_eq!(refused(&streams, "a"), (429, true));
         drop(first);
-        let fourth = streams.take("b").ok().expect("a place that was given back");
+        let fourth = streams.take("b").expect("a place that was given back");
         assert_eq!(refused(&streams, "b"), (429, true));
         assert_eq!(refused(&streams, "a"), (503, true));
         drop((second, third, fourth));
@@ -97,7 +97,7 @@ mod tests {
     #[test]
     fn refusals_leave_nothing_behind() {
         let streams = Arc::new(Streams::new(1, 5));
-        let held = streams.take("holder").ok().expect("a place");
+        let held = streams.take("holder").expect("a place");
         for number in 0..1000 {
             assert_eq!(refused(&streams, &format!("key {number}")), (503, true));
         }

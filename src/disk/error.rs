@@ -12,6 +12,8 @@ pub enum DiskError {
     NotStarted { program: &'static str, source: io::Error },
     #[error("{program} failed ({status}): {said}")]
     Failed { program: &'static str, status: String, said: String },
+    #[error("there was no room beneath it for all that was written ({}): no space left on device", .0.display())]
+    Lost(PathBuf),
     #[error(
         "{bytes} bytes and {inodes} inodes are asked for; the new file system has {has_bytes} and {has_inodes}"
     )]

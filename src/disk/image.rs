@@ -11,7 +11,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use rustix::fs::{SeekFrom, seek, statvfs};
+use rustix::fs::{SeekFrom, seek, statvfs, syncfs};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
@@ -26,6 +26,8 @@ const OVERHEAD: u64 = 256 * 1024;
 
 /// Beside the run's other things: the file, and where it is mounted.
 const FILE: &str = "disk.img";
+/// Its name once something of it is lost. The kernel says so a single time, to whoever asks first.
+const LOST: &str = "disk.lost";
 
 /// Nothing in it is a device or gains rights; no run survives a restart, so nothing need be flushed in order; inode
 /// tables of a sparse file are zero already.
@@ -85,11 +87,13 @@ impl Images {
     pub fn mount(&self, run: &Path, name: &str) -> Result<PathBuf, DiskError> {
         DirBuilder::new().recursive(true).mode(0o700).create(run).map_err(DiskError::io("make", run))?;
         let (file, target) = (run.join(FILE), run.join(name));
-        match fs::remove_file(&file) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(DiskError::io("remove", &file)(error));
+        for before in [&file, &run.join(LOST)] {
+            match fs::remove_file(before) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(DiskError::io("remove", before)(error));
+                }
+                _ => {}
             }
-            _ => {}
         }
         copy_sparse(&self.template, &file).map_err(DiskError::io("write", &file))?;
         match DirBuilder::new().mode(0o700).create(&target) {
@@ -131,6 +135,28 @@ impl Images {
         program("mkfs.ext4", &args)?;
         fs::rename(&unfinished, &self.template).map_err(DiskError::io("keep", &self.template))
     }
+}
+
+/// Has the kernel write all that is still in memory of the file system at `name` in the folder `run`, if there is one. The
+/// file beneath is sparse: where the disk is full, what was written and not yet stored is dropped, and reads as zeroes.
+///
+/// # Errors
+/// [`DiskError::Lost`] if that has happened, however often this is asked.
+pub fn settle(run: &Path, name: &str) -> Result<(), DiskError> {
+    let (file, lost, mounted) = (run.join(FILE), run.join(LOST), run.join(name));
+    if lost.exists() {
+        return Err(DiskError::Lost(mounted));
+    }
+    if !file.exists() {
+        return Ok(());
+    }
+    let root = File::open(&mounted).map_err(DiskError::io("open", &mounted))?;
+    if let Err(error) = syncfs(&root) {
+        tracing::warn!(%error, mounted = %mounted.display(), "disk.lost");
+        fs::rename(&file, &lost).map_err(DiskError::io("rename", &file))?;
+        return Err(DiskError::Lost(mounted));
+    }
+    Ok(())
 }
 
 /// Takes a file system off, whoever still uses it; one that is not mounted is left. Its loop device goes with it.

@@ -29,6 +29,7 @@ use crate::git::mirror::Mirror;
 use crate::image::manifest::Manifest;
 use crate::metrics::metrics;
 use crate::metrics::runs::Phase;
+use crate::runner::disk;
 use crate::runner::drive::{Drive, Ended};
 use crate::runner::environment::Environment;
 use crate::runner::failure::RunFailure;
@@ -280,6 +281,7 @@ fn take(
         return Ok(Taken { branch: None, findings: HarvestFindings::default(), secrets: Vec::new() });
     };
     worktree.unmount()?;
+    disk::settle(&environment.folders.run(run.id))?;
     let mirror = Mirror::open(&environment.folders.mirror(&task.repository)?)?;
     let mut found = harvest(&mirror, &worktree, &harvest_limits(&environment.config.limits))?;
     let mut findings = HarvestFindings {

@@ -8,7 +8,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::config::runner::{DiskMode, RunnerConfig};
-use crate::disk::image::Images;
+use crate::disk::image::{self, Images};
 use crate::disk::loop_nodes;
 use crate::disk::usage::{self, Allowance, Over};
 use crate::domain::limits::Enforcement;
@@ -17,6 +17,7 @@ use crate::domain::verdict::Verdict;
 use crate::git::worktree::{self, DISK};
 use crate::runner::drive::Drive;
 use crate::runner::failure::{RunFailure, StartError};
+use crate::runner::room;
 
 /// Between two looks at least; a look that takes long is repeated less often, so that it stays a tenth of one CPU.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -69,6 +70,15 @@ impl Disk {
         }
         Ok(())
     }
+}
+
+/// Sees that what a run has written is on the disk, or says that it is not. Blocks.
+pub(super) fn settle(run: &Path) -> Result<(), RunFailure> {
+    if room::is_full(run) {
+        // What is still in memory stays there, unless the kernel wants to write it.
+        return Err(RunFailure::Refused("the data folder's disk: no space left on device".to_owned()));
+    }
+    Ok(image::settle(run, DISK)?)
 }
 
 /// Looks at one run's worktree, if nothing else holds it.

@@ -58,7 +58,7 @@ impl Drive<'_> {
     }
 }
 
-fn is_full(folder: &Path) -> bool {
+pub(super) fn is_full(folder: &Path) -> bool {
     statvfs(folder).is_ok_and(|found| found.f_bavail.saturating_mul(found.f_frsize) < FULL)
 }
 

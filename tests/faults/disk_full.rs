@@ -2,6 +2,8 @@
 
 use std::process::Command;
 
+use serde_json::Value;
+
 use crate::filling::{fill, free};
 use crate::own_engine::mount_file;
 use crate::support::leftovers::mounts;
@@ -9,8 +11,8 @@ use crate::support::tasks::{shell, string};
 use crate::support::{TestKage, eventually};
 use crate::world::assert_result;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_that_a_run_has_done_is_lost() {
+/// A world whose data folder has a small disk, and whose runner begins runs on it however full it is.
+async fn on_a_small_disk() -> (TestKage, [usize; 2]) {
     let mut kage = TestKage::new().await;
     mount_file(&kage.folder.join("disk"), 1_000, &kage.data);
     let mode = Command::new("chmod").arg("711").arg(&kage.data).status();
@@ -22,9 +24,25 @@ async fn nothing_that_a_run_has_done_is_lost() {
         kage.set(name, "0");
     }
     kage.set("KAGE_LIMIT_WORKTREE_BYTES", "67108864");
-    let (api, runner) = (kage.start("api").await, kage.start("runner").await);
+    let roles = [kage.start("api").await, kage.start("runner").await];
     kage.demo().await;
+    (kage, roles)
+}
 
+async fn end(mut kage: TestKage, roles: [usize; 2]) {
+    for process in roles.into_iter().rev() {
+        assert!(kage.process(process).terminate().await.success());
+    }
+    let unmounted = eventually("its keeper has ended too", async || {
+        Command::new("umount").arg(&kage.data).output().ok().filter(|output| output.status.success())
+    })
+    .await;
+    assert!(unmounted.status.success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_that_a_run_has_done_is_lost() {
+    let (mut kage, roles) = on_a_small_disk().await;
     let begun = kage.submit(&shell("echo 7 > result; echo begun; sleep 4")).await;
     let begun = string(&begun["id"]);
     kage.says(begun, "shell", "begun").await;
@@ -37,7 +55,7 @@ async fn nothing_that_a_run_has_done_is_lost() {
     (next["max_retries"], next["retry_delay"]) = (5.into(), 2.into());
     let next = kage.submit(&next).await;
     eventually("one waits for room, and the other is put back", async || {
-        let waits = kage.process(runner).log_says("runner.no_room_for_a_result");
+        let waits = kage.process(roles[1]).log_says("runner.no_room_for_a_result");
         (waits && kage.task(string(&next["id"])).await["runs"][0]["attempt"] != 0).then_some(())
     })
     .await;
@@ -48,13 +66,30 @@ async fn nothing_that_a_run_has_done_is_lost() {
     let events = kage.events(begun, "").await;
     let told = events.iter().filter(|event| event.data["message"].to_string().contains("disk is full"));
     assert_eq!(told.count(), 1);
+    end(kage, roles).await;
+}
 
-    for process in [runner, api] {
-        assert!(kage.process(process).terminate().await.success());
-    }
-    let unmounted = eventually("its keeper has ended too", async || {
-        Command::new("umount").arg(&kage.data).output().ok().filter(|output| output.status.success())
-    })
-    .await;
-    assert!(unmounted.status.success());
+/// The kernel dropped what it could not store, and would read zeroes in its place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_lost_is_no_success() {
+    let (kage, roles) = on_a_small_disk().await;
+    // More than what a full disk still has for root.
+    let script = "echo begun; while [ ! -e go ]; do sleep 0.1; done; yes | head -c 50000000 > result; echo written; sleep 2";
+    let task = kage.submit(&shell(script)).await;
+    let id = string(&task["id"]);
+    kage.says(id, "shell", "begun").await;
+    assert!(fill(&kage.data), "the disk takes more");
+    let mounts = mounts(&kage.data);
+    let worktree = mounts.iter().find(|mount| mount.ends_with("merged")).expect("an overlay");
+    std::fs::write(worktree.join("go"), "").expect("the run's own disk has room");
+    kage.says(id, "shell", "written").await;
+    // The kernel does that by itself, sooner or later.
+    let stored = std::fs::File::open(worktree.join("result")).and_then(|file| file.sync_all());
+    assert!(stored.is_err(), "there is no room for it");
+    free(&kage.data);
+    let task = kage.ended(id).await;
+    let run = &task["runs"][0];
+    assert_eq!((&run["state"], &run["branch"]), (&"sandbox_error".into(), &Value::Null), "{task}");
+    assert!(string(&run["error"]).contains("no room beneath it"), "{task}");
+    end(kage, roles).await;
 }

@@ -214,6 +214,16 @@ async fn carry(
             .map_or(CHUNK, |rate| usize::try_from(rate / 10).map_or(CHUNK, |n| n.clamp(1, CHUNK)));
         let due = held.front().map(|(due, _)| (*due).max(next));
         tokio::select! {
+            // What was said of the weather before a byte came holds for that byte.
+            biased;
+            changed = changes.changed() => changed.map_err(io::Error::other)?,
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if flows && due.is_some() => {
+                let (_, chunk) = held.pop_front().expect("it is due");
+                to.write_all(&chunk).await?;
+                bytes -= chunk.len();
+                let takes = weather.rate.map(|rate| Duration::from_secs_f64(chunk.len() as f64 / rate.max(1) as f64));
+                next = Instant::now() + takes.unwrap_or_default();
+            }
             read = from.read(&mut buffer[..most]), if flows && !is_ended && bytes < HELD => {
                 let read = read?;
                 is_ended = read == 0;
@@ -222,14 +232,6 @@ async fn carry(
                     held.push_back((Instant::now() + weather.delay, buffer[..read].to_vec()));
                 }
             }
-            () = sleep_until(due.unwrap_or_else(Instant::now)), if flows && due.is_some() => {
-                let (_, chunk) = held.pop_front().expect("it is due");
-                to.write_all(&chunk).await?;
-                bytes -= chunk.len();
-                let takes = weather.rate.map(|rate| Duration::from_secs_f64(chunk.len() as f64 / rate.max(1) as f64));
-                next = Instant::now() + takes.unwrap_or_default();
-            }
-            changed = changes.changed() => changed.map_err(io::Error::other)?,
         }
     }
     to.shutdown().await

@@ -35,8 +35,8 @@ use self::process::Process;
 
 /// How long a test waits for anything. It says that something never comes, not how fast it is.
 pub const PATIENCE: Duration = Duration::from_secs(180);
-/// Worlds at once: a machine with two cores runs two of them well.
-static WORLDS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(2)));
+/// Worlds at once: they wait for containers and leases more than they compute, so a machine with two cores runs four of them well.
+static WORLDS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(4)));
 
 pub struct TestKage {
     /// Also the instance label of its containers.

@@ -239,6 +239,21 @@ pub async fn notice(
     Ok(())
 }
 
+/// What the CLI of a running attempt is about to be told to end for: whoever goes on with the attempt knows it.
+///
+/// # Errors
+/// [`DbError::LeaseLost`].
+pub async fn set_ending(pool: &PgPool, lease: Lease, verdict: &Value) -> Result<(), DbError> {
+    let done =
+        sqlx::query("UPDATE runs SET verdict = $3 WHERE id = $1 AND lease_id = $2 AND state = 'running'")
+            .bind(lease.run)
+            .bind(lease.id)
+            .bind(verdict)
+            .execute(pool)
+            .await?;
+    if done.rows_affected() == 0 { Err(DbError::LeaseLost(lease.run)) } else { Ok(()) }
+}
+
 /// `running` → `harvesting`, with how the CLI ended.
 ///
 /// # Errors

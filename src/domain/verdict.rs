@@ -125,7 +125,12 @@ impl Verdict {
                 let why = "its container was told to end; was the engine stopped, or started anew?";
                 return Self { exit_code: exited.code, ..Self::new(RunState::Lost, why) };
             }
-            EndedBy::Runner | EndedBy::Itself => {}
+            // Whoever told it to end and is there still knows why, and does not ask here.
+            EndedBy::Runner => {
+                let why = "a runner that is gone told it to end, and could not write down why";
+                return Self { exit_code: exited.code, ..Self::new(RunState::Lost, why) };
+            }
+            EndedBy::Itself => {}
         }
         match (exited.code, exited.signal) {
             (Some(0), _) => Self { error: None, ..state(RunState::Succeeded, String::new()) },

@@ -30,7 +30,7 @@ use crate::git::worktree::Worktree;
 use crate::metrics::metrics;
 use crate::metrics::runs::Phase;
 use crate::runner::environment::Environment;
-use crate::runner::failure::{RunFailure, verdict_of, written};
+use crate::runner::failure::{RunFailure, noted, verdict_of, written};
 use crate::runner::lease::Orders;
 use crate::runner::prepare::{self, Prepared, SHIM_WITHIN};
 use crate::runner::pump::{Ending, Pump};
@@ -286,7 +286,8 @@ impl Drive<'_> {
     async fn resume(&self, run: &RunRow) -> Result<Ended, RunFailure> {
         self.notice(run, EventKind::Warning, "its runner was started anew; the run goes on").await?;
         self.take_up_refusals(run).await?;
-        let lost = |why: &str| Verdict::new(RunState::Lost, why);
+        // One that was being ended when its runner died is that, however it was found.
+        let lost = |why: &str| noted(run).unwrap_or_else(|| Verdict::new(RunState::Lost, why));
         let Some(id) = &run.container_id else {
             return Ok(Ended { verdict: lost("its container is not known"), sandbox: None });
         };
@@ -299,8 +300,8 @@ impl Drive<'_> {
             Ok(Inspected { state: ContainerState::Exited, exit_code, oom_killed, .. }) => {
                 let status = exit_code.unwrap_or(-1);
                 let why = format!("its sandbox ended while no runner was there (status {status})");
-                let state = if oom_killed { RunState::OutOfMemory } else { RunState::Lost };
-                return Ok(Ended { verdict: Verdict::new(state, why), sandbox: Some(sandbox) });
+                let verdict = if oom_killed { Verdict::new(RunState::OutOfMemory, why) } else { lost(&why) };
+                return Ok(Ended { verdict, sandbox: Some(sandbox) });
             }
             Ok(_) => {}
             Err(error) if error.is_transient() => {

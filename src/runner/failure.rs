@@ -144,10 +144,14 @@ impl From<DbError> for RunFailure {
     }
 }
 
-/// What a run's row says of how its attempt ended.
+/// What a run's row says of how its attempt ended, or is being ended; `None` if nothing did yet.
+pub(super) fn noted(run: &RunRow) -> Option<Verdict> {
+    run.verdict.clone().and_then(|value| serde_json::from_value(value).ok())
+}
+
+/// The same of an attempt that has ended.
 pub(super) fn written(run: &RunRow) -> Verdict {
-    let verdict = run.verdict.clone().and_then(|value| serde_json::from_value(value).ok());
-    verdict
+    noted(run)
         .unwrap_or_else(|| Verdict::new(RunState::SandboxError, "the record of how its CLI ended is broken"))
 }
 

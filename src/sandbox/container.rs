@@ -81,6 +81,9 @@ const WAIT_SLICE: Duration = Duration::from_secs(30);
 
 /// How long [`Sandbox::wait`] bears an engine that does not answer, for example while it restarts.
 const ENGINE_AWAY: Duration = Duration::from_secs(60);
+/// The engine hears of a kill for want of memory apart from the container's end, and may hear of it later: so long is a
+/// failed end looked at again.
+const OOM_NEWS_WITHIN: Duration = Duration::from_secs(2);
 
 impl Sandbox {
     /// Makes a container; it does not run yet.
@@ -172,13 +175,17 @@ impl Sandbox {
     /// [`SandboxError::Gone`] if somebody else removed it; the engine's last error if it stays away.
     pub async fn wait(&self) -> Result<Ended, SandboxError> {
         let mut away_since: Option<Instant> = None;
+        let mut failed_since: Option<Instant> = None;
         loop {
             // What the call says does not count, only that it returned: inspect knows all of it, and more.
             let asked = Instant::now();
             let _ = tokio::time::timeout(WAIT_SLICE, self.wait_call()).await;
             match self.inspect().await {
                 Ok(Inspected { state: ContainerState::Exited, exit_code, oom_killed, error, .. }) => {
-                    return Ok(Ended { exit_code: exit_code.unwrap_or(-1), oom_killed, error });
+                    let since = *failed_since.get_or_insert_with(Instant::now);
+                    if exit_code == Some(0) || oom_killed || since.elapsed() > OOM_NEWS_WITHIN {
+                        return Ok(Ended { exit_code: exit_code.unwrap_or(-1), oom_killed, error });
+                    }
                 }
                 Ok(_) => away_since = None,
                 Err(error) if error.is_transient() => {

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use rand::{RngExt, SeedableRng};
+use serde_json::json;
 
 use crate::support::eventually;
-use crate::support::tasks::{shell, string};
+use crate::support::tasks::{shell, shell_with, string};
 use crate::watcher::Watcher;
 use crate::world::{apart, assert_result, numbered};
 
@@ -73,6 +74,29 @@ async fn after_the_output_limit_has_struck() {
     let run = &task["runs"][0];
     assert_eq!((&run["state"], &run["attempt"]), (&"output_limit".into(), &1.into()), "{task}");
     assert_eq!(run["output_bytes"], 100_000);
+}
+
+/// Why a CLI was told to end outlives the runner that told it: its end is not taken for its own doing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_it_told_a_cli_to_end() {
+    let (mut kage, roles) = apart(&[]).await;
+    let script = "trap 'echo told; sleep 3; exit 9' TERM; echo begun; while :; do sleep 0.1; done";
+    let idle = kage.submit(&shell_with(script, &json!({ "idle_timeout": 2 }))).await;
+    let cancelled = kage.submit(&shell(script)).await;
+    let (idle, cancelled) = (string(&idle["id"]), string(&cancelled["id"]));
+    kage.says(cancelled, "shell", "begun").await;
+    let answer = kage.post(&format!("/api/v1/tasks/{cancelled}/cancel"), &json!({})).await;
+    assert_eq!(answer.status, 202, "{}", answer.text());
+    for id in [idle, cancelled] {
+        kage.says(id, "shell", "told").await;
+    }
+    kage.process(roles.runner).kill_9();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    kage.start("runner").await;
+    for (id, state) in [(idle, "idle_timeout"), (cancelled, "cancelled")] {
+        let run = kage.ended(id).await["runs"][0].clone();
+        assert_eq!((&run["state"], &run["attempt"]), (&state.into(), &1.into()), "{run}");
+    }
 }
 
 /// Killed after a random while, over and over, until the run is done: preparing, starting, running, harvesting.

@@ -82,7 +82,7 @@ fn a_base_is_whole_or_absent() -> Result<()> {
         assert_eq!(world.git(&base.path, ["status", "--porcelain", "--ignored"])?, "");
         assert_eq!(world.git(&base.path, ["write-tree"])?, tree);
         drop(base);
-        assert_eq!(world.bases()?.collect(&world.path("runs"), Duration::ZERO)?.bases, 1);
+        world.collect_bases(1)?;
         assert_eq!(fs::read_dir(world.path("bases"))?.count(), 0, "round {round}");
     }
     Ok(())

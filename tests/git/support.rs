@@ -6,7 +6,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -87,6 +87,22 @@ impl World {
 
     pub fn bases(&self) -> Result<Bases> {
         Ok(Bases::open(&self.path("bases"))?)
+    }
+
+    /// Collects until so many unused bases are gone. A program that another test is about to start holds our locks until
+    /// it has begun.
+    pub fn collect_bases(&self, wanted: u64) -> Result<()> {
+        let start = Instant::now();
+        let mut gone = 0;
+        while gone < wanted {
+            ensure!(
+                start.elapsed() < Duration::from_secs(30),
+                "{gone} of {wanted} unused bases were collected"
+            );
+            gone += self.bases()?.collect(&self.path("runs"), Duration::ZERO)?.bases;
+        }
+        ensure!(gone == wanted, "{gone} instead of {wanted} bases were collected");
+        Ok(())
     }
 
     pub fn base(&self, mirror: &Mirror) -> Result<Base> {

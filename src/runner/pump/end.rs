@@ -11,6 +11,7 @@ use crate::domain::run::RunState;
 use crate::domain::verdict::{Verdict, limits_met};
 use crate::runner::drive::Drive;
 use crate::runner::failure::RunFailure;
+use crate::runner::lines::MAX_LINE;
 use crate::runner::pump::{Ending, Pump};
 use crate::runner::retry;
 use crate::sandbox::shim_link::ShimLink;
@@ -37,7 +38,7 @@ impl Pump<'_> {
     }
 
     /// Safe to repeat: what was said on a link that broke may not have been heard.
-    pub(super) async fn terminate_if_ending(&self, link: &mut ShimLink) {
+    pub(super) async fn terminate_if_ending(&mut self, link: &mut ShimLink) {
         if self.cause.is_none() {
             return;
         }

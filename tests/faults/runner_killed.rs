@@ -85,8 +85,8 @@ async fn after_it_told_a_cli_to_end() {
     let cancelled = kage.submit(&shell(script)).await;
     let (idle, cancelled) = (string(&idle["id"]), string(&cancelled["id"]));
     kage.says(cancelled, "shell", "begun").await;
-    let answer = kage.post(&format!("/api/v1/tasks/{cancelled}/cancel"), &json!({})).await;
-    assert_eq!(answer.status, 202, "{}", answer.text());
+    let answer = kage.delete(&format!("/api/v1/tasks/{cancelled}")).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
     for id in [idle, cancelled] {
         kage.says(id, "shell", "told").await;
     }

@@ -3,10 +3,13 @@
 //! Every write goes through [`fenced`]: the task's row first (events), then the run's row by id **and lease**;
 //! a runner that lost its lease can write nothing, whatever it believes.
 
+use std::time::Duration;
+
 use chrono::Utc;
 use serde_json::{Value, json};
 use sqlx::types::Json;
 use sqlx::{PgPool, Postgres, Transaction};
+use uuid::Uuid;
 
 use crate::db::error::DbError;
 use crate::db::events::{self, NewEvent};
@@ -237,6 +240,20 @@ pub async fn notice(
     let write = fenced(pool, lease, &[NewEvent::other(kind, &notice)]).await?;
     write.transaction.commit().await?;
     Ok(())
+}
+
+/// For how long the CLI of an attempt has been at work, by the clock that wrote down its start.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn running_for(pool: &PgPool, run: Uuid) -> Result<Duration, DbError> {
+    let seconds: Option<f64> = sqlx::query_scalar(
+        "SELECT extract(epoch FROM now() - cli_started_at)::double precision FROM runs WHERE id = $1",
+    )
+    .bind(run)
+    .fetch_one(pool)
+    .await?;
+    Ok(Duration::try_from_secs_f64(seconds.unwrap_or_default()).unwrap_or_default())
 }
 
 /// What the CLI of a running attempt is about to be told to end for: whoever goes on with the attempt knows it.

@@ -1,7 +1,7 @@
-//! Letting go of what is kept too long. All of it is done by functions of the schema's owner (migrations 0021, 0025), which look
+//! Letting go of what is kept too long. All of it is done by functions of the schema's owner (migrations 0021, 0026, 0027), which look
 //! again whether a task has ended and record each act: with its own rights this role reads and removes nothing.
 
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::NaiveDate;
 use sqlx::PgPool;
 use uuid::Uuid;
 
@@ -39,8 +39,8 @@ pub const MOST_DUE: usize = 20_000;
 /// When a thing is due.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
-    /// Of tasks that ended before.
-    pub before: Option<DateTime<Utc>>,
+    /// Of tasks that ended more days ago, by the database's clock.
+    pub days: Option<i32>,
     /// Of the tasks that ended first, as long as all of it is more.
     pub most_bytes: Option<i64>,
     /// Whether what is due by age waits until its month can go.
@@ -75,7 +75,7 @@ fn gone((tasks, bytes): (Option<i64>, Option<i64>)) -> Option<Gone> {
 pub async fn due(pool: &PgPool, thing: Thing, bounds: Bounds) -> Result<Vec<Due>, DbError> {
     let due = sqlx::query_as("SELECT task, month, rule FROM retention_due($1, $2, $3, $4)")
         .bind(thing.as_str())
-        .bind(bounds.before)
+        .bind(bounds.days)
         .bind(bounds.most_bytes)
         .bind(bounds.whole_months)
         .fetch_all(pool)
@@ -107,22 +107,23 @@ pub async fn past_months(pool: &PgPool, thing: Thing) -> Result<Vec<NaiveDate>, 
     Ok(months)
 }
 
-/// Drops a month's table, if all of it is due: its tasks ended before `before`, or are among `due`, or are let go already.
+/// Drops a month's table, if all of it is due: its tasks ended more than `days` ago, or are among `due`, or are let go already.
 /// None: something in it has to stay.
 ///
 /// # Errors
-/// [`DbError`]; one that [`DbError::is_lock_timeout`] where somebody uses the table for longer than is waited.
+/// [`DbError`]; one that [`DbError::is_lock_timeout`] where somebody uses the table for longer than is waited, or has written there
+/// meanwhile.
 pub async fn drop_month(
     pool: &PgPool,
     thing: Thing,
     month: NaiveDate,
-    before: Option<DateTime<Utc>>,
+    days: Option<i32>,
     due: &[Uuid],
 ) -> Result<Option<Gone>, DbError> {
     let row = sqlx::query_as("SELECT tasks, bytes FROM retention_drop_month($1, $2, $3, $4)")
         .bind(thing.as_str())
         .bind(month)
-        .bind(before)
+        .bind(days)
         .bind(due)
         .fetch_one(pool)
         .await?;

@@ -1,7 +1,6 @@
 //! One look at everything: months to come are made, what came before its month was there goes into it, months that are over are
 //! dropped whole where all of them is due, and the rest goes task by task.
 
-use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::PgPool;
 use uuid::Uuid;
 
@@ -31,7 +30,7 @@ pub(super) async fn run(pool: &PgPool, config: &RetentionConfig) -> Result<bool,
             Thing::Results => config.results,
         };
         if !kept.for_ever() {
-            more |= let_go(pool, thing, bounds(kept, Utc::now())).await?;
+            more |= let_go(pool, thing, bounds(kept)).await?;
         }
     }
     metrics().retention.looked();
@@ -78,9 +77,9 @@ async fn fill_months(pool: &PgPool) -> Result<bool, DbError> {
     Ok(more)
 }
 
-fn bounds(kept: Kept, now: DateTime<Utc>) -> Bounds {
+fn bounds(kept: Kept) -> Bounds {
     Bounds {
-        before: kept.days.and_then(|days| now.checked_sub_signed(TimeDelta::days(i64::from(days)))),
+        days: kept.days.map(|days| i32::try_from(days).unwrap_or(i32::MAX)),
         most_bytes: kept.bytes.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
         whole_months: kept.days.is_none_or(|days| days >= MONTH_DAYS),
     }
@@ -92,7 +91,7 @@ async fn let_go(pool: &PgPool, thing: Thing, bounds: Bounds) -> Result<bool, DbE
     for month in db::retention::past_months(pool, thing).await? {
         let of_month: Vec<Uuid> =
             due.iter().filter(|due| due.month == Some(month)).map(|due| due.task).collect();
-        match db::retention::drop_month(pool, thing, month, bounds.before, &of_month).await {
+        match db::retention::drop_month(pool, thing, month, bounds.days, &of_month).await {
             Ok(None) => {}
             Ok(Some(gone)) => {
                 tracing::info!(what = thing.as_str(), %month, gone.tasks, gone.bytes, "retention.month_dropped");
@@ -129,12 +128,11 @@ mod tests {
 
     #[test]
     fn what_is_not_set_bounds_nothing() {
-        let now = Utc::now();
-        let none = bounds(Kept::default(), now);
-        assert_eq!((none.before, none.most_bytes), (None, None));
-        let week = bounds(Kept { days: Some(7), bytes: None }, now);
-        assert_eq!((week.before, week.whole_months), (Some(now - TimeDelta::days(7)), false));
-        let year = bounds(Kept { days: Some(365), bytes: Some(u64::MAX) }, now);
+        let none = bounds(Kept::default());
+        assert_eq!((none.days, none.most_bytes), (None, None));
+        let week = bounds(Kept { days: Some(7), bytes: None });
+        assert_eq!((week.days, week.whole_months), (Some(7), false));
+        let year = bounds(Kept { days: Some(365), bytes: Some(u64::MAX) });
         assert_eq!((year.most_bytes, year.whole_months), (Some(i64::MAX), true));
     }
 }

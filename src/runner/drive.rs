@@ -129,9 +129,10 @@ impl Drive<'_> {
 
     async fn travel(&self, run: RunRow, task: TaskRow, former: Option<Uuid>) -> Result<(), RunFailure> {
         self.here.attempt.store(run.attempt, Ordering::Relaxed);
-        // Not even where a former self of this one took it from another and died.
+        // Not even where a former self of this one took it from another, which is written as lost, and died.
         let is_mine = former == Some(self.environment.id)
-            && (run.verdict.is_none() || run.state() == RunState::Harvesting);
+            && (run.state() == RunState::Harvesting
+                || noted(&run).is_none_or(|verdict| verdict.state != RunState::Lost));
         let (run, ended) = match run.state() {
             RunState::Queued => {
                 metrics().runs.took(Phase::Queue, since(run.not_before));

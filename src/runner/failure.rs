@@ -146,7 +146,12 @@ impl From<DbError> for RunFailure {
 
 /// What a run's row says of how its attempt ended, or is being ended; `None` if nothing did yet.
 pub(super) fn noted(run: &RunRow) -> Option<Verdict> {
-    run.verdict.clone().and_then(|value| serde_json::from_value(value).ok())
+    let mut verdict: Verdict = serde_json::from_value(run.verdict.clone()?).ok()?;
+    // What the CLI went on to say is in the row beside it.
+    if let (RunState::Running, Some(told)) = (run.state(), &run.told) {
+        verdict.told = serde_json::from_value(told.clone()).unwrap_or_default();
+    }
+    Some(verdict)
 }
 
 /// The same of an attempt that has ended.

@@ -6,6 +6,7 @@ use rand::{RngExt, SeedableRng};
 use serde_json::json;
 
 use crate::support::eventually;
+use crate::support::sse::output;
 use crate::support::tasks::{shell, shell_with, string};
 use crate::watcher::Watcher;
 use crate::world::{apart, assert_result, numbered};
@@ -44,8 +45,7 @@ async fn while_the_cli_writes_more_than_anybody_keeps() {
     tokio::time::sleep(Duration::from_secs(5)).await;
     kage.start("runner").await;
     let seen = watcher.end().await;
-    let text =
-        String::from_utf8(crate::support::sse::output(&seen.events, "shell", "stdout")).expect("ASCII");
+    let text = String::from_utf8(output(&seen.events, "shell", "stdout")).expect("ASCII");
     let mut lines = text.lines();
     assert_eq!(lines.next(), Some("begun"));
     for number in 1..=400_000 {
@@ -76,11 +76,13 @@ async fn after_the_output_limit_has_struck() {
     assert_eq!(run["output_bytes"], 100_000);
 }
 
-/// Why a CLI was told to end outlives the runner that told it: its end is not taken for its own doing.
+/// Why a CLI was told to end outlives the runner that told it: its end is not taken for its own doing, and its last words and work are
+/// kept as they would be.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_it_told_a_cli_to_end() {
     let (mut kage, roles) = apart(&[]).await;
-    let script = "trap 'echo told; sleep 3; exit 9' TERM; echo begun; while :; do sleep 0.1; done";
+    let script = "trap 'echo told; sleep 3; seq -f \"last %.0f\" 12; echo 1 > result; exit 9' TERM; echo begun; \
+                  while :; do sleep 0.1; done";
     let idle = kage.submit(&shell_with(script, &json!({ "idle_timeout": 2 }))).await;
     let cancelled = kage.submit(&shell(script)).await;
     let (idle, cancelled) = (string(&idle["id"]), string(&cancelled["id"]));
@@ -96,6 +98,9 @@ async fn after_it_told_a_cli_to_end() {
     for (id, state) in [(idle, "idle_timeout"), (cancelled, "cancelled")] {
         let run = kage.ended(id).await["runs"][0].clone();
         assert_eq!((&run["state"], &run["attempt"]), (&state.into(), &1.into()), "{run}");
+        assert_eq!((&run["exit_code"], &run["files_changed"]), (&9.into(), &1.into()), "{run}");
+        let said = String::from_utf8(output(&kage.events(id, "").await, "shell", "stdout")).expect("ASCII");
+        assert!(said.starts_with("begun\ntold\nlast 1\n") && said.ends_with("\nlast 12\n"), "{said}");
     }
 }
 

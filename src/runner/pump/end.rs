@@ -28,8 +28,13 @@ impl Pump<'_> {
         if let Ok(noted) = serde_json::to_value(&verdict) {
             let write = self.drive.environment.patiently(|| db::attempts::set_ending(pool, lease, &noted));
             match timeout(NOTE_WITHIN, write).await {
-                Ok(done) => done?,
-                Err(_) => tracing::warn!(run = %self.run.id, "runner.ending_not_noted"),
+                Ok(Ok(())) => {}
+                // It ends all the same: that is what it is told to.
+                Ok(Err(RunFailure::Database(error))) => {
+                    tracing::warn!(run = %self.run.id, %error, "runner.ending_not_noted")
+                }
+                Ok(Err(failure)) => return Err(failure),
+                Err(_) => tracing::warn!(run = %self.run.id, "runner.ending_not_noted: the database is away"),
             }
         }
         self.cause = Some((verdict, kill_at(self.drive)));

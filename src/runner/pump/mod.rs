@@ -75,7 +75,9 @@ pub(super) struct Pump<'a> {
     idle: Duration,
     idle_at: Instant,
     last_commit: Instant,
-    /// What ends the CLI, and when it is to be killed if it has not ended by then.
+    /// Something was over the output limit, and is not kept.
+    cut: bool,
+    /// What ends the CLI, and when it is to be killed if it has not ended by then. The first cause stays.
     cause: Option<(Verdict, Instant)>,
 }
 
@@ -96,10 +98,14 @@ impl<'a> Pump<'a> {
         session: String,
     ) -> Result<Self, RunFailure> {
         let manifest: Option<Manifest> = serde_json::from_value(run.manifest.clone()).ok();
+        let elapsed = match run.cli_started_at {
+            None => Duration::ZERO,
+            Some(_) => {
+                let pool = &drive.environment.pool;
+                drive.environment.patiently(|| db::attempts::running_for(pool, run.id)).await?
+            }
+        };
         let now = Instant::now();
-        let elapsed = run
-            .cli_started_at
-            .map_or(Duration::ZERO, |start| (chrono::Utc::now() - start).to_std().unwrap_or_default());
         let limit = Duration::from_secs(u64::from(run.timeout_secs.unsigned_abs()));
         let idle = Duration::from_secs(idle_secs(drive.environment, run));
         let disk = DiskWatch::of(drive, run.id);
@@ -132,6 +138,7 @@ impl<'a> Pump<'a> {
             idle,
             idle_at: now + idle,
             last_commit: now,
+            cut: false,
             cause: cause.map(|verdict| (verdict, end::kill_at(drive))),
             run: run.clone(),
         };

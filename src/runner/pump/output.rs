@@ -32,8 +32,8 @@ impl Pump<'_> {
         self.tail.extend_from_slice(&kept[kept.len().saturating_sub(TAIL_BYTES)..]);
         self.tail.drain(..self.tail.len().saturating_sub(TAIL_BYTES));
         if kept.len() < bytes.len() {
-            let over = !matches!(&self.cause, Some((verdict, _)) if verdict.state == RunState::OutputLimit);
-            if over {
+            self.cut = true;
+            if self.cause.is_none() {
                 let verdict = Verdict::new(
                     RunState::OutputLimit,
                     format!("wrote more than {limit} bytes; the rest is cut"),
@@ -126,8 +126,7 @@ impl Pump<'_> {
         }
         self.last_commit = Instant::now();
         self.idle_at = self.last_commit + self.idle;
-        let limited = matches!(&self.cause, Some((verdict, _)) if verdict.state == RunState::OutputLimit);
-        let acknowledged = if last && limited { link.received() } else { self.committed };
+        let acknowledged = if last && self.cut { link.received() } else { self.committed };
         // A link that breaks here is noticed at the next receive; the shim then sends again, and what
         // is committed already is cut off.
         if let Err(error) = link.ack(acknowledged).await {

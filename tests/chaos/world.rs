@@ -11,6 +11,7 @@ use sqlx::{AssertSqlSafe, PgPool};
 use crate::cluster::Cluster;
 use crate::faketime;
 use crate::own_engine::{Engine, mount_file};
+use crate::past;
 use crate::plan::{Role, Setup};
 use crate::proxy::Proxy;
 use crate::support::provider::Provider;
@@ -74,7 +75,8 @@ impl World {
         sqlx::raw_sql(AssertSqlSafe(WITNESS)).execute(&pool).await.expect("a witness");
         kage.equip();
         provider.of(&mut kage);
-        let mut roles = vec![Role::Api, Role::Runner, Role::Gateway, Role::Sequencer, Role::Notifier];
+        let mut roles =
+            vec![Role::Api, Role::Runner, Role::Gateway, Role::Sequencer, Role::Notifier, Role::Retention];
         if setup.second {
             roles.push(Role::Second);
         }
@@ -124,9 +126,12 @@ impl World {
             let ended = self.slot(role).process.take();
             let is_struck = std::mem::take(&mut self.slot(role).is_struck);
             if let Some(index) = ended.filter(|_| !is_struck) {
-                let tail = self.kage.process(index).log_tail();
-                let last: Vec<&str> = tail.lines().rev().take(3).collect();
-                self.last_words.push(format!("{}: {}", role.program(), last.join(" | ")));
+                let process = self.kage.process(index);
+                let (status, tail) = (process.ended(), process.log_tail());
+                let status = status.map_or_else(String::new, |status| status.to_string());
+                let tail: Vec<&str> = tail.lines().collect();
+                let last = tail[tail.len().saturating_sub(3)..].join("\n      ");
+                self.last_words.push(format!("{role:?}, {status}:\n      {last}"));
                 *self.deaths.entry(role.program()).or_default() += 1;
             }
             self.start(role);
@@ -270,6 +275,11 @@ fn settings(kage: &mut TestKage, url: &str, engine: &Engine, receiver: &Receiver
         ("HOOK_SECRET", "whsec_YW5vdGhlci1zZWNyZXQtb2Yta2FnZS10ZXN0cy0wMg=="),
         ("KAGE_SEQUENCER_KEY_FILE", &key),
         ("KAGE_SEQUENCER_POLL_MILLIS", "200"),
+        // Only what was put into months long past is as old as that: past.rs.
+        ("KAGE_RETENTION_LOG_DAYS", past::AGE_DAYS),
+        ("KAGE_RETENTION_EVENTS_DAYS", past::AGE_DAYS),
+        ("KAGE_RETENTION_RESULTS_DAYS", past::AGE_DAYS),
+        ("KAGE_RETENTION_POLL_SECS", "1"),
     ] {
         kage.set(name, value);
     }

@@ -80,9 +80,7 @@ async fn storm(seed: u64, length: u64) -> Report {
     check::the_record_is_whole(&world, &mut report.wrong).await;
     report.wrong.extend(world.end());
     (report.deaths, report.took) = (world.deaths.clone(), begun.elapsed());
-    for words in &world.last_words {
-        println!("ended by itself: {words}");
-    }
+    report.wrong.append(&mut world.last_words);
     if !report.wrong.is_empty() {
         let kept = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("chaos-{seed}"));
         world.keep_logs(&kept);

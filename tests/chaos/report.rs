@@ -16,7 +16,7 @@ pub struct Report {
     /// Connections of all clients.
     pub connections: usize,
     /// Roles that ended by themselves and were started again.
-    pub deaths: BTreeMap<&'static str, usize>,
+    pub deaths: BTreeMap<String, usize>,
     /// From the storm's beginning to the end of all checks.
     pub took: Duration,
     pub wrong: Vec<String>,

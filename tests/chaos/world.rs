@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 
 use rustix::process::Signal;
 use sqlx::{AssertSqlSafe, PgPool};
@@ -48,9 +48,9 @@ pub struct World {
     /// The log's public key.
     pub audit_key: String,
     slots: BTreeMap<Role, Slot>,
-    /// By role: how often the supervisor found it ended without having been struck.
-    pub deaths: BTreeMap<&'static str, usize>,
-    /// How each of those ended.
+    /// By role and reason: how often the supervisor found it ended without having been struck.
+    pub deaths: BTreeMap<String, usize>,
+    /// How each of those ended that is not as docs/upgrade.md says.
     pub last_words: Vec<String>,
     _receiver: Receiver,
 }
@@ -128,11 +128,14 @@ impl World {
             if let Some(index) = ended.filter(|_| !is_struck) {
                 let process = self.kage.process(index);
                 let (status, tail) = (process.ended(), process.log_tail());
-                let status = status.map_or_else(String::new, |status| status.to_string());
-                let tail: Vec<&str> = tail.lines().collect();
-                let last = tail[tail.len().saturating_sub(3)..].join("\n      ");
-                self.last_words.push(format!("{role:?}, {status}:\n      {last}"));
-                *self.deaths.entry(role.program()).or_default() += 1;
+                let reason = by_design(role, status, &tail);
+                if reason.is_none() {
+                    let tail: Vec<&str> = tail.lines().collect();
+                    let last = tail[tail.len().saturating_sub(3)..].join("\n      ");
+                    self.last_words.push(format!("{role:?} ended by itself, {status:?}:\n      {last}"));
+                }
+                let reason = format!("{}: {}", role.program(), reason.unwrap_or("by no design"));
+                *self.deaths.entry(reason).or_default() += 1;
             }
             self.start(role);
         }
@@ -250,6 +253,18 @@ impl Drop for World {
             let _ = Command::new("umount").arg(mount).status();
         }
     }
+}
+
+/// Why a role may end by itself: it has the status 1 then, and says why in its last line.
+fn by_design(role: Role, status: Option<ExitStatus>, log: &str) -> Option<&'static str> {
+    let last = log.lines().last().filter(|last| last.starts_with("kage: "))?;
+    if status?.code() != Some(1) || !matches!(role, Role::Runner | Role::Second) {
+        return None;
+    }
+    if last.contains("no Docker Engine answers at") {
+        return Some("no engine at its start");
+    }
+    last.contains("No space left on device").then_some("no room at its start")
 }
 
 /// Settings of all roles; the audit log's public key.

@@ -89,11 +89,25 @@ async fn storm(seed: u64, length: u64) -> Report {
     report
 }
 
-/// As [`storm`]; a panic is something wrong with this seed.
+async fn interrupted() {
+    tokio::signal::ctrl_c().await.expect("a signal handler");
+    panic!("{INTERRUPTED}");
+}
+
+const INTERRUPTED: &str = "interrupted";
+
+/// As [`storm`]; a panic, or Ctrl-C, is something wrong with this seed.
 async fn caught(seed: u64, length: u64) -> Report {
     let begun = Instant::now();
     // Its world is taken apart while it unwinds.
-    let run = std::panic::AssertUnwindSafe(storm(seed, length)).catch_unwind().await;
+    let run = async {
+        tokio::select! {
+            report = storm(seed, length) => report,
+            // Within, so that the world is taken apart as by a panic of its own.
+            () = interrupted() => unreachable!("it panics"),
+        }
+    };
+    let run = std::panic::AssertUnwindSafe(run).catch_unwind().await;
     run.unwrap_or_else(|panic| {
         let said = panic.downcast_ref::<String>().map(String::as_str);
         let said = said.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic");
@@ -134,7 +148,11 @@ async fn storms() {
             "seed {seed}: {}",
             if report.is_good() { "good".to_owned() } else { format!("{:#?}", report.wrong) }
         );
+        let is_interrupted = report.wrong.iter().any(|why| why.ends_with(INTERRUPTED));
         reports.push(report);
+        if is_interrupted {
+            break;
+        }
     }
     println!("{}", Summary(&reports));
     assert!(reports.iter().all(Report::is_good), "see the summary");

@@ -9,6 +9,8 @@ use sqlx::PgPool;
 use crate::cli::host::Configuration;
 use crate::config::recorded;
 use crate::db;
+use crate::db::error::DbError;
+use crate::db::patience::Patience;
 use crate::db::role_starts::Role;
 
 /// The last word of a role whose database is away.
@@ -19,6 +21,7 @@ pub struct RoleTrail {
     settings: BTreeMap<String, String>,
     sha256: String,
     instance: String,
+    patience: Patience,
     begun: Vec<(&'static str, PgPool)>,
 }
 
@@ -27,17 +30,22 @@ impl RoleTrail {
         let settings = configuration.settings.recorded();
         let sha256 = recorded::hash(&settings);
         let instance = configuration.runner.instance.to_string();
-        Self { settings, sha256, instance, begun: Vec::new() }
+        let patience = Patience(Duration::from_secs(configuration.database.start_secs));
+        Self { settings, sha256, instance, patience, begun: Vec::new() }
     }
 
     fn role<'a>(&'a self, name: &'a str) -> Role<'a> {
         Role { name, instance: &self.instance, version: env!("CARGO_PKG_VERSION") }
     }
 
+    /// An answer that was lost may make it two entries of one start, never none.
+    ///
     /// # Errors
     /// A role that cannot say that it begins does not.
     pub async fn begin(&mut self, name: &'static str, pool: &PgPool) -> anyhow::Result<()> {
-        let begun = db::role_starts::started(pool, self.role(name), &self.settings, &self.sha256).await;
+        let begin =
+            async || db::role_starts::started(pool, self.role(name), &self.settings, &self.sha256).await;
+        let begun = self.patience.ask(DbError::is_transient, begin).await;
         begun.with_context(|| format!("{name}: its start cannot be put into the audit trail"))?;
         self.begun.push((name, pool.clone()));
         Ok(())

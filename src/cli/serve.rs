@@ -15,6 +15,7 @@ use crate::cli::secrets;
 use crate::cli::sequencer_key;
 use crate::db;
 use crate::db::Zone;
+use crate::db::patience::Patience;
 use crate::db::private::Cluster;
 use crate::gateway;
 use crate::lifecycle::Lifecycle;
@@ -227,7 +228,8 @@ async fn start(
         let listening = metrics::listener::start(address, roles.name(), lifecycle).await;
         listening.with_context(|| format!("KAGE_METRICS_LISTEN {address}"))?;
     }
-    db::prepare(database, Duration::from_secs(database.start_secs)).await.context("database")?;
+    let patience = Patience(Duration::from_secs(database.start_secs));
+    db::prepare(database, patience.0).await.context("database")?;
     // First: what the others record is to have its place from the beginning on.
     if roles.has(Roles::Sequencer) {
         let pool = db::connect(database, Zone::Sequencer).await?;
@@ -237,7 +239,7 @@ async fn start(
         if config.key.is_none() {
             config.key = Some(sequencer_key::of(&configuration.runner.data_dir).context("sequencer")?);
         }
-        sequencer::start(pool, &config, lifecycle).await.context("sequencer")?;
+        sequencer::start(pool, &config, patience, lifecycle).await.context("sequencer")?;
     }
     if roles.has(Roles::Api) {
         let listener = api::bind(&configuration.api).await;
@@ -268,7 +270,8 @@ async fn start(
         let pool = db::connect(database, Zone::Runner).await?;
         trail.begin("runner", &pool).await?;
         pools.push((Zone::Runner, pool.clone()));
-        runner::start(pool, configuration.runner.clone(), lifecycle).await.context("runner")?;
+        let config = configuration.runner.clone();
+        runner::start(pool, config, patience, lifecycle).await.context("runner")?;
         drain_deadline(Duration::from_secs(configuration.runner.drain_secs), lifecycle);
         tracing::info!(concurrency = configuration.runner.concurrency, "runner.started");
     }

@@ -22,6 +22,7 @@ pub mod let_go;
 pub mod model_calls;
 pub mod model_use;
 pub mod notify;
+pub mod patience;
 pub mod private;
 mod private_leftovers;
 pub mod quarantine;

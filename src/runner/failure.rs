@@ -16,22 +16,23 @@ use crate::sandbox::error::SandboxError;
 use crate::sandbox::refusals::client::KeeperError;
 use crate::sandbox::shim_link::LinkError;
 
+/// Whoever prints it prints its sources too: none is in a text of its own as well.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("{path}: {source}", path = path.display())]
+    #[error("{path}", path = path.display())]
     Folder { path: PathBuf, source: std::io::Error },
     #[error("another runner works in {path}: one runner for each KAGE_DATA_DIR", path = .0.display())]
     Taken(PathBuf),
     #[error(
-        "no shim at {path} ({source}): build it (see the README) and put it beside `kage`, or set KAGE_RUNNER_SHIM",
+        "no shim at {path} ({reason}): build it (see the README) and put it beside `kage`, or set KAGE_RUNNER_SHIM",
         path = path.display()
     )]
-    Shim { path: PathBuf, source: std::io::Error },
+    Shim { path: PathBuf, reason: std::io::Error },
     #[error(transparent)]
     Engine(#[from] SandboxError),
     #[error(transparent)]
     Git(#[from] GitError),
-    #[error("KAGE_RUNNER_DISK: no file system can be made for each run: {0}")]
+    #[error("KAGE_RUNNER_DISK: no file system can be made for each run")]
     Disk(#[from] DiskError),
     #[error(
         "KAGE_RUNNER_RUNTIMES_ALLOWED: the engine knows no runtime {name:?}; it knows {}",
@@ -43,14 +44,14 @@ pub enum StartError {
         .texts.join("\n"), .ids.join(",")
     )]
     Host { ids: Vec<&'static str>, texts: Vec<String> },
-    #[error("what was found on this host could not be written into the audit trail: {0}")]
+    #[error("what was found on this host could not be written into the audit trail")]
     Audit(#[source] DbError),
     #[error(
         "{0}; nothing is started without it. Is `kage keeper` running with this KAGE_DATA_DIR? Where no service runs it, the runner does \
          (KAGE_RUNNER_KEEPER=auto), and what went wrong is in refusals/keeper.log. One of another version that still holds sandboxes \
          has its process id in refusals/keeper.lock"
     )]
-    Keeper(#[source] KeeperError),
+    Keeper(KeeperError),
     #[error("KAGE_RUNNER_UID: {0} cannot be a sandbox's user")]
     User(u32),
     #[error("KAGE_RUNNER_GATEWAY_UID: only root can give a run's folder to another user ({0})")]

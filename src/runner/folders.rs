@@ -83,7 +83,7 @@ impl Folders {
     /// program below a sandbox that runs.
     pub fn install_shim(&self, source: &Path) -> Result<PathBuf, StartError> {
         let bytes =
-            fs::read(source).map_err(|error| StartError::Shim { path: source.to_owned(), source: error })?;
+            fs::read(source).map_err(|error| StartError::Shim { path: source.to_owned(), reason: error })?;
         let digest = hex::encode(Sha256::digest(&bytes));
         let path = self.root.join("bin").join(format!("kage-shim-{}", &digest[..16]));
         let intact = fs::read(&path).is_ok_and(|there| Sha256::digest(&there) == Sha256::digest(&bytes));

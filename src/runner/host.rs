@@ -5,6 +5,7 @@ use serde_json::json;
 
 use crate::db;
 use crate::db::error::DbError;
+use crate::db::patience::Patience;
 use crate::domain::audit::{Actor, Entry, Outcome};
 use crate::domain::security_event::{SecurityEvent, SecurityEventKind};
 use crate::runner::environment::Environment;
@@ -14,7 +15,7 @@ use crate::sandbox::host_check_facts::HostFacts;
 
 /// # Errors
 /// [`StartError::Host`] names each danger; [`StartError::Audit`] if nothing could be recorded.
-pub(super) async fn check(environment: &Environment) -> Result<(), StartError> {
+pub(super) async fn check(environment: &Environment, patience: Patience) -> Result<(), StartError> {
     let config = &environment.config;
     let facts = HostFacts::gather(&environment.engine, config.runtime.as_deref(), &config.data_dir).await?;
     let mut findings = judge(&facts);
@@ -36,7 +37,8 @@ pub(super) async fn check(environment: &Environment) -> Result<(), StartError> {
         }
     }
     let refused = refusals(&findings, &config.accept_host);
-    record(environment, &facts, &findings, !refused.is_empty()).await.map_err(StartError::Audit)?;
+    let told = async || record(environment, &facts, &findings, !refused.is_empty()).await;
+    patience.ask(DbError::is_transient, told).await.map_err(StartError::Audit)?;
     if refused.is_empty() {
         return Ok(());
     }

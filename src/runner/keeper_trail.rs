@@ -5,11 +5,27 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::db;
 use crate::db::error::DbError;
+use crate::db::patience::Patience;
 use crate::domain::audit::{Actor, Entry, Outcome};
 use crate::runner::environment::Environment;
 use crate::runner::keeper::Seen;
 
-/// What is there to be told now. The runner does not begin without it.
+/// What is there to be told at the runner's start. It does not begin without it.
+///
+/// # Errors
+/// [`DbError`].
+pub(super) async fn begin(
+    environment: &Environment,
+    news: &mut UnboundedReceiver<Seen>,
+    patience: Patience,
+) -> Result<(), DbError> {
+    while let Ok(seen) = news.try_recv() {
+        patience.ask(DbError::is_transient, async || append(environment, &seen).await).await?;
+    }
+    Ok(())
+}
+
+/// What is there to be told at its end.
 ///
 /// # Errors
 /// [`DbError`].
@@ -26,7 +42,8 @@ pub(super) async fn record(
 /// Until the runner has said its last word to the keeper.
 pub(super) async fn follow(environment: &Environment, news: &mut UnboundedReceiver<Seen>) {
     while let Some(seen) = news.recv().await {
-        if let Err(error) = append(environment, &seen).await {
+        // What it was cannot be asked later: it is told when the database is there again.
+        if let Err(error) = environment.patiently(|| append(environment, &seen)).await {
             tracing::error!(%error, ?seen, "runner.keeper_not_audited");
         }
     }

@@ -69,6 +69,7 @@ mod watermark;
 use sqlx::PgPool;
 
 use crate::config::runner::RunnerConfig;
+use crate::db::patience::Patience;
 use crate::lifecycle::Lifecycle;
 use crate::runner::environment::Environment;
 pub use crate::runner::failure::StartError;
@@ -78,14 +79,19 @@ use crate::runner::keeper::KeeperAccess;
 ///
 /// # Errors
 /// [`StartError`] says what is missing on this host, and what to do.
-pub async fn start(pool: PgPool, config: RunnerConfig, lifecycle: &Lifecycle) -> Result<(), StartError> {
+pub async fn start(
+    pool: PgPool,
+    config: RunnerConfig,
+    patience: Patience,
+    lifecycle: &Lifecycle,
+) -> Result<(), StartError> {
     let environment = Environment::open(pool, config, lifecycle).await?;
-    host::check(&environment).await?;
+    host::check(&environment, patience).await?;
     watermark::look(&environment);
     presence::announce(&environment).await;
     let mut news = environment.keeper.as_ref().and_then(KeeperAccess::news);
     if let Some(news) = &mut news {
-        keeper_trail::record(&environment, news).await.map_err(StartError::Audit)?;
+        keeper_trail::begin(&environment, news, patience).await.map_err(StartError::Audit)?;
     }
     lifecycle.spawn_essential("presence", presence::run(environment.clone()));
     let last = environment.clone();

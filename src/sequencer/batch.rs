@@ -122,16 +122,15 @@ impl Sequencer {
         if self.frontier.root() != root {
             return refused(format!("the hashes of its {size} entries are not those of its last checkpoint"));
         }
-        for known in std::mem::take(&mut self.known) {
+        for known in &self.known {
             let ranges = tree::consistency(known.size, size)?;
             let tiles = db::trail::tiles(connection, size, &tile::needed(&ranges)).await?;
             let proof = tree::hashes(&ranges, &tiles)?;
             let held = tree::verify_consistency((known.size, &known.root), (size, &root), &proof);
-            self.known.push(known);
             if held.is_err() {
-                let known = self.known.last().map_or(0, |known| known.size);
                 return refused(format!(
-                    "its first {known} entries are not those that a checkpoint vouched for"
+                    "its first {} entries are not those that a checkpoint vouched for",
+                    known.size
                 ));
             }
         }

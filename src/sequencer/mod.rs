@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use crate::config::sequencer::SequencerConfig;
 use crate::db;
 use crate::db::error::DbError;
+use crate::db::patience::Patience;
 use crate::domain::audit::{Actor, Entry, Outcome};
 use crate::domain::security_event::{SecurityEvent, SecurityEventKind};
 use crate::lifecycle::Lifecycle;
@@ -40,6 +41,7 @@ const TRIES: u32 = 20;
 pub async fn start(
     pool: PgPool,
     config: &SequencerConfig,
+    patience: Patience,
     lifecycle: &Lifecycle,
 ) -> Result<(), SequencerError> {
     let keys = keep::keys(config)?;
@@ -49,8 +51,11 @@ pub async fn start(
         known.extend(anchor::last(anchor, &keys).await?);
     }
     let mut sequencer = Sequencer::new(pool.clone(), keys, config.batch, known);
-    let checked = sequencer.check().await;
-    if let Err(error) = &checked {
+    let checked = patience.ask(SequencerError::is_transient, async || sequencer.check().await).await;
+    // A database that is away says nothing of the tree.
+    if let Err(error) = &checked
+        && !error.is_transient()
+    {
         record(&pool, "sequencer.refuse", error.to_string(), Some(alarm(error))).await;
     }
     let note = checked?;

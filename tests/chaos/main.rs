@@ -12,6 +12,7 @@ mod filling;
 #[path = "../road/own_engine.rs"]
 #[expect(dead_code, reason = "shared with the test program of the road, which needs other parts of it")]
 mod own_engine;
+mod past;
 mod plan;
 #[path = "../faults/proxy.rs"]
 mod proxy;
@@ -51,6 +52,7 @@ async fn storm(seed: u64, length: u64) -> Report {
     let until = begun + Duration::from_secs(length) + CALM;
     let clients: Vec<_> =
         plan.jobs.iter().map(|job| tokio::spawn(driver::drive(access.clone(), *job, begun, until))).collect();
+    let months = tokio::spawn(past::plant(world.pool.clone(), plan.months.clone(), begun));
     let mut storm = Storm::over(&mut world, begun);
     storm.pass(&plan).await;
     (report.faults, report.missed) = (std::mem::take(&mut storm.counts), storm.missed);
@@ -70,27 +72,47 @@ async fn storm(seed: u64, length: u64) -> Report {
         let state = check::task(&world, job, followed, plan.takes_sandboxes(), &mut report.wrong).await;
         *report.ends.entry(format!("{:?}: {state}", job.work)).or_default() += 1;
     }
+    match months.await {
+        Ok(planted) => past::is_let_go(&world, &planted, &mut report.wrong).await,
+        Err(error) => report.wrong.push(format!("months long past: {error}")),
+    }
     check::nothing_is_left(&world, &mut report.wrong).await;
     check::the_record_is_whole(&world, &mut report.wrong).await;
     report.wrong.extend(world.end());
-    report.deaths = world.deaths.clone();
+    (report.deaths, report.took) = (world.deaths.clone(), begun.elapsed());
+    report.wrong.append(&mut world.last_words);
     if !report.wrong.is_empty() {
         let kept = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("chaos-{seed}"));
         world.keep_logs(&kept);
-        println!("the roles' last words: {:#?}", world.last_words);
-        println!("their logs are in {}", kept.display());
+        println!("the roles' logs are in {}", kept.display());
     }
     report
 }
 
-/// As [`storm`]; a panic is something wrong with this seed.
+async fn interrupted() {
+    tokio::signal::ctrl_c().await.expect("a signal handler");
+    panic!("{INTERRUPTED}");
+}
+
+const INTERRUPTED: &str = "interrupted";
+
+/// As [`storm`]; a panic, or Ctrl-C, is something wrong with this seed.
 async fn caught(seed: u64, length: u64) -> Report {
+    let begun = Instant::now();
     // Its world is taken apart while it unwinds.
-    let run = std::panic::AssertUnwindSafe(storm(seed, length)).catch_unwind().await;
+    let run = async {
+        tokio::select! {
+            report = storm(seed, length) => report,
+            // Within, so that the world is taken apart as by a panic of its own.
+            () = interrupted() => unreachable!("it panics"),
+        }
+    };
+    let run = std::panic::AssertUnwindSafe(run).catch_unwind().await;
     run.unwrap_or_else(|panic| {
         let said = panic.downcast_ref::<String>().map(String::as_str);
         let said = said.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic");
-        Report { wrong: vec![format!("the storm itself: {said}")], ..Report::of(seed) }
+        let took = begun.elapsed();
+        Report { took, wrong: vec![format!("the storm itself: {said}")], ..Report::of(seed) }
     })
 }
 
@@ -107,7 +129,7 @@ async fn one_short_storm() {
     let seed = setting("KAGE_CHAOS_SEED").unwrap_or(56);
     let report = storm(seed, setting("KAGE_CHAOS_SECONDS").unwrap_or(16)).await;
     println!("{}", Summary(std::slice::from_ref(&report)));
-    assert!(report.wrong.is_empty(), "{:#?}", report.wrong);
+    assert!(report.is_good(), "{:#?}", report.wrong);
 }
 
 /// `just chaos MINUTES`: one after the other, each with a seed of its own.
@@ -124,10 +146,14 @@ async fn storms() {
         let report = caught(seed, length).await;
         println!(
             "seed {seed}: {}",
-            if report.wrong.is_empty() { "good".to_owned() } else { format!("{:#?}", report.wrong) }
+            if report.is_good() { "good".to_owned() } else { format!("{:#?}", report.wrong) }
         );
+        let is_interrupted = report.wrong.iter().any(|why| why.ends_with(INTERRUPTED));
         reports.push(report);
+        if is_interrupted {
+            break;
+        }
     }
     println!("{}", Summary(&reports));
-    assert!(reports.iter().all(|report| report.wrong.is_empty()), "see the summary");
+    assert!(reports.iter().all(Report::is_good), "see the summary");
 }

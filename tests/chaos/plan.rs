@@ -17,6 +17,7 @@ pub enum Role {
     Gateway,
     Sequencer,
     Notifier,
+    Retention,
 }
 
 impl Role {
@@ -27,6 +28,7 @@ impl Role {
             Self::Gateway => "gateway",
             Self::Sequencer => "sequencer",
             Self::Notifier => "notifier",
+            Self::Retention => "retention",
         }
     }
 }
@@ -122,6 +124,8 @@ pub struct Plan {
     pub setup: Setup,
     pub strikes: Vec<Strike>,
     pub jobs: Vec<Job>,
+    /// When there is one more month that is long past: milliseconds after the storm's beginning.
+    pub months: Vec<u64>,
     /// Seconds, after which no new fault comes.
     pub length: u64,
 }
@@ -130,6 +134,9 @@ pub struct Plan {
 const BETWEEN: u64 = 3_000;
 /// As above, between two tasks; less in a short storm, in which there is one of each kind all the same.
 const BETWEEN_JOBS: u64 = 2_800;
+/// As above, between two faults that meet `kage retention`, and between two months that it is to let go of.
+const BETWEEN_RETENTION: u64 = 8_000;
+const BETWEEN_MONTHS: u64 = 2_500;
 
 /// Seconds of a storm in which a run may take a minute.
 const LONG: u64 = 30;
@@ -139,26 +146,7 @@ impl Plan {
     pub fn of(seed: u64, length: u64, only: &[String]) -> Self {
         let mut random = ChaCha20Rng::seed_from_u64(seed);
         let setup = Setup { live_restore: random.random(), second: random.random_ratio(1, 3) };
-        let mut all = faults(setup);
-        all.retain(|fault| {
-            let name = format!("{fault:?}");
-            only.is_empty() || only.iter().any(|only| name.starts_with(only))
-        });
-        let mut strikes = Vec::new();
-        let mut at = 2_000;
-        while at < length * 1_000 {
-            let fault = *all.choose(&mut random).expect("KAGE_CHAOS_ONLY leaves some");
-            let hold = match fault {
-                // A lease is five seconds.
-                Fault::Freeze(_) => random.random_range(6_000..10_000),
-                Fault::DatabaseSlow | Fault::Snatched | Fault::DataFull | Fault::EngineFull => {
-                    random.random_range(2_000..6_000)
-                }
-                _ => random.random_range(100..5_000),
-            };
-            strikes.push(Strike { at, fault, hold, which: random.random() });
-            at += random.random_range(BETWEEN / 3..BETWEEN * 5 / 3);
-        }
+        let mut strikes = strikes(faults(setup), only, length, BETWEEN, &mut random);
         let (mut jobs, between) = (Vec::new(), BETWEEN_JOBS.min(length * 1_000 / 9));
         let mut at = 0;
         let mut kinds: Vec<Work> =
@@ -182,7 +170,13 @@ impl Plan {
             });
             at += random.random_range(between / 3..between * 5 / 3);
         }
-        Self { seed, setup, strikes, jobs, length }
+        // Of a stream of their own: what came before retention was struck stays what its seed says.
+        random.set_stream(1);
+        strikes.extend(self::strikes(of_retention(), only, length, BETWEEN_RETENTION, &mut random));
+        strikes.sort_by_key(|strike| strike.at);
+        assert!(!strikes.is_empty(), "KAGE_CHAOS_ONLY leaves no fault");
+        let months = moments(length, BETWEEN_MONTHS, &mut random);
+        Self { seed, setup, strikes, jobs, months, length }
     }
 
     /// Whether a sandbox may have been taken from a run, by what was planned.
@@ -196,6 +190,53 @@ impl Plan {
                         | Fault::DatabaseStopped | Fault::DatabaseCrashed | Fault::DatabaseSlow))
         })
     }
+}
+
+/// Faults out of these, from the second second on.
+fn strikes(
+    mut all: Vec<Fault>,
+    only: &[String],
+    length: u64,
+    between: u64,
+    random: &mut ChaCha20Rng,
+) -> Vec<Strike> {
+    all.retain(|fault| {
+        let name = format!("{fault:?}");
+        only.is_empty() || only.iter().any(|only| name.starts_with(only))
+    });
+    let mut strikes = Vec::new();
+    let mut at = 2_000;
+    while at < length * 1_000 {
+        let Some(fault) = all.choose(random).copied() else { return strikes };
+        let hold = match fault {
+            // A lease is five seconds.
+            Fault::Freeze(_) => random.random_range(6_000..10_000),
+            Fault::DatabaseSlow | Fault::Snatched | Fault::DataFull | Fault::EngineFull => {
+                random.random_range(2_000..6_000)
+            }
+            _ => random.random_range(100..5_000),
+        };
+        strikes.push(Strike { at, fault, hold, which: random.random() });
+        at += random.random_range(between / 3..between * 5 / 3);
+    }
+    strikes
+}
+
+/// Moments of a storm, so far from one another on average.
+fn moments(length: u64, between: u64, random: &mut ChaCha20Rng) -> Vec<u64> {
+    let mut moments = Vec::new();
+    let mut at = 0;
+    while at < length * 1_000 {
+        moments.push(at);
+        at += random.random_range(between / 3..between * 5 / 3);
+    }
+    moments
+}
+
+/// What can happen to `kage retention`, in every world.
+fn of_retention() -> Vec<Fault> {
+    let role = Role::Retention;
+    vec![Fault::Kill(role), Fault::Kill(role), Fault::Terminate(role), Fault::Skew(role)]
 }
 
 /// What can happen in such a world. Those that are the point come more often.
@@ -251,6 +292,7 @@ impl fmt::Display for Plan {
         for Job { number, at, work, size, .. } in &self.jobs {
             writeln!(f, "  {at:>6} ms  task {number}: {work:?}, size {size}")?;
         }
+        writeln!(f, "  months long past at {:?} ms", self.months)?;
         Ok(())
     }
 }
@@ -262,5 +304,5 @@ fn a_seed_replays() {
     assert_ne!(one.to_string(), Plan::of(8, 60, &[]).to_string());
     // Held fast, so that a seed of an old report still means the same: change both together.
     let first = &one.strikes[0];
-    insta::assert_debug_snapshot!((one.setup, one.strikes.len(), one.jobs.len(), first));
+    insta::assert_debug_snapshot!((one.setup, one.strikes.len(), one.jobs.len(), one.months.len(), first));
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 
 use rustix::process::Signal;
 use sqlx::{AssertSqlSafe, PgPool};
@@ -11,6 +11,7 @@ use sqlx::{AssertSqlSafe, PgPool};
 use crate::cluster::Cluster;
 use crate::faketime;
 use crate::own_engine::{Engine, mount_file};
+use crate::past;
 use crate::plan::{Role, Setup};
 use crate::proxy::Proxy;
 use crate::support::provider::Provider;
@@ -47,9 +48,9 @@ pub struct World {
     /// The log's public key.
     pub audit_key: String,
     slots: BTreeMap<Role, Slot>,
-    /// By role: how often the supervisor found it ended without having been struck.
-    pub deaths: BTreeMap<&'static str, usize>,
-    /// How each of those ended.
+    /// By role and reason: how often the supervisor found it ended without having been struck.
+    pub deaths: BTreeMap<String, usize>,
+    /// How each of those ended that is not as docs/upgrade.md says.
     pub last_words: Vec<String>,
     _receiver: Receiver,
 }
@@ -74,7 +75,8 @@ impl World {
         sqlx::raw_sql(AssertSqlSafe(WITNESS)).execute(&pool).await.expect("a witness");
         kage.equip();
         provider.of(&mut kage);
-        let mut roles = vec![Role::Api, Role::Runner, Role::Gateway, Role::Sequencer, Role::Notifier];
+        let mut roles =
+            vec![Role::Api, Role::Runner, Role::Gateway, Role::Sequencer, Role::Notifier, Role::Retention];
         if setup.second {
             roles.push(Role::Second);
         }
@@ -124,10 +126,16 @@ impl World {
             let ended = self.slot(role).process.take();
             let is_struck = std::mem::take(&mut self.slot(role).is_struck);
             if let Some(index) = ended.filter(|_| !is_struck) {
-                let tail = self.kage.process(index).log_tail();
-                let last: Vec<&str> = tail.lines().rev().take(3).collect();
-                self.last_words.push(format!("{}: {}", role.program(), last.join(" | ")));
-                *self.deaths.entry(role.program()).or_default() += 1;
+                let process = self.kage.process(index);
+                let (status, tail) = (process.ended(), process.log_tail());
+                let reason = by_design(role, status, &tail);
+                if reason.is_none() {
+                    let tail: Vec<&str> = tail.lines().collect();
+                    let last = tail[tail.len().saturating_sub(3)..].join("\n      ");
+                    self.last_words.push(format!("{role:?} ended by itself, {status:?}:\n      {last}"));
+                }
+                let reason = format!("{}: {}", role.program(), reason.unwrap_or("by no design"));
+                *self.deaths.entry(reason).or_default() += 1;
             }
             self.start(role);
         }
@@ -247,6 +255,18 @@ impl Drop for World {
     }
 }
 
+/// Why a role may end by itself: it has the status 1 then, and says why in its last line.
+fn by_design(role: Role, status: Option<ExitStatus>, log: &str) -> Option<&'static str> {
+    let last = log.lines().last().filter(|last| last.starts_with("kage: "))?;
+    if status?.code() != Some(1) || !matches!(role, Role::Runner | Role::Second) {
+        return None;
+    }
+    if last.contains("no Docker Engine answers at") {
+        return Some("no engine at its start");
+    }
+    last.contains("No space left on device").then_some("no room at its start")
+}
+
 /// Settings of all roles; the audit log's public key.
 fn settings(kage: &mut TestKage, url: &str, engine: &Engine, receiver: &Receiver) -> String {
     let key = kage.folder.join("audit-key").display().to_string();
@@ -270,6 +290,11 @@ fn settings(kage: &mut TestKage, url: &str, engine: &Engine, receiver: &Receiver
         ("HOOK_SECRET", "whsec_YW5vdGhlci1zZWNyZXQtb2Yta2FnZS10ZXN0cy0wMg=="),
         ("KAGE_SEQUENCER_KEY_FILE", &key),
         ("KAGE_SEQUENCER_POLL_MILLIS", "200"),
+        // Only what was put into months long past is as old as that: past.rs.
+        ("KAGE_RETENTION_LOG_DAYS", past::AGE_DAYS),
+        ("KAGE_RETENTION_EVENTS_DAYS", past::AGE_DAYS),
+        ("KAGE_RETENTION_RESULTS_DAYS", past::AGE_DAYS),
+        ("KAGE_RETENTION_POLL_SECS", "1"),
     ] {
         kage.set(name, value);
     }

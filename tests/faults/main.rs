@@ -9,6 +9,7 @@ mod cluster;
 mod crowd;
 mod database;
 mod database_gone;
+mod database_gone_at_start;
 mod disk_full;
 mod engine_frozen;
 mod engine_gone;

@@ -154,3 +154,26 @@ async fn stored_hashes_above_the_leaves_are_held_too() {
         assert!(matches!(refused, SequencerError::Refused(_)), "{refused}");
     }
 }
+
+#[tokio::test]
+async fn what_is_known_outlasts_a_look_that_broke_off() {
+    let trail = Trail::grown(40, 10).await;
+    let at_30 = trail.checkpoint(30).await;
+    let mut sequencer = trail.sequencer(1, 10, vec![at_30]).await;
+    sequencer.check().await.expect("is whole");
+    // The database goes away while the tree is held against what is known.
+    trail.tamper("ALTER TABLE audit_leaves RENAME COLUMN hash TO away").await;
+    sequencer.check().await.expect_err("there is nothing to read");
+    trail.tamper("ALTER TABLE audit_leaves RENAME COLUMN away TO hash").await;
+    trail
+        .tamper(
+            "DELETE FROM audit_entries WHERE id IN (SELECT entry_id FROM audit_leaves WHERE index >= 20);
+             DELETE FROM audit_leaves WHERE index >= 20; DELETE FROM audit_checkpoints WHERE size > 20",
+        )
+        .await;
+    let refused = sequencer.check().await.expect_err("cut");
+    assert!(
+        refused.to_string().contains("a checkpoint of 30 entries is known, and the database has 20"),
+        "{refused}"
+    );
+}

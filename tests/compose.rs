@@ -36,7 +36,11 @@ fn every_service_comes_back_by_itself() {
         let services = services(&files);
         assert!(services.len() >= 9, "{files:?}: {:?}", services.keys());
         for (name, service) in &services {
-            let wanted = if ["migrate", "backup"].contains(&name.as_str()) { "no" } else { "unless-stopped" };
+            let wanted = if ["migrate", "backup", "restore"].contains(&name.as_str()) {
+                "no"
+            } else {
+                "unless-stopped"
+            };
             assert_eq!(service["restart"], wanted, "{files:?}: {name}");
         }
         // What must be there already is a folder of the host's, never one that the engine would make empty in its place.

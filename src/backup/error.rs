@@ -16,6 +16,11 @@ pub enum BackupError {
     /// Says what to do.
     #[error("{0}")]
     Refused(String),
+    /// The database says so too, until the restore is run again.
+    #[error(
+        "{0}. The restore has not ended, and nothing starts on this database: run the same command again, which goes on"
+    )]
+    Unfinished(Box<BackupError>),
     #[error("it cannot be encrypted: {0}")]
     Encrypt(String),
     #[error("repository {repository}: {source}")]

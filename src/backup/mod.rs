@@ -15,13 +15,17 @@
 //! | [`seal`] | compression, `age`, and the name of a piece |
 //! | [`pieces`] | where a stream of rows is cut, so that the next backup cuts it at the same places |
 //! | [`make`] | one consistent cut of database and repositories |
+//! | [`prune`] | earlier ones go, with the files that only they needed |
+//! | `folder` | the data folder of a restore |
 //! | [`verify`] | everything read and checked, nothing written |
-//! | [`restore`] | all of it into an empty database and an empty data folder, or nothing |
+//! | [`restore`] | all of it into an empty database and an empty data folder; nothing starts on a half of it |
 
 pub mod error;
+mod folder;
 pub mod make;
 pub mod manifest;
 pub mod pieces;
+pub mod prune;
 pub mod restore;
 pub mod seal;
 pub mod store;

@@ -60,15 +60,20 @@ impl Store {
         Ok(Self { root: root.to_owned(), _lock: lock })
     }
 
+    /// As [`Store::to_write`]; the folder must be there.
+    ///
+    /// # Errors
+    /// [`BackupError`]; also while somebody else works with it.
+    pub fn to_prune(root: &Path) -> Result<Self, BackupError> {
+        if root.join("lock").exists() { Self::to_write(root) } else { Err(no_backups(root)) }
+    }
+
     /// # Errors
     /// [`BackupError`]; also while a backup is being made in it.
     pub fn to_read(root: &Path) -> Result<Self, BackupError> {
         let path = root.join("lock");
         let lock = match File::open(&path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                let problem = format!("{}: there are no backups (no file `lock`)", root.display());
-                return Err(BackupError::Refused(problem));
-            }
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(no_backups(root)),
             other => other.map_err(BackupError::io("open", &path))?,
         };
         lock_or_refuse(&lock, root, FlockOperation::NonBlockingLockShared)?;
@@ -213,6 +218,68 @@ impl Store {
         Ok(Published { store: self, name, sha256 })
     }
 
+    /// Files of all backups, whoever needs them: names and bytes. What is nobody's is passed over.
+    ///
+    /// # Errors
+    /// [`BackupError::Io`].
+    pub fn files(&self) -> Result<Vec<(String, u64)>, BackupError> {
+        let objects = self.root.join("objects");
+        let mut files = Vec::new();
+        for folder in fs::read_dir(&objects).map_err(BackupError::io("list", &objects))? {
+            let folder = folder.map_err(BackupError::io("list", &objects))?;
+            if !folder.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
+            let path = folder.path();
+            for file in fs::read_dir(&path).map_err(BackupError::io("list", &path))? {
+                let file = file.map_err(BackupError::io("list", &path))?;
+                let Ok(name) = file.file_name().into_string() else { continue };
+                let ours = place(&name).is_ok_and(|place| self.root.join(place) == file.path());
+                if let Ok(stat) = file.metadata()
+                    && ours
+                    && stat.is_file()
+                {
+                    files.push((name, stat.len()));
+                }
+            }
+        }
+        Ok(files)
+    }
+
+    /// # Errors
+    /// [`BackupError::Io`].
+    pub fn remove_file(&self, name: &str) -> Result<(), BackupError> {
+        let path = self.root.join(place(name)?);
+        fs::remove_file(&path).map_err(BackupError::io("remove", &path))
+    }
+
+    /// The name is one of [`Store::names`].
+    ///
+    /// # Errors
+    /// [`BackupError::Io`].
+    pub fn remove_manifest(&self, name: &str) -> Result<(), BackupError> {
+        let path = self.root.join("backups").join(format!("{name}.json"));
+        fs::remove_file(&path).map_err(BackupError::io("remove", &path))
+    }
+
+    /// Manifests that were removed stay so, whatever happens.
+    ///
+    /// # Errors
+    /// [`BackupError::Io`].
+    pub fn flush_manifests(&self) -> Result<(), BackupError> {
+        let path = self.root.join("backups");
+        let flushed = File::open(&path).and_then(|folder| folder.sync_all());
+        flushed.map_err(BackupError::io("flush", &path))
+    }
+
+    /// Has `latest` name this one.
+    ///
+    /// # Errors
+    /// [`BackupError::Io`].
+    pub fn point_at(&self, name: &str) -> Result<(), BackupError> {
+        self.appear(&self.root.join("latest"), "latest", format!("{name}\n").as_bytes(), true)
+    }
+
     fn appear(&self, path: &Path, name: &str, bytes: &[u8], flush: bool) -> Result<(), BackupError> {
         let unfinished = self.root.join("unfinished").join(name);
         let written = || {
@@ -262,16 +329,14 @@ impl Published<'_> {
     /// # Errors
     /// [`BackupError::Io`]; the backup is there all the same.
     pub fn keep(self) -> Result<String, BackupError> {
-        let path = self.store.root.join("latest");
-        self.store.appear(&path, "latest", format!("{}\n", self.name).as_bytes(), true)?;
+        self.store.point_at(&self.name)?;
         Ok(self.name)
     }
 
     /// # Errors
     /// [`BackupError::Io`].
     pub fn withdraw(self) -> Result<(), BackupError> {
-        let path = self.store.root.join("backups").join(format!("{}.json", self.name));
-        fs::remove_file(&path).map_err(BackupError::io("remove", &path))
+        self.store.remove_manifest(&self.name)
     }
 }
 
@@ -287,6 +352,10 @@ fn place(name: &str) -> Result<String, BackupError> {
     } else {
         Err(BackupError::damaged("the manifest", format!("{name:?} is no name of a file")))
     }
+}
+
+fn no_backups(root: &Path) -> BackupError {
+    BackupError::Refused(format!("{}: there are no backups (no file `lock`)", root.display()))
 }
 
 fn lock_or_refuse(lock: &File, root: &Path, how: FlockOperation) -> Result<(), BackupError> {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
 use serde_json::{Value, json};
+use sqlx::PgPool;
 
 use crate::backup::error::BackupError;
 use crate::backup::make::{self, Installation, Made, bytes_of};
@@ -12,6 +13,7 @@ use crate::backup::restore::sha256_of;
 use crate::backup::seal::{Identities, Recipients};
 use crate::backup::store::Store;
 use crate::backup::verify::{self, Verified};
+use crate::cli::backup_prune;
 use crate::cli::exit::{CliError, Exit};
 use crate::cli::host::{self, Configuration};
 use crate::cli::output::{self, Globals};
@@ -33,6 +35,8 @@ pub struct Args {
 enum Command {
     /// Read a backup from end to end and check it; nothing is written
     Verify(Verify),
+    /// Remove earlier backups, and the files that only they need
+    Prune(backup_prune::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -90,8 +94,10 @@ fn read(path: &Path) -> Result<String, CliError> {
 /// # Errors
 /// [`CliError::Host`] says what is wrong and what to do.
 pub async fn run(args: Args, globals: &Globals) -> Result<Exit, CliError> {
-    if let Some(Command::Verify(verify)) = args.command {
-        return run_verify(verify, globals).await;
+    match args.command {
+        Some(Command::Verify(verify)) => return run_verify(verify, globals).await,
+        Some(Command::Prune(prune)) => return backup_prune::run(prune, globals).await,
+        None => {}
     }
     let Some(dir) = args.make.dir.clone() else {
         return Err(CliError::Usage("name a folder of backups".to_owned()));
@@ -100,7 +106,7 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, CliError> {
     let cluster = host::own_cluster().await?;
     let made = async {
         let configuration = Configuration::load_with_database()?;
-        let pool = configuration.pool(Zone::Owner).await?;
+        let pool = own_pool(&configuration).await?;
         let instance = configuration.runner.instance.to_string();
         let installation =
             Installation { pool: &pool, data_dir: &configuration.runner.data_dir, instance: &instance };
@@ -113,6 +119,13 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, CliError> {
         cluster.stop().await.context("private database").map_err(CliError::Host)?;
     }
     tell(&made?, globals)
+}
+
+/// With the rights of who makes backups, as the owner or as that role itself.
+async fn own_pool(configuration: &Configuration) -> Result<PgPool, CliError> {
+    // A schema of before that role says so in words of its own.
+    configuration.pool(Zone::Owner).await?.close().await;
+    configuration.pool(Zone::Backup).await
 }
 
 fn recipients(make: &Make) -> Result<Recipients, CliError> {
@@ -217,7 +230,7 @@ fn verify_entry(args: &Verify, verified: &Result<Verified, BackupError>) -> Entr
 }
 
 /// Whether there is a trail to write to.
-async fn record(entry: &Entry) -> Result<bool, CliError> {
+pub async fn record(entry: &Entry) -> Result<bool, CliError> {
     let cluster = host::own_cluster().await?;
     let mut configuration = host::load()?;
     if configuration.database.url.is_none() {
@@ -227,12 +240,12 @@ async fn record(entry: &Entry) -> Result<bool, CliError> {
         return Ok(false);
     }
     let written = async {
-        let pool = configuration.pool(Zone::Owner).await?;
+        let pool = own_pool(&configuration).await?;
         let mut connection = pool.acquire().await.context("database").map_err(CliError::Host)?;
         let written = db::audit::append(&mut connection, entry).await;
         drop(connection);
         pool.close().await;
-        written.context("the check cannot be put into the audit trail").map_err(CliError::Host)
+        written.context("it cannot be put into the audit trail").map_err(CliError::Host)
     };
     let written = written.await;
     if let Some(cluster) = cluster {

@@ -35,7 +35,7 @@ async fn look(zone: Zone, pool: &PgPool) {
         match zone {
             Zone::Api => figures::runs(pool).await,
             Zone::Sequencer => figures::trail(pool).await,
-            Zone::Owner | Zone::Runner | Zone::Gateway | Zone::Notifier | Zone::Retention => {
+            Zone::Owner | Zone::Runner | Zone::Gateway | Zone::Notifier | Zone::Retention | Zone::Backup => {
                 Ok::<(), DbError>(())
             }
         }

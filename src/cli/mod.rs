@@ -9,6 +9,7 @@ pub mod audit_source;
 pub mod audit_tiles;
 pub mod audit_verify;
 pub mod backup;
+pub mod backup_prune;
 mod cancel;
 pub mod config;
 pub mod connect;

@@ -6,9 +6,11 @@ use futures::stream::BoxStream;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Transaction};
 
 use crate::db::error::DbError;
+use crate::db::restoring;
 
-/// What is nowhere else of use: the schema's own record, who is signed in or about to be, and which runners are there.
-const LEFT_OUT: [&str; 4] = ["_sqlx_migrations", "runners", "sessions", "sign_ins"];
+/// What is nowhere else of use: the schema's own record, that of a restore, who is signed in or about to be, and which runners are
+/// there.
+const LEFT_OUT: [&str; 5] = ["_sqlx_migrations", restoring::TABLE, "runners", "sessions", "sign_ins"];
 /// How values are spelled; the same when they are read again.
 const SPELLING: &str =
     "SET LOCAL datestyle = 'ISO, YMD'; SET LOCAL timezone = 'UTC'; SET LOCAL intervalstyle = 'postgres';

@@ -36,6 +36,11 @@ pub enum DbError {
     )]
     SchemaTorn(i64),
     #[error(
+        "a restore was begun in this database and has not ended, so nothing starts on it. Run the same `kage restore` again, which \
+         goes on from where it was; or make an empty database and restore into that (docs/backup.md)"
+    )]
+    Restoring,
+    #[error(
         "{0}. Nothing of this migration was kept, those before it were: put right what it says, then run `kage migrate` again"
     )]
     Migrate(#[source] sqlx::migrate::MigrateError),

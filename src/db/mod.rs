@@ -34,6 +34,7 @@ pub mod refused_calls;
 pub mod reload;
 pub mod reloads;
 pub mod repositories;
+pub mod restoring;
 pub mod results;
 pub mod retention;
 mod rights;
@@ -69,7 +70,7 @@ use crate::db::schema::Schema;
 /// Whose rights a pool has in the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Zone {
-    /// Owns the schema: `kage migrate`, `kage key`.
+    /// Owns the schema: `kage migrate`, `kage key`, `kage restore`.
     Owner,
     Api,
     Runner,
@@ -77,6 +78,8 @@ pub enum Zone {
     Sequencer,
     Notifier,
     Retention,
+    /// `kage backup`: reads what is backed up.
+    Backup,
 }
 
 impl Zone {
@@ -89,6 +92,7 @@ impl Zone {
             Self::Sequencer => "sequencer",
             Self::Notifier => "notifier",
             Self::Retention => "retention",
+            Self::Backup => "backup",
         }
     }
 
@@ -101,6 +105,7 @@ impl Zone {
             Self::Sequencer => Some("SET ROLE kage_sequencer"),
             Self::Notifier => Some("SET ROLE kage_notifier"),
             Self::Retention => Some("SET ROLE kage_retention"),
+            Self::Backup => Some("SET ROLE kage_backup"),
         }
     }
 }

@@ -8,6 +8,7 @@ use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Transaction};
 
 use crate::db::cut::{Partition, Sequence, Table, list, partitions, quoted, spell, tables};
 use crate::db::error::DbError;
+use crate::db::restoring;
 
 #[derive(Debug, sqlx::FromRow)]
 struct ForeignKey {
@@ -32,8 +33,9 @@ pub async fn with_rows(connection: &mut PgConnection) -> Result<Option<String>, 
     let names: Vec<String> = sqlx::query_scalar(
         "SELECT c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
          WHERE n.nspname = 'public' AND c.relkind IN ('r', 'p') AND NOT c.relispartition
-           AND c.relname <> '_sqlx_migrations' ORDER BY 1",
+           AND c.relname <> ALL (ARRAY['_sqlx_migrations', $1]) ORDER BY 1",
     )
+    .bind(restoring::TABLE)
     .fetch_all(&mut *connection)
     .await?;
     for name in names {

@@ -8,6 +8,7 @@ use sqlx::postgres::PgPool;
 use tokio::time::Instant;
 
 use crate::db::error::DbError;
+use crate::db::restoring;
 
 static MIGRATOR: Migrator = sqlx::migrate!();
 
@@ -35,6 +36,8 @@ pub enum Schema {
     Changed(i64),
     /// This one was begun and not ended.
     Torn(i64),
+    /// A restore was begun in it and has not ended; see [`crate::db::restoring`].
+    Restoring,
 }
 
 impl Schema {
@@ -47,6 +50,7 @@ impl Schema {
             Self::Newer(has) => Some(DbError::SchemaNewer { has, known: latest() }),
             Self::Changed(migration) => Some(DbError::SchemaChanged(migration)),
             Self::Torn(migration) => Some(DbError::SchemaTorn(migration)),
+            Self::Restoring => Some(DbError::Restoring),
         }
     }
 
@@ -65,13 +69,22 @@ pub fn own() -> Vec<(i64, Vec<u8>)> {
 }
 
 /// The newest migration of this program.
-fn latest() -> i64 {
+pub fn latest() -> i64 {
     MIGRATOR.iter().map(|migration| migration.version).max().unwrap_or(0)
 }
 
 /// # Errors
 /// [`DbError::Unavailable`] if the database does not answer.
 pub async fn state(pool: &PgPool) -> Result<Schema, DbError> {
+    let restoring: bool = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL")
+        .bind(restoring::TABLE)
+        .fetch_one(pool)
+        .await?;
+    if restoring { Ok(Schema::Restoring) } else { of_migrations(pool).await }
+}
+
+/// As [`state`], whether a restore is under way or not.
+async fn of_migrations(pool: &PgPool) -> Result<Schema, DbError> {
     let exists: bool =
         sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL").fetch_one(pool).await?;
     if !exists {
@@ -106,9 +119,20 @@ fn compare(applied: &[(i64, bool, Vec<u8>)]) -> Schema {
 
 /// Brings it forward. Safe when several start at once: an advisory lock lets one go first.
 pub(super) async fn migrate(pool: &PgPool) -> Result<(), DbError> {
+    match state(pool).await?.obstacle() {
+        Some(obstacle) => Err(obstacle),
+        None => migrate_to(pool, latest()).await,
+    }
+}
+
+/// As `kage migrate` of the release whose last migration this is, for a restore; one that is further already stays as it is.
+///
+/// # Errors
+/// As [`crate::db::migrate`].
+pub async fn migrate_to(pool: &PgPool, last: i64) -> Result<(), DbError> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let found = state(pool).await?;
+        let found = of_migrations(pool).await?;
         if let Some(obstacle) = found.obstacle() {
             return Err(obstacle);
         }
@@ -116,7 +140,7 @@ pub(super) async fn migrate(pool: &PgPool) -> Result<(), DbError> {
             Schema::Older(lacks) => lacks,
             _ => 0,
         };
-        match migrate_from(pool, first).await {
+        match migrate_between(pool, first, last).await {
             Err(error) if is_held_up(&error) && Instant::now() < deadline => {
                 tracing::warn!(%error, "db.migration_held_up: others use the tables; it is tried again");
             }
@@ -133,10 +157,10 @@ pub(super) async fn migrate(pool: &PgPool) -> Result<(), DbError> {
 }
 
 /// On a connection of its own: one that fails keeps the advisory lock until it ends.
-async fn migrate_from(pool: &PgPool, first: i64) -> Result<(), MigrateError> {
+async fn migrate_between(pool: &PgPool, first: i64, last: i64) -> Result<(), MigrateError> {
     let mut connection = pool.acquire().await?.detach();
     let mut ended = Ok(());
-    for migration in MIGRATOR.iter().filter(|migration| migration.version >= first) {
+    for migration in MIGRATOR.iter().filter(|migration| (first..=last).contains(&migration.version)) {
         let within = if migration.no_tx { LOCK_WHENEVER } else { LOCK_WITHIN };
         sqlx::query(within).execute(&mut connection).await?;
         ended = MIGRATOR.run_to(migration.version, &mut connection).await;

@@ -29,13 +29,15 @@ const DEFAULT: &str = "refs/upstream/HEAD";
 const LOCK_WITHIN: Duration = Duration::from_secs(30 * 60);
 /// Of one mirror's objects.
 const CHECK_WITHIN: Duration = Duration::from_secs(60 * 60);
+/// Before a name in hexadecimal digits. No name of a ref has a colon.
+const SPELLED: &str = "hex:";
 /// Bytes of what git says of a broken store.
 const MAX_SAID: u64 = 1 << 20;
 
 /// What a mirror was at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Parts {
-    /// Full names with the objects that they name, in hexadecimal digits.
+    /// Full names with the objects that they name, in hexadecimal digits. A name that is no UTF-8 is spelled [`SPELLED`].
     pub refs: BTreeMap<String, String>,
     /// The ref that upstream's HEAD names.
     pub default: Option<String>,
@@ -56,11 +58,11 @@ impl Mirror {
         let repository = self.repository()?;
         for reference in repository.references()? {
             let reference = reference?;
-            let Ok(name) = reference.name() else { continue };
+            let name = spelled(reference.name_bytes());
             if let Some(id) = reference.target() {
-                parts.refs.insert(name.to_owned(), id.to_string());
+                parts.refs.insert(name, id.to_string());
             } else if name == DEFAULT {
-                parts.default = reference.symbolic_target()?.map(str::to_owned);
+                parts.default = reference.symbolic_target_bytes().map(spelled);
             }
         }
         let shallow = self.path().join("shallow");
@@ -101,21 +103,27 @@ impl Replica {
         if !parts.files.iter().all(|file| is_stored(file)) {
             return Err(refused("a file in it is none of an object store's"));
         }
-        let names = parts.refs.keys().chain(&parts.default);
-        if !names.into_iter().all(|name| name.starts_with("refs/") && Reference::is_valid_name(name)) {
-            return Err(refused("a ref in it has no valid name"));
+        let named = |name: &String| named(name).ok_or_else(|| refused("a ref in it has no valid name"));
+        let mut refs = Vec::new();
+        for (name, id) in &parts.refs {
+            refs.push((named(name)?, id));
         }
+        // In the order of bytes, as git wants it.
+        refs.sort_unstable();
+        let head = parts.default.as_ref().map(named).transpose()?;
         if !parts.refs.values().chain(&parts.shallow).all(|id| is_id(id)) {
             return Err(refused("a ref or a shallow commit in it has no valid id"));
         }
         DirBuilder::new().mode(0o700).create(path).map_err(GitError::io("make", path))?;
         write_skeleton(path)?;
-        // In the order of bytes, as git wants it.
-        let packed: String = parts.refs.iter().map(|(name, id)| format!("{id} {name}\n")).collect();
+        let mut packed = Vec::new();
+        for (name, id) in refs {
+            packed.extend([id.as_bytes(), b" ", &name, b"\n"].concat());
+        }
         let shallow: String = parts.shallow.iter().map(|id| format!("{id}\n")).collect();
-        let head = parts.default.as_ref().map(|target| format!("ref: {target}\n"));
+        let head = head.map(|target| [b"ref: ", target.as_slice(), b"\n"].concat());
         for (name, text) in
-            [("packed-refs", packed), ("shallow", shallow), (DEFAULT, head.unwrap_or_default())]
+            [("packed-refs", packed), ("shallow", shallow.into_bytes()), (DEFAULT, head.unwrap_or_default())]
         {
             if !text.is_empty() {
                 let file = path.join(name);
@@ -167,6 +175,25 @@ impl Replica {
         let folder = File::open(&self.path).map_err(GitError::io("open", &self.path))?;
         rustix::fs::syncfs(&folder).map_err(GitError::io("flush", &self.path))
     }
+}
+
+fn spelled(name: &[u8]) -> String {
+    match str::from_utf8(name) {
+        Ok(name) => name.to_owned(),
+        Err(_) => format!("{SPELLED}{}", hex::encode(name)),
+    }
+}
+
+/// None: no ref can have the name.
+fn named(spelled: &str) -> Option<Vec<u8>> {
+    let name = match spelled.strip_prefix(SPELLED) {
+        Some(digits) => hex::decode(digits).ok()?,
+        None => spelled.as_bytes().to_vec(),
+    };
+    // The rules are about ASCII alone.
+    let plain: String =
+        name.iter().map(|byte| if byte.is_ascii() { char::from(*byte) } else { 'x' }).collect();
+    (name.starts_with(b"refs/") && Reference::is_valid_name(&plain)).then_some(name)
 }
 
 /// Packs with what belongs to them, and loose objects; no temporary file, no lock, nothing that leads elsewhere (`info/alternates`).
@@ -238,6 +265,8 @@ mod tests {
             Replica::begin(&path, &Parts { refs, ..Parts::default() }).expect_err(name);
             let default = Some(name.to_owned());
             Replica::begin(&path, &Parts { default, ..Parts::default() }).expect_err(name);
+            let refs = [(format!("{SPELLED}{}", hex::encode(name)), id.clone())].into();
+            Replica::begin(&path, &Parts { refs, ..Parts::default() }).expect_err(name);
         }
         let refs = [("refs/heads/a".to_owned(), "1 refs/heads/b\n2".to_owned())].into();
         Replica::begin(&path, &Parts { refs, ..Parts::default() }).expect_err("an id");

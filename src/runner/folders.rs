@@ -19,6 +19,7 @@ use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use crate::db::restoring::NOTE;
 use crate::domain::name::{InvalidName, Name};
 use crate::runner::failure::StartError;
 
@@ -53,7 +54,14 @@ impl Folders {
         let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
         let lock = lock.map_err(folder(&path))?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { root, _lock: lock }),
+            Ok(()) => {
+                // From now on the repositories are no longer those of a restore that might go on.
+                let note = root.join(NOTE);
+                match fs::remove_file(&note) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => Err(folder(&note)(error)),
+                    _ => Ok(Self { root, _lock: lock }),
+                }
+            }
             Err(rustix::io::Errno::WOULDBLOCK) => Err(StartError::Taken(root)),
             Err(error) => Err(folder(&path)(error.into())),
         }

@@ -19,14 +19,14 @@ fn kage(world: &TestKage, args: &[&str]) -> Output {
 }
 
 /// What a command said that had to fail.
-fn refused(world: &TestKage, args: &[&str]) -> String {
+pub fn refused(world: &TestKage, args: &[&str]) -> String {
     let output = kage(world, args);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success(), "{args:?} was not refused");
     said
 }
 
-fn backup(world: &TestKage, args: &[&str]) -> Value {
+pub fn backup(world: &TestKage, args: &[&str]) -> Value {
     serde_json::from_str(&world.host(&[&["backup", "--json"], args].concat())).expect("JSON")
 }
 
@@ -83,7 +83,7 @@ async fn checkpoint(world: &TestKage) -> PathBuf {
 }
 
 /// Takes database and data folder away. Of the data folder the log's key is kept, as docs/backup.md says.
-async fn wipe(world: &TestKage) {
+pub async fn wipe(world: &TestKage) {
     let wiped = sqlx::raw_sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public").execute(world.pool()).await;
     wiped.expect("an empty database");
     empty_folder(world);
@@ -104,7 +104,7 @@ fn copy(from: &Path, to: &Path) {
     assert!(status.is_ok_and(|status| status.success()));
 }
 
-fn manifest(folder: &Path, name: &str) -> Value {
+pub fn manifest(folder: &Path, name: &str) -> Value {
     let path = folder.join("backups").join(format!("{name}.json"));
     serde_json::from_slice(&fs::read(&path).expect("a manifest")).expect("JSON")
 }

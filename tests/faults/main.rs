@@ -32,6 +32,7 @@ mod own_engine;
 mod proxy;
 mod queue;
 mod reboot;
+mod restore;
 mod runner_killed;
 mod runner_lost;
 mod sequence;

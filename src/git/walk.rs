@@ -10,10 +10,7 @@ use std::{
 
 use bstr::{BStr, BString, ByteSlice};
 use git2::{ObjectType, Oid, Repository, Tree};
-use rustix::{
-    fs::{FileType, readlinkat},
-    io::Errno,
-};
+use rustix::fs::readlinkat;
 
 use crate::git::{
     content::{Content, Taken},
@@ -21,10 +18,10 @@ use crate::git::{
     error::{GitError, HarvestError},
     harvest::{HarvestLimits, WarningKind},
     ignore_rules::IgnoreRules,
-    lower::{Lower, LowerEntry, LowerRoot},
+    layers::{Layers, io},
+    lower::{Lower, LowerRoot},
     names,
-    overlay::{FolderNotes, NotesError},
-    place::{Entry, Node, Place, Side, tracked_entry},
+    place::{Entry, Node, Place, tracked_entry},
     report::Report,
     store::{NewObjects, tree_object},
     tally::Tally,
@@ -33,8 +30,7 @@ use crate::git::{
 
 pub(crate) struct Walk<'a> {
     repository: &'a Repository,
-    root: LowerRoot,
-    overlay: bool,
+    layers: Layers<'a>,
     limits: &'a HarvestLimits,
     started: Instant,
     entries: u64,
@@ -58,8 +54,7 @@ impl<'a> Walk<'a> {
         let odb = repository.odb().map_err(GitError::from)?;
         Ok(Walk {
             repository,
-            root,
-            overlay,
+            layers: Layers { repository, root, overlay },
             limits,
             started,
             entries: 0,
@@ -115,13 +110,13 @@ impl<'a> Walk<'a> {
         if !in_place {
             for (name, entry) in place.lower.entries(self.repository)? {
                 if upper.binary_search(&name).is_err() {
-                    let node = self.lower_node(place, &name, entry)?;
+                    let node = self.layers.lower_node(place, &name, entry)?;
                     self.entry(place, tracked.as_ref(), name, node, &mut changes)?;
                 }
             }
         }
         for name in upper {
-            if let Some(node) = self.upper_node(place, &name)? {
+            if let Some(node) = self.layers.upper_node(place, &name, &self.path)? {
                 self.entry(place, tracked.as_ref(), name, node, &mut changes)?;
             }
         }
@@ -317,10 +312,10 @@ impl<'a> Walk<'a> {
     fn ignore_file(&mut self, place: &Place, upper: &[Vec<u8>]) -> Result<Option<Vec<u8>>, HarvestError> {
         let name = b".gitignore".to_vec();
         let node = if upper.binary_search(&name).is_ok() {
-            self.upper_node(place, &name)?
+            self.layers.upper_node(place, &name, &self.path)?
         } else {
             match place.lower.entry(self.repository, &name)? {
-                Some(entry) => Some(self.lower_node(place, &name, entry)?),
+                Some(entry) => Some(self.layers.lower_node(place, &name, entry)?),
                 None => None,
             }
         };
@@ -332,69 +327,6 @@ impl<'a> Walk<'a> {
             Some(Node::Blob(Kind::File { .. }, id)) => self.content.ignore_blob(id),
             _ => Ok(None),
         }
-    }
-
-    fn upper_node(&self, place: &Place, name: &[u8]) -> Result<Option<Node>, HarvestError> {
-        let Some(dir) = &place.upper else { return Ok(None) };
-        let path = joined(&self.path, name);
-        let stat = dirfd::stat(dir, name).map_err(|error| io("stat", path.as_bstr(), error))?;
-        Ok(Some(match dirfd::file_type(&stat) {
-            FileType::RegularFile => Node::File(Side::Upper),
-            FileType::Symlink => Node::Link(Side::Upper),
-            FileType::CharacterDevice if self.overlay && stat.st_rdev == 0 => Node::Gone,
-            FileType::Directory => {
-                let opened = dirfd::open_dir(dir, name).map_err(|error| io("open", path.as_bstr(), error))?;
-                let lower =
-                    if self.overlay { self.shows_through(place, name, &opened, &path)? } else { Lower::None };
-                Node::Folder { lower, upper: Some(opened) }
-            }
-            other => Node::Special(other),
-        }))
-    }
-
-    /// Which folder of the base shows through the layer's folder `name`.
-    fn shows_through(
-        &self,
-        place: &Place,
-        name: &[u8],
-        opened: &OwnedFd,
-        path: &BString,
-    ) -> Result<Lower, HarvestError> {
-        let inconsistent = |reason| HarvestError::Inconsistent { path: path.clone(), reason };
-        let notes = FolderNotes::read(opened).map_err(|error| match error {
-            NotesError::Unknown(reason) => inconsistent(reason),
-            NotesError::Io(error) => io("read the marks of", path.as_bstr(), error),
-        })?;
-        if notes.opaque {
-            return Ok(Lower::None);
-        }
-        let Some(redirect) = notes.redirect else { return place.lower.folder(self.repository, name) };
-        let parts = redirect.strip_prefix(b"/").map_or(redirect.as_slice(), |rest| rest);
-        let unsafe_part = |part: &[u8]| matches!(part, b"" | b"." | b"..");
-        if parts.split(|&byte| byte == b'/').any(unsafe_part) || parts.contains(&0) {
-            return Err(inconsistent("a redirect that leads out of the base"));
-        }
-        let lower = if redirect.starts_with(b"/") {
-            self.root.resolve(self.repository, &redirect)?
-        } else if redirect.contains(&b'/') {
-            return Err(inconsistent("a relative redirect of more than one name"));
-        } else {
-            self.root.beside(self.repository, &place.lower, place.depth == 0, &redirect)?
-        };
-        Ok(lower)
-    }
-
-    fn lower_node(&self, place: &Place, name: &[u8], entry: LowerEntry) -> Result<Node, HarvestError> {
-        Ok(match entry {
-            LowerEntry::Folder => {
-                Node::Folder { lower: place.lower.folder(self.repository, name)?, upper: None }
-            }
-            // On disk a submodule is an empty folder.
-            LowerEntry::Blob(Kind::Submodule, _) => Node::Folder { lower: Lower::None, upper: None },
-            LowerEntry::Blob(kind, id) => Node::Blob(kind, id),
-            LowerEntry::File => Node::File(Side::Lower),
-            LowerEntry::Link => Node::Link(Side::Lower),
-        })
     }
 
     /// The tree of `start` with `changes`; `None` if it is empty.
@@ -427,8 +359,4 @@ const fn stays(tracked: bool) -> &'static str {
 
 fn limit(what: &'static str, limit: u64, seen: u64) -> HarvestError {
     HarvestError::Limit { what, limit, seen }
-}
-
-fn io(action: &'static str, path: &BStr, error: Errno) -> HarvestError {
-    HarvestError::Io { action, path: path.to_owned(), source: error.into() }
 }

@@ -51,3 +51,25 @@ fn every_service_comes_back_by_itself() {
         }
     }
 }
+
+/// What is missing in the script's list is never begun by it: so it was with retention, and months came without tables.
+#[test]
+fn quickstart_begins_every_service_that_no_profile_keeps_back() {
+    let script = include_str!("../quickstart");
+    let list = script.lines().find_map(|line| line.strip_prefix("readonly SERVICES=(")?.strip_suffix(')'));
+    let mut begun: Vec<&str> = list.expect("a list of services").split(' ').collect();
+    begun.sort_unstable();
+    let services = services(&["compose.yaml"]);
+    let mut wanted: Vec<&str> = services
+        .iter()
+        .filter(|(_, service)| service["profiles"].as_array().is_none_or(Vec::is_empty))
+        // They come with those that wait for them.
+        .filter_map(|(name, _)| (!["db", "migrate"].contains(&name.as_str())).then_some(name.as_str()))
+        .collect();
+    wanted.sort_unstable();
+    assert_eq!(begun, wanted);
+    // Out of the box nothing goes: it makes the tables of the months to come.
+    let retention = services["retention"]["environment"].as_object().expect("variables");
+    let rules: Vec<_> = retention.iter().filter(|(name, _)| name.starts_with("KAGE_RETENTION_")).collect();
+    assert!(rules.len() == 6 && rules.iter().all(|(_, value)| *value == ""), "{rules:?}");
+}

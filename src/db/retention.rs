@@ -1,4 +1,4 @@
-//! Letting go of what is kept too long. All of it is done by functions of the schema's owner (migration 0021), which look
+//! Letting go of what is kept too long. All of it is done by functions of the schema's owner (migrations 0021, 0025), which look
 //! again whether a task has ended and record each act: with its own rights this role reads and removes nothing.
 
 use chrono::{DateTime, NaiveDate, Utc};
@@ -20,6 +20,9 @@ pub enum Thing {
 
 impl Thing {
     pub const ALL: [Self; 3] = [Self::Log, Self::Events, Self::Results];
+
+    /// Those that are kept in tables by month.
+    pub const BY_MONTH: [Self; 2] = [Self::Log, Self::Events];
 
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -132,4 +135,30 @@ pub async fn drop_month(
 /// As [`drop_month`].
 pub async fn make_months(pool: &PgPool, ahead: i32) -> Result<i32, DbError> {
     Ok(sqlx::query_scalar("SELECT retention_make_months($1)").bind(ahead).fetch_one(pool).await?)
+}
+
+/// Rows and bytes that are moved in one transaction, during which nobody reads or writes events; of one task all at once.
+const MOST_MOVED: (i32, i64) = (2000, 16 << 20);
+
+/// What went into the tables of a month.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moved {
+    pub month: NaiveDate,
+    pub tasks: i64,
+    pub rows: i64,
+}
+
+/// Moves a part of what came before its month had a table into the one of the first such month. None: there is no more of it.
+///
+/// # Errors
+/// As [`drop_month`].
+pub async fn move_rest(pool: &PgPool, thing: Thing) -> Result<Option<Moved>, DbError> {
+    let (month, tasks, rows): (Option<NaiveDate>, Option<i64>, Option<i64>) =
+        sqlx::query_as("SELECT month, tasks, moved FROM retention_move_rest($1, $2, $3)")
+            .bind(thing.as_str())
+            .bind(MOST_MOVED.0)
+            .bind(MOST_MOVED.1)
+            .fetch_one(pool)
+            .await?;
+    Ok(month.map(|month| Moved { month, tasks: tasks.unwrap_or(0), rows: rows.unwrap_or(0) }))
 }

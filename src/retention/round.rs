@@ -1,5 +1,5 @@
-//! One look at everything: months to come are made, months that are over are dropped whole where all of them is due, and the rest
-//! goes task by task.
+//! One look at everything: months to come are made, what came before its month was there goes into it, months that are over are
+//! dropped whole where all of them is due, and the rest goes task by task.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::PgPool;
@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::config::retention::{Kept, RetentionConfig};
 use crate::db;
 use crate::db::error::DbError;
-use crate::db::retention::{Bounds, Due, Thing};
+use crate::db::retention::{Bounds, Due, Moved, Thing};
 use crate::metrics::metrics;
 
 /// Months that are there before they begin.
@@ -17,11 +17,13 @@ const AHEAD: i32 = 3;
 const BATCH: usize = 20;
 /// Of an age of more days than this, what is due waits for its month.
 const MONTH_DAYS: u32 = 31;
+/// Parts of what came too early that are moved in one look: each holds up whoever reads or writes events.
+const MOVES: usize = 20;
 
 /// Whether there is more to do at once.
 pub(super) async fn run(pool: &PgPool, config: &RetentionConfig) -> Result<bool, DbError> {
-    let mut more = false;
     make_months(pool).await?;
+    let mut more = fill_months(pool).await?;
     for thing in Thing::ALL {
         let kept = match thing {
             Thing::Log => config.log,
@@ -50,6 +52,30 @@ async fn make_months(pool: &PgPool) -> Result<(), DbError> {
         }
         Err(error) => Err(error),
     }
+}
+
+/// Whether there is more to move at once.
+async fn fill_months(pool: &PgPool) -> Result<bool, DbError> {
+    let mut more = false;
+    for thing in Thing::BY_MONTH {
+        let mut moves = 0;
+        while moves < MOVES {
+            match db::retention::move_rest(pool, thing).await {
+                Ok(None) => break,
+                Ok(Some(Moved { month, tasks, rows })) => {
+                    tracing::info!(what = thing.as_str(), %month, tasks, rows, "retention.moved_into_month");
+                    moves += 1;
+                }
+                Err(error) if error.is_lock_timeout() => {
+                    tracing::warn!(what = thing.as_str(), "retention.move_later: the tables are in use");
+                    return Ok(false);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        more |= moves == MOVES;
+    }
+    Ok(more)
 }
 
 fn bounds(kept: Kept, now: DateTime<Utc>) -> Bounds {

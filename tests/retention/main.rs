@@ -3,6 +3,7 @@
 mod ages;
 mod copies;
 mod moved;
+mod rest;
 mod rights;
 mod room;
 mod sizes;

@@ -36,6 +36,7 @@ async fn nobody_but_retention_lets_go_and_it_does_nothing_else() {
         format!("SELECT retention_drop_month('log', '{}', now(), '{{}}')", month(0)),
         "SELECT retention_make_months(3)".to_owned(),
         "SELECT retention_past_months('log')".to_owned(),
+        "SELECT retention_move_rest('log', 10, 1000)".to_owned(),
     ];
     let inner = [
         format!("SELECT add_event_month('{}')", month(30)),

@@ -24,14 +24,14 @@ const API: u64 = 20 * MIB;
 const LIMIT: u64 = 32 * MIB;
 
 /// A field of `/proc/PID/status`, in bytes.
-fn field(pid: u32, name: &str) -> u64 {
+pub fn field(pid: u32, name: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
     let line = status.lines().find(|line| line.starts_with(name)).expect("the field");
     line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number") * 1024
 }
 
 /// Forgets the peak of a process; what it holds now.
-fn forget_peak(pid: u32) -> u64 {
+pub fn forget_peak(pid: u32) -> u64 {
     std::fs::write(format!("/proc/{pid}/clear_refs"), "5").expect("is ours");
     field(pid, "VmRSS")
 }

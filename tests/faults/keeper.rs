@@ -16,9 +16,9 @@ use crate::world::{apart, assert_result};
 
 /// bpf(2), by its number.
 #[cfg(target_arch = "x86_64")]
-const BPF: &str = "syscall(321, 5, 0, 0)";
+pub const BPF: &str = "syscall(321, 5, 0, 0)";
 #[cfg(target_arch = "aarch64")]
-const BPF: &str = "syscall(280, 5, 0, 0)";
+pub const BPF: &str = "syscall(280, 5, 0, 0)";
 
 /// What bpf(2) fails with while somebody answers, and when nobody does.
 const EPERM: i32 = 1;

@@ -7,13 +7,13 @@ use sqlx::{AssertSqlSafe, PgPool};
 use crate::support::eventually;
 
 /// Entries of a usual size in a round.
-const ENTRIES: usize = 20_000;
+const ENTRIES: usize = 10_000;
 /// And of the largest that is taken (migration 0019): together more than the sequencer takes in one step.
 const LARGEST: usize = 9;
 /// Security events of a round; every tenth is of the largest size (migration 0016).
-const EVENTS: usize = 1_000;
+const EVENTS: usize = 500;
 /// Tasks of a round whose output and events are due, each with 40 of them.
-const DUE: i64 = 700;
+const DUE: i64 = 500;
 
 async fn write(pool: &PgPool, statement: String) {
     let done = sqlx::query(AssertSqlSafe(statement.clone())).execute(pool).await;

@@ -7,6 +7,8 @@ use kage::cli::exit::Exit;
 use kage::cli::{Cli, execute};
 
 fn main() -> ExitCode {
+    // Before there are threads; where it cannot be, memory is kept as the C library keeps it.
+    kage_heap::bound();
     let cli = Cli::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

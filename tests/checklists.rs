@@ -75,7 +75,7 @@ fn every_point_is_answered_once() {
 /// The file that a name of the page stands for: of `tests/` where it does not say which folder.
 fn file(name: &str) -> PathBuf {
     let folder = name.split('/').next().unwrap_or_default();
-    let of_ours = ["src", "shim", "notify", "model-server"].contains(&folder);
+    let of_ours = ["src", "shim", "notify", "heap", "model-server"].contains(&folder);
     if of_ours { root().join(name) } else { root().join("tests").join(name) }
 }
 

@@ -20,19 +20,19 @@ use crate::{flood_model, flood_rows};
 
 const MIB: u64 = 1 << 20;
 /// Of one run's output.
-const OUTPUT: u64 = 12 * MIB;
+const OUTPUT: u64 = 6 * MIB;
 /// Clients of one task that do not read.
 const DEAF: usize = 20;
 
 /// A role, what compose.yaml gives it in MiB with the settings that it has here, and what the second half of a flood may need
 /// beyond the first: a heap that is cut up otherwise, and no part of what comes through.
 const ROLES: [(&str, u64, u64); 7] = [
-    ("api", 512, 24),
-    ("runner", 4096, 24),
+    ("api", 512, 12),
+    ("runner", 4096, 20),
     ("keeper", 256, 4),
-    ("gateway", 1024, 32),
-    ("sequencer", 512, 32),
-    ("notifier", 256, 8),
+    ("gateway", 1024, 16),
+    ("sequencer", 512, 24),
+    ("notifier", 256, 6),
     ("retention", 128, 4),
 ];
 
@@ -113,19 +113,19 @@ impl World {
         }
         let pool = self.kage.pool();
         tokio::join!(
-            self.output(),
-            flood_model::calls(&self.sockets),
-            flood_rows::entries(pool),
-            flood_rows::events(pool),
-            flood_rows::due(pool, number),
+            timed("output", self.output()),
+            timed("calls", flood_model::calls(&self.sockets)),
+            timed("entries", flood_rows::entries(pool)),
+            timed("events", flood_rows::events(pool)),
+            timed("due", flood_rows::due(pool, number)),
         );
         self.pids.iter().map(|(role, pid)| (*role, field(*pid, "VmHWM"))).collect()
     }
 
     /// Two runs: refused calls and then output without end; a large result. Who reads it, and many who do not.
     async fn output(&self) {
-        let noisy = shell(&format!("perl -e 'for (1 .. 20000) {{ {BPF} }}'; yes 'as fast as it can'"));
-        let large = shell("base64 -w 200 /dev/urandom | head -c 12000000 > result; find / 2>&1; echo done");
+        let noisy = shell(&format!("perl -e 'for (1 .. 10000) {{ {BPF} }}'; yes 'as fast as it can'"));
+        let large = shell("base64 -w 200 /dev/urandom | head -c 4000000 > result; find / 2>&1; echo done");
         let (noisy, large) = (self.kage.submit(&noisy).await, self.kage.submit(&large).await);
         let (noisy, large) = (string(&noisy["id"]), string(&large["id"]));
         let watcher = Watcher::follow(&self.kage, noisy);
@@ -155,6 +155,12 @@ impl World {
         assert_eq!(&first, b"HTTP/1.1 200");
         stream
     }
+}
+
+async fn timed(what: &str, flood: impl Future<Output = ()>) {
+    let began = Instant::now();
+    flood.await;
+    println!("  {what}: {} s", began.elapsed().as_secs());
 }
 
 /// The most of some rounds.

@@ -27,7 +27,7 @@ const REQUEST: usize = 6 << 20;
 /// What is small enough to be looked into.
 const SMALL: usize = 64 << 10;
 /// Of each sort of call, of each run and round.
-const CALLS: usize = 6;
+const CALLS: usize = 4;
 
 pub struct Provider {
     port: u16,

@@ -7,13 +7,13 @@ use sqlx::{AssertSqlSafe, PgPool};
 use crate::support::eventually;
 
 /// Entries of a usual size in a round.
-const ENTRIES: usize = 20_000;
+const ENTRIES: usize = 10_000;
 /// And of the largest that is taken (migration 0019): together more than the sequencer takes in one step.
-const LARGEST: usize = 10;
-/// Security events of a round; every fourth is of the largest size (migration 0016).
-const EVENTS: usize = 800;
+const LARGEST: usize = 9;
+/// Security events of a round; every tenth is of the largest size (migration 0016).
+const EVENTS: usize = 500;
 /// Tasks of a round whose output and events are due, each with 40 of them.
-const DUE: i64 = 1_500;
+const DUE: i64 = 500;
 
 async fn write(pool: &PgPool, statement: String) {
     let done = sqlx::query(AssertSqlSafe(statement.clone())).execute(pool).await;
@@ -63,7 +63,7 @@ pub async fn events(pool: &PgPool) {
         format!(
             "INSERT INTO security_events (id, kind, severity, subject, details)
              SELECT gen_random_uuid(), 'auth.repeated_failures', 4, 'flood', jsonb_build_object('text',
-                        (SELECT string_agg(md5((n * 10000 + i)::text), '') FROM generate_series(1, CASE n % 4 WHEN 0 THEN 2000 ELSE 4 END) AS i))
+                        (SELECT string_agg(md5((n * 10000 + i)::text), '') FROM generate_series(1, CASE n % 10 WHEN 0 THEN 2000 ELSE 4 END) AS i))
              FROM generate_series(1, {EVENTS}) AS n"
         ),
     )

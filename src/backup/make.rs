@@ -122,6 +122,7 @@ pub async fn make(installation: &Installation<'_>, folder: &Path, wish: Wish) ->
     let store = Store::to_write(folder)?;
     let parent = store.latest()?;
     refuse_plain(parent.as_ref(), &wish)?;
+    refuse_anothers(parent.as_ref(), installation.instance)?;
     let mut connection = installation.pool.acquire().await?;
     let key = name_key(&mut connection).await?;
     let schema = db::cut::schema(&mut connection).await?;
@@ -194,6 +195,17 @@ fn refuse_plain(parent: Option<&Backup>, wish: &Wish) -> Result<(), BackupError>
         ));
     }
     Ok(())
+}
+
+/// The newest of two installations' backups would be whose came last.
+fn refuse_anothers(parent: Option<&Backup>, instance: &str) -> Result<(), BackupError> {
+    match parent.map(|parent| parent.manifest.instance.as_str()) {
+        Some(theirs) if theirs != instance => Err(BackupError::Refused(format!(
+            "the backups in this folder are of the instance {theirs:?} (KAGE_INSTANCE), and this one is {instance:?}: name \
+             another folder"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// The audit entry's transaction ends after the backup is there, and takes it away again if it cannot end.

@@ -142,7 +142,7 @@ impl Identities {
             stored
         };
         // One byte more than there may be: it is never unpacked further.
-        let most = piece.bytes + 1;
+        let most = piece.bytes.saturating_add(1);
         let mut bytes = Vec::new();
         let read = match packed.split_first() {
             Some((&PLAIN, rest)) => rest.take(most).read_to_end(&mut bytes),
@@ -166,7 +166,7 @@ impl Identities {
         let reader = decryptor.decrypt(keys).map_err(failed)?;
         let mut packed = Vec::new();
         // Compressed is never longer than plain.
-        let read = reader.take(bytes + 2).read_to_end(&mut packed);
+        let read = reader.take(bytes.saturating_add(2)).read_to_end(&mut packed);
         read.map_err(|error| format!("it cannot be decrypted: {error}"))?;
         Ok(packed)
     }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, OFlags, flock};
@@ -14,6 +14,11 @@ use crate::backup::manifest::{FORMAT, Manifest, Object};
 
 /// Bytes of a manifest: some hundred bytes for a piece of some megabytes.
 const MAX_MANIFEST: u64 = 1 << 30;
+
+/// Bytes of a backup's name.
+const MAX_NAME: u64 = 200;
+/// Somebody else may write to the folder: no link is followed, and no pipe waited for.
+const CAREFULLY: i32 = (OFlags::NOFOLLOW.union(OFlags::NONBLOCK)).bits().cast_signed();
 
 #[derive(Debug)]
 pub struct Store {
@@ -40,6 +45,7 @@ impl Store {
             made.map_err(BackupError::io("make", path))
         };
         make(root)?;
+        refuse_open(root)?;
         if !root.join("lock").exists() && fs::read_dir(root).is_ok_and(|mut list| list.next().is_some()) {
             return Err(BackupError::Refused(format!(
                 "{} is not empty and holds no backups: name a folder of its own",
@@ -47,11 +53,18 @@ impl Store {
             )));
         }
         let path = root.join("lock");
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .custom_flags(CAREFULLY)
+            .open(&path);
         let lock = lock.map_err(BackupError::io("open", &path))?;
         lock_or_refuse(&lock, root, FlockOperation::NonBlockingLockExclusive)?;
         for name in ["backups", "objects", "unfinished"] {
             make(&root.join(name))?;
+            refuse_elsewhere(&root.join(name))?;
         }
         let unfinished = root.join("unfinished");
         for entry in fs::read_dir(&unfinished).map_err(BackupError::io("list", &unfinished))?.flatten() {
@@ -72,7 +85,7 @@ impl Store {
     /// [`BackupError`]; also while a backup is being made in it.
     pub fn to_read(root: &Path) -> Result<Self, BackupError> {
         let path = root.join("lock");
-        let lock = match File::open(&path) {
+        let lock = match OpenOptions::new().read(true).custom_flags(CAREFULLY).open(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Err(no_backups(root)),
             other => other.map_err(BackupError::io("open", &path))?,
         };
@@ -103,10 +116,18 @@ impl Store {
     pub fn latest(&self) -> Result<Option<Backup>, BackupError> {
         let names = self.names()?;
         let path = self.root.join("latest");
-        let said = match fs::read_to_string(&path) {
-            Ok(text) => Some(text.trim_end().to_owned()),
+        let said = match fs::symlink_metadata(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => None,
-            Err(error) => return Err(BackupError::io("read", &path)(error)),
+            _ => Some(self.read("latest", MAX_NAME)?),
+        };
+        // Whatever else is in there is not quoted: somebody may have put another file's text in its place.
+        let named = |text: Vec<u8>| {
+            let name = String::from_utf8(text).ok()?.trim_end().to_owned();
+            parts(&name).map(|_| name.clone())
+        };
+        let said = match said.map(named) {
+            Some(None) => return Err(BackupError::damaged("latest", "it names no backup")),
+            said => said.flatten(),
         };
         match (said, names.last()) {
             (None, None) => Ok(None),
@@ -129,14 +150,9 @@ impl Store {
     pub fn backup(&self, name: &str) -> Result<Backup, BackupError> {
         let place = format!("backups/{name}.json");
         let damaged = |problem: &str| BackupError::damaged(&place, problem);
-        let parts: Vec<&str> = name.split('-').collect();
-        let &[number, _, sha256] = parts.as_slice() else {
+        let Some([number, _, sha256]) = parts(name) else {
             return Err(damaged("its name is none of a backup"));
         };
-        let is_word = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric());
-        if !parts.iter().all(|part| is_word(part)) {
-            return Err(damaged("its name is none of a backup"));
-        }
         let bytes = self.read(&place, MAX_MANIFEST)?;
         if hex::encode(Sha256::digest(&bytes)) != sha256 {
             return Err(damaged("its SHA-256 is not the one in its name"));
@@ -283,8 +299,7 @@ impl Store {
     fn appear(&self, path: &Path, name: &str, bytes: &[u8], flush: bool) -> Result<(), BackupError> {
         let unfinished = self.root.join("unfinished").join(name);
         let written = || {
-            let mut file =
-                OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&unfinished)?;
+            let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&unfinished)?;
             file.write_all(bytes)?;
             if flush {
                 file.sync_all()?;
@@ -301,8 +316,7 @@ impl Store {
     /// At most `most` bytes and one.
     fn read(&self, place: &str, most: u64) -> Result<Vec<u8>, BackupError> {
         let path = self.root.join(place);
-        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
-        let file = match OpenOptions::new().read(true).custom_flags(flags).open(&path) {
+        let file = match OpenOptions::new().read(true).custom_flags(CAREFULLY).open(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 return Err(BackupError::damaged(place, "the file is missing"));
             }
@@ -312,7 +326,7 @@ impl Store {
             return Err(BackupError::damaged(place, "it is no regular file"));
         }
         let mut bytes = Vec::new();
-        file.take(most + 1).read_to_end(&mut bytes).map_err(BackupError::io("read", &path))?;
+        file.take(most.saturating_add(1)).read_to_end(&mut bytes).map_err(BackupError::io("read", &path))?;
         Ok(bytes)
     }
 }
@@ -351,6 +365,34 @@ fn place(name: &str) -> Result<String, BackupError> {
         Ok(format!("objects/{}/{name}", &name[..2]))
     } else {
         Err(BackupError::damaged("the manifest", format!("{name:?} is no name of a file")))
+    }
+}
+
+/// Number, time and hash in a backup's name.
+fn parts(name: &str) -> Option<[&str; 3]> {
+    let is_word = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    let parts: [&str; 3] = name.split('-').collect::<Vec<_>>().try_into().ok()?;
+    parts.iter().all(|part| is_word(part)).then_some(parts)
+}
+
+/// Whoever may write to the folder of backups can forge one.
+fn refuse_open(root: &Path) -> Result<(), BackupError> {
+    let stat = fs::metadata(root).map_err(BackupError::io("stat", root))?;
+    if stat.permissions().mode() & 0o002 == 0 {
+        return Ok(());
+    }
+    Err(BackupError::Refused(format!(
+        "anybody may write to {}: whoever does could forge a backup; chmod o-w it, or name another folder",
+        root.display()
+    )))
+}
+
+/// A folder of ours that is none, but a way to another place.
+fn refuse_elsewhere(path: &Path) -> Result<(), BackupError> {
+    match fs::symlink_metadata(path) {
+        Ok(stat) if stat.is_dir() => Ok(()),
+        Ok(_) => Err(BackupError::Refused(format!("{} is no folder: who put it there?", path.display()))),
+        Err(error) => Err(BackupError::io("stat", path)(error)),
     }
 }
 

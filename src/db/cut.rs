@@ -154,7 +154,9 @@ impl Cut {
         let statement = format!(
             "SELECT t.repository, r.branch, r.commit_hash FROM runs r JOIN tasks t ON t.id = r.task_id
              WHERE r.branch IS NOT NULL AND r.commit_hash IS NOT NULL {kept}
-               AND EXISTS (SELECT FROM repositories p WHERE p.name = t.repository AND p.state <> 'removing')
+               -- A repository that was removed and added again has nothing of what was before.
+               AND EXISTS (SELECT FROM repositories p
+                           WHERE p.name = t.repository AND p.state <> 'removing' AND t.created_at >= p.created_at)
              ORDER BY t.repository, r.branch"
         );
         Ok(sqlx::query_as(AssertSqlSafe(statement)).fetch_all(&mut *self.transaction).await?)

@@ -154,26 +154,50 @@ impl Replica {
         opened.map_err(GitError::io("make", &path))
     }
 
-    /// Checks that everything is there that the refs need, then forces all to the disk.
+    /// Checks that everything is there that the refs need and that every pack is what it was when it was made, then forces all to
+    /// the disk.
     ///
     /// # Errors
     /// [`GitError::Command`] says what git misses.
     pub fn finish(self) -> Result<(), GitError> {
         let args = ["fsck", "--connectivity-only", "--no-dangling", "--no-progress", "--no-reflogs"];
-        let fsck = GitCommand {
-            what: "git fsck",
+        self.git("git fsck", args.iter().map(OsString::from).collect())?;
+        // Each result is a pack: a command line does not take all of them.
+        for packs in self.pack_indexes()?.chunks(256) {
+            let args = ["verify-pack", "--"].iter().map(OsString::from).chain(packs.iter().cloned());
+            self.git("git verify-pack", args.collect())?;
+        }
+        Mirror::open(&self.path)?;
+        let folder = File::open(&self.path).map_err(GitError::io("open", &self.path))?;
+        rustix::fs::syncfs(&folder).map_err(GitError::io("flush", &self.path))
+    }
+}
+
+impl Replica {
+    fn git(&self, what: &'static str, args: Vec<OsString>) -> Result<(), GitError> {
+        let command = GitCommand {
+            what,
             git_dir: &self.path,
-            args: args.iter().map(OsString::from).collect(),
+            args,
             trusted: &[],
             objects: None,
             confined: None,
             stdin: Stdio::null(),
             limit: CHECK_WITHIN,
         };
-        fsck.run(MAX_SAID, || Ok(()))?;
-        Mirror::open(&self.path)?;
-        let folder = File::open(&self.path).map_err(GitError::io("open", &self.path))?;
-        rustix::fs::syncfs(&folder).map_err(GitError::io("flush", &self.path))
+        command.run(MAX_SAID, || Ok(())).map(drop)
+    }
+
+    fn pack_indexes(&self) -> Result<Vec<OsString>, GitError> {
+        let folder = self.path.join("objects/pack");
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&folder).map_err(GitError::io("list", &folder))? {
+            let path = entry.map_err(GitError::io("list", &folder))?.path();
+            if path.extension().is_some_and(|suffix| suffix == "idx") {
+                found.push(path.into_os_string());
+            }
+        }
+        Ok(found)
     }
 }
 

@@ -109,7 +109,7 @@ pub fn manifest(folder: &Path, name: &str) -> Value {
     serde_json::from_slice(&fs::read(&path).expect("a manifest")).expect("JSON")
 }
 
-fn flip(path: &Path, place: usize) {
+pub fn flip(path: &Path, place: usize) {
     let mut bytes = fs::read(path).expect("a file");
     let place = place % bytes.len();
     bytes[place] ^= 1;

@@ -4,6 +4,7 @@ mod alarms;
 mod api_killed;
 mod backpressure;
 mod backup;
+mod backup_folder;
 mod clocks;
 mod cluster;
 mod crowd;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use subtle::ConstantTimeEq;
 
 use crate::api::origin::Origin;
-use crate::api::problem::{ApiError, ApiResult, Kind, QUEUE_FULL, STREAMS_FULL};
+use crate::api::problem::{ApiError, ApiResult, BODIES_FULL, Kind, QUEUE_FULL, STREAMS_FULL};
 use crate::api::refusals::Refusal;
 use crate::api::sessions;
 use crate::api::sessions::shown::SignedIn;
@@ -130,11 +130,15 @@ pub(super) async fn require_key(State(state): State<ApiState>, mut request: Requ
     response
 }
 
-async fn within_limit(state: &ApiState, caller: &Caller, request: Request, next: Next) -> Response {
+async fn within_limit(state: &ApiState, caller: &Caller, mut request: Request, next: Next) -> Response {
     match state.limits.of_key(&caller.key_id) {
         Err(limited) => limited.into_response(),
         Ok(left) => {
+            // Held until there is an answer: what was read of the body lives as long.
+            let room = state.bodies.room(&caller.key_id);
+            request.extensions_mut().insert(Arc::clone(&room));
             let mut response = next.run(request).await;
+            drop(room);
             left.tell(response.headers_mut());
             response
         }
@@ -146,7 +150,9 @@ fn refused(caller: Option<&Caller>, response: &Response) -> Option<&'static str>
     let Kind(kind) = *response.extensions().get::<Kind>()?;
     match response.status() {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS => Some(kind),
-        StatusCode::SERVICE_UNAVAILABLE if [QUEUE_FULL, STREAMS_FULL].contains(&kind) => Some(kind),
+        StatusCode::SERVICE_UNAVAILABLE if [BODIES_FULL, QUEUE_FULL, STREAMS_FULL].contains(&kind) => {
+            Some(kind)
+        }
         StatusCode::NOT_FOUND if caller.is_some_and(|caller| caller.rights.is_limited()) => Some(kind),
         _ => None,
     }

@@ -1,10 +1,13 @@
 //! Extractors whose refusals are problems.
 
+use std::sync::Arc;
+
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use serde::de::DeserializeOwned;
 
+use crate::api::bodies::Room;
 use crate::api::problem::ApiError;
 use crate::wire::object::Object;
 
@@ -15,7 +18,14 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let axum::Json(Object(body)) = axum::Json::<Object<T>>::from_request(request, state).await?;
+        // Whoever is known has one; a body of anybody else is not read.
+        let room = request.extensions().get::<Arc<Room>>().cloned().ok_or_else(ApiError::key_missing)?;
+        let request = request.map(|body| room.counted(body));
+        let read = axum::Json::<Object<T>>::from_request(request, state).await;
+        if let Some(refusal) = room.refusal() {
+            return Err(refusal);
+        }
+        let axum::Json(Object(body)) = read?;
         Ok(Self(body))
     }
 }

@@ -8,6 +8,7 @@ mod audit;
 mod audit_tiles;
 mod auth;
 mod bearers;
+mod bodies;
 mod cors;
 mod edge;
 mod extract;

@@ -26,6 +26,9 @@ pub(super) const QUEUE_FULL: &str = "queue-full";
 /// As [`QUEUE_FULL`].
 pub(super) const STREAMS_FULL: &str = "streams-full";
 
+/// As [`QUEUE_FULL`].
+pub(super) const BODIES_FULL: &str = "bodies-full";
+
 /// The kind of problem that an answer is, for those around the handler.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Kind(pub &'static str);
@@ -135,6 +138,18 @@ impl ApiError {
             .with_header(header::RETRY_AFTER, "5")
     }
 
+    /// The bodies of the key's requests take as much memory as they may.
+    pub fn bodies_of_key_full(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, BODIES_FULL, "Too many request bodies", detail)
+            .with_header(header::RETRY_AFTER, "5")
+    }
+
+    /// The bodies of all requests take as much memory as they may.
+    pub fn bodies_full(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, BODIES_FULL, "Too many request bodies", detail)
+            .with_header(header::RETRY_AFTER, "5")
+    }
+
     pub fn with_headers(mut self, headers: HeaderMap) -> Self {
         self.headers.extend(headers.into_iter().filter_map(|(name, value)| Some((name?, value))));
         self
@@ -225,7 +240,10 @@ impl ApiError {
 
 impl From<DbError> for ApiError {
     fn from(error: DbError) -> Self {
-        if error.is_transient() {
+        if error.is_lock_timeout() {
+            tracing::warn!(%error, "api.lock_timeout");
+            Self::busy("somebody else is changing this at the moment; try again")
+        } else if error.is_transient() {
             tracing::warn!(%error, "api.database_unavailable");
             Self::unavailable()
         } else {

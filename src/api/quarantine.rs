@@ -22,8 +22,7 @@ fn entry(caller: &Caller, action: &'static str, name: &str, approval: &ApprovalR
 }
 
 async fn registered(state: &ApiState, caller: &Caller, name: &str) -> ApiResult<()> {
-    let mut connection = state.pool.acquire().await?;
-    let row = db::repositories::find(&mut connection, &caller.visible, name).await?;
+    let row = db::repositories::read(&state.pool, &caller.visible, name).await?;
     row.map(drop).ok_or_else(|| ApiError::not_found("repository"))
 }
 

@@ -84,8 +84,7 @@ pub(super) async fn get_repository(
     Extension(caller): Extension<Caller>,
     Path(name): Path<String>,
 ) -> ApiResult<Json<Repository>> {
-    let mut connection = state.pool.acquire().await?;
-    let row = db::repositories::find(&mut connection, &caller.visible, &name).await?;
+    let row = db::repositories::read(&state.pool, &caller.visible, &name).await?;
     Ok(Json(row.ok_or_else(|| ApiError::not_found("repository"))?.to_wire()?))
 }
 

@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::alarms::Alarms;
 use crate::api::bearers::Bearers;
+use crate::api::bodies::Bodies;
 use crate::api::hub::Hub;
 use crate::api::limits::Limits;
 use crate::api::refusals::Refusals;
@@ -27,6 +28,7 @@ pub(super) struct ApiState {
     /// `None`: nobody signs in.
     pub sign_in: Option<Arc<SignIn>>,
     pub streams: Arc<Streams>,
+    pub bodies: Arc<Bodies>,
     /// Streams end when it is cancelled.
     pub soft: CancellationToken,
 }
@@ -42,6 +44,7 @@ impl ApiState {
             alarms: Arc::new(Alarms::default()),
             sign_in: None,
             streams: Arc::new(Streams::new(config.streams, config.streams_key)),
+            bodies: Arc::new(Bodies::new(config.bodies_bytes)),
             config: Arc::new(config),
             soft: lifecycle.soft().clone(),
         }

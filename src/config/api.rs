@@ -10,10 +10,11 @@ use crate::config::oidc::OidcConfig;
 use crate::config::settings::Settings;
 use crate::domain::repository::AllowedSources;
 
-pub const NAMES: [&str; 15] = [
+pub const NAMES: [&str; 16] = [
     "KAGE_API_LISTEN",
     "KAGE_API_ALLOW_PLAIN_HTTP",
     "KAGE_API_BODY_BYTES",
+    "KAGE_API_BODIES_BYTES",
     "KAGE_API_STREAMS",
     "KAGE_API_STREAMS_KEY",
     "KAGE_API_QUEUE_RUNS",
@@ -28,11 +29,16 @@ pub const NAMES: [&str; 15] = [
     "KAGE_REPOSITORIES_ALLOW_PRIVATE",
 ];
 
+/// The least that there is for all bodies, as a multiple of the largest.
+const BODIES: usize = 16;
+
 #[derive(Debug, Clone)]
 pub struct ApiConfig {
     pub listen: SocketAddr,
     /// Most bytes of a request's body.
     pub body_bytes: usize,
+    /// Most bytes of memory for the bodies of all requests together.
+    pub bodies_bytes: usize,
     /// Most event streams at once.
     pub streams: usize,
     /// Most of them with one key, or of one person.
@@ -59,7 +65,7 @@ pub struct ApiConfig {
 
 impl ApiConfig {
     /// `KAGE_API_LISTEN` (127.0.0.1:8787), `KAGE_API_ALLOW_PLAIN_HTTP` (false; plain HTTP is for loopback
-    /// only without TLS of the server's own, unless this says that something in front does it), `KAGE_API_BODY_BYTES` (4 MiB),
+    /// only without TLS of the server's own, unless this says that something in front does it), `KAGE_API_BODY_BYTES` (4 MiB), `KAGE_API_BODIES_BYTES` (256 MiB),
     /// `KAGE_API_STREAMS` (10000), `KAGE_API_STREAMS_KEY` (1000), `KAGE_API_QUEUE_RUNS` (20000), `KAGE_API_QUEUE_RUNS_KEY` (5000), `KAGE_API_STALL_SECS` (30), `KAGE_API_IDLE_SECS` (60), `KAGE_API_ANSWER_SECS` (90), `KAGE_API_CONNECTIONS` (20000), `KAGE_API_FIRST_KEY` or `KAGE_API_FIRST_KEY_FILE` (none),
     /// `KAGE_REPOSITORIES_ALLOW` (none), `KAGE_REPOSITORIES_ALLOW_PRIVATE` (none).
     ///
@@ -76,11 +82,21 @@ impl ApiConfig {
             );
             return Err(ConfigError::Invalid { name: "KAGE_API_LISTEN".to_owned(), problem });
         }
+        let body_bytes = settings.within("KAGE_API_BODY_BYTES", 4 << 20, 1 << 10, 64 << 20)? as usize;
+        let bodies_bytes = settings.within("KAGE_API_BODIES_BYTES", 256 << 20, 64 << 10, 1 << 40)? as usize;
+        if bodies_bytes < body_bytes.saturating_mul(BODIES) {
+            let problem = format!(
+                "{bodies_bytes} is less than {BODIES} times KAGE_API_BODY_BYTES ({body_bytes}): a key has a quarter of it, and \
+                 one body takes more than twice its size"
+            );
+            return Err(ConfigError::Invalid { name: "KAGE_API_BODIES_BYTES".to_owned(), problem });
+        }
         Ok(Self {
             listen,
             edge,
             oidc: OidcConfig::from_settings(settings)?,
-            body_bytes: settings.within("KAGE_API_BODY_BYTES", 4 << 20, 1 << 10, 64 << 20)? as usize,
+            body_bytes,
+            bodies_bytes,
             streams: settings.within("KAGE_API_STREAMS", 10_000, 1, 1_000_000)? as usize,
             streams_key: settings.within("KAGE_API_STREAMS_KEY", 1000, 1, 1_000_000)? as usize,
             queue_runs: settings.within("KAGE_API_QUEUE_RUNS", 20_000, 1, 10_000_000)? as i64,

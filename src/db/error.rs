@@ -83,9 +83,9 @@ impl DbError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unavailable(_) => true,
-            // Deadlock, serialisation failure.
+            // Deadlock, serialisation failure, a lock that was not had in time.
             Self::Driver(sqlx::Error::Database(error)) => {
-                matches!(error.code().as_deref(), Some("40P01" | "40001"))
+                matches!(error.code().as_deref(), Some("40P01" | "40001" | "55P03"))
             }
             _ => false,
         }
@@ -137,7 +137,7 @@ fn failure(error: &sqlx::Error, unavailable: bool) -> Failure {
     };
     match code.as_deref() {
         _ if unavailable => Failure::Unavailable,
-        Some("40P01" | "40001") => Failure::Conflict,
+        Some("40P01" | "40001" | "55P03") => Failure::Conflict,
         Some("42501") => Failure::Forbidden,
         // Integrity constraints.
         Some(code) if code.starts_with("23") => Failure::Constraint,

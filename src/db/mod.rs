@@ -50,6 +50,7 @@ pub mod sessions;
 pub mod sign_ins;
 mod stale_plans;
 pub mod starts;
+pub mod task_reads;
 pub mod task_stats;
 pub mod task_view;
 pub mod tasks;
@@ -110,6 +111,10 @@ impl Zone {
     }
 }
 
+/// How long a statement of the API waits for what another transaction holds. Its connections are few, and whoever else asks waits
+/// for one of them.
+const API_LOCK_WITHIN: &str = "SET lock_timeout = '5s'";
+
 /// Opens a pool that acts with a zone's rights, whoever it logs in as.
 ///
 /// # Errors
@@ -123,7 +128,10 @@ pub async fn connect(config: &DatabaseConfig, zone: Zone) -> Result<PgPool, DbEr
         .after_connect(move |connection, _| {
             Box::pin(async move {
                 if let Some(statement) = zone.set_role() {
-                    sqlx::query(statement).execute(connection).await?;
+                    sqlx::query(statement).execute(&mut *connection).await?;
+                }
+                if zone == Zone::Api {
+                    sqlx::query(API_LOCK_WITHIN).execute(&mut *connection).await?;
                 }
                 Ok(())
             })

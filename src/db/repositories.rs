@@ -82,6 +82,33 @@ pub async fn list(pool: &PgPool, visible: &Visible) -> Result<Vec<RepositoryRow>
         .await?)
 }
 
+/// Their names alone, at most `limit`.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn names(
+    connection: &mut PgConnection,
+    visible: &Visible,
+    limit: i64,
+) -> Result<Vec<String>, DbError> {
+    let names = "SELECT name FROM repositories WHERE sees_repository(name, $1) ORDER BY name LIMIT $2";
+    Ok(sqlx::query_scalar(names).bind(visible.repositories()).bind(limit).fetch_all(connection).await?)
+}
+
+/// As it is now. Waits for nobody.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn read(pool: &PgPool, visible: &Visible, name: &str) -> Result<Option<RepositoryRow>, DbError> {
+    Ok(sqlx::query_as("SELECT * FROM repositories WHERE name = $2 AND sees_repository(name, $1)")
+        .bind(visible.repositories())
+        .bind(name)
+        .fetch_optional(pool)
+        .await?)
+}
+
+/// As it is until the transaction ends.
+///
 /// # Errors
 /// [`DbError`].
 pub async fn find(

@@ -133,7 +133,7 @@ pub async fn files(
     .fetch_optional(pool)
     .await?;
     let Some((total, stored)) = head else { return Ok(None) };
-    let files = sqlx::query_scalar(
+    let files: Vec<Value> = sqlx::query_scalar(
         "SELECT file FROM (
              SELECT file, number, sum(octet_length(file::text)) OVER (ORDER BY number) AS bytes
              FROM run_results x JOIN runs r ON r.id = x.run_id JOIN tasks t ON t.id = r.task_id,
@@ -150,6 +150,10 @@ pub async fn files(
     .bind(PAGE_BYTES)
     .fetch_all(pool)
     .await?;
+    // Gone since it was counted.
+    if files.is_empty() && after < total.unsigned_abs() {
+        return Ok(None);
+    }
     Ok(Some(FilesPage { files, total: total.unsigned_abs(), findings: findings(run, stored)? }))
 }
 

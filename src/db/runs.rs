@@ -125,10 +125,29 @@ impl RunRow {
     }
 }
 
+/// What is shown of a run reads this much of its row. Context, manifest and what was told can be long, and a page has hundreds of
+/// runs; [`RunRow::to_wire`] asks of the manifest alone whether its image reads events.
+macro_rules! shown {
+    ($rest:literal) => {
+        concat!(
+            "SELECT r.id, r.task_id, r.name, r.position, r.cli_name, r.image_digest,
+                    CASE jsonb_typeof(r.manifest -> 'events') WHEN 'string' THEN '{\"events\": \"\"}'::jsonb ELSE '{}'::jsonb END
+                        AS manifest,
+                    '{}'::jsonb AS context, NULL::jsonb AS verdict, NULL::jsonb AS told,
+                    r.timeout_secs, r.idle_secs, r.allow_no_changes, r.state, r.error, r.exit_code, r.attempt, r.lease_id,
+                    r.runner_id, r.container_id, r.base_commit, r.model, r.runtime, r.decided_by, r.contained, r.quarantined,
+                    r.stdout_offset, r.stderr_offset, r.output_bytes, r.cost_usd, r.branch, r.commit_hash, r.files_changed,
+                    r.insertions, r.deletions, r.started_at, r.cli_started_at, r.finished_at, r.not_before
+             ",
+            $rest
+        )
+    };
+}
+
 /// # Errors
 /// [`DbError`].
 pub async fn of_tasks(pool: &PgPool, tasks: &[Uuid]) -> Result<Vec<RunRow>, DbError> {
-    Ok(sqlx::query_as("SELECT * FROM runs WHERE task_id = ANY($1) ORDER BY task_id, position")
+    Ok(sqlx::query_as(shown!("FROM runs r WHERE r.task_id = ANY($1) ORDER BY r.task_id, r.position"))
         .bind(tasks)
         .fetch_all(pool)
         .await?)
@@ -148,10 +167,10 @@ pub async fn find_by_name(
     task: Uuid,
     name: &str,
 ) -> Result<Option<RunRow>, DbError> {
-    Ok(sqlx::query_as(
-        "SELECT r.* FROM runs r JOIN tasks t ON t.id = r.task_id
-         WHERE r.task_id = $3 AND r.name = $4 AND sees_task(t.repository, t.clis, $1, $2)",
-    )
+    Ok(sqlx::query_as(shown!(
+        "FROM runs r JOIN tasks t ON t.id = r.task_id
+         WHERE r.task_id = $3 AND r.name = $4 AND sees_task(t.repository, t.clis, $1, $2)"
+    ))
     .bind(visible.repositories())
     .bind(visible.clis())
     .bind(task)

@@ -62,7 +62,7 @@ fn budget(row: &BudgetRow) -> Option<(Uuid, wire::task::Budget)> {
 fn task_to_wire(row: &TaskRow, around: &Around) -> Result<wire::task::Task, DbError> {
     let runs = around.runs.get(&row.id).map(Vec::as_slice).unwrap_or_default();
     let broken = |column, problem: String| DbError::inconsistent("tasks", column, row.id, problem);
-    let assignments = serde_json::from_value(row.assignments.clone())
+    let assignments = serde_json::from_str(row.assignments.0.get())
         .map_err(|problem| broken("assignments", problem.to_string()))?;
     let merge_strategy: MergeStrategy = serde_json::from_value(json!(row.merge_strategy))
         .map_err(|problem| broken("merge_strategy", problem.to_string()))?;
@@ -82,6 +82,7 @@ fn task_to_wire(row: &TaskRow, around: &Around) -> Result<wire::task::Task, DbEr
         repository: row.repository.clone(),
         base_revision: row.base_revision.clone(),
         cli_assignments: assignments,
+        contexts_left_out: row.contexts_left_out,
         max_retries: row.max_retries.unsigned_abs(),
         retry_delay: row.retry_delay.unsigned_abs(),
         merge_strategy,

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
+use sqlx::types::Json;
 use sqlx::{PgConnection, PgPool, PgTransaction};
 use uuid::Uuid;
 
@@ -25,7 +27,8 @@ pub struct TaskRow {
     pub description: String,
     pub repository: String,
     pub base_revision: Option<String>,
-    pub assignments: Value,
+    /// As text: a tree of its values takes many times as much.
+    pub assignments: Json<Box<RawValue>>,
     pub max_retries: i32,
     pub retry_delay: i32,
     pub merge_strategy: String,
@@ -42,6 +45,9 @@ pub struct TaskRow {
     /// Of the request; not in a list.
     #[sqlx(default)]
     pub traceparent: Option<String>,
+    /// In a list: there is a context that was not read.
+    #[sqlx(default)]
+    pub contexts_left_out: bool,
 }
 
 impl TaskRow {
@@ -93,7 +99,7 @@ pub async fn insert(connection: &mut PgConnection, task: &NewTask<'_>) -> Result
     .bind(&request.description)
     .bind(task.repository)
     .bind(&request.base_revision)
-    .bind(json!(request.cli_assignments))
+    .bind(Json(&request.cli_assignments))
     .bind(i32::try_from(request.max_retries).unwrap_or(i32::MAX))
     .bind(i32::try_from(request.retry_delay).unwrap_or(i32::MAX))
     .bind(request.merge_strategy.as_str())
@@ -118,7 +124,7 @@ pub async fn insert(connection: &mut PgConnection, task: &NewTask<'_>) -> Result
         .bind(&assignment.cli_name)
         .bind(&run.image_digest)
         .bind(&run.manifest)
-        .bind(json!(assignment.context))
+        .bind(Json(&assignment.context))
         .bind(i32::try_from(assignment.timeout).unwrap_or(i32::MAX))
         .bind(assignment.idle_timeout.and_then(|secs| i32::try_from(secs).ok()))
         .bind(assignment.allow_no_changes)
@@ -152,47 +158,6 @@ pub async fn find(pool: &PgPool, visible: &Visible, id: Uuid) -> Result<Option<T
         .bind(id)
         .fetch_optional(pool)
         .await?)
-}
-
-/// Characters of a description in a list: a page of whole prompts could be 100 MiB.
-const LISTED_DESCRIPTION: i32 = 4096;
-
-/// A page of tasks, newest first, with their descriptions cut to [`LISTED_DESCRIPTION`].
-///
-/// # Errors
-/// [`DbError`].
-pub async fn page(
-    pool: &PgPool,
-    visible: &Visible,
-    status: Option<TaskStatus>,
-    offset: i64,
-    limit: i64,
-) -> Result<(Vec<TaskRow>, i64), DbError> {
-    let status = status.map(TaskStatus::as_str);
-    let rows = sqlx::query_as(
-        "SELECT id, left(description, $6) AS description, repository, base_revision, assignments, max_retries, retry_delay,
-                merge_strategy, created_by, submitted_by, status, error, event_seq, cancel_requested_at, created_at,
-                updated_at, started_at, completed_at
-         FROM tasks WHERE ($3::text IS NULL OR status = $3) AND sees_task(repository, clis, $1, $2)
-         ORDER BY created_at DESC, id LIMIT $5 OFFSET $4",
-    )
-    .bind(visible.repositories())
-    .bind(visible.clis())
-    .bind(status)
-    .bind(offset)
-    .bind(limit)
-    .bind(LISTED_DESCRIPTION)
-    .fetch_all(pool)
-    .await?;
-    let total = sqlx::query_scalar(
-        "SELECT count(*) FROM tasks WHERE ($3::text IS NULL OR status = $3) AND sees_task(repository, clis, $1, $2)",
-    )
-    .bind(visible.repositories())
-    .bind(visible.clis())
-    .bind(status)
-    .fetch_one(pool)
-    .await?;
-    Ok((rows, total))
 }
 
 /// # Errors

@@ -37,10 +37,13 @@ pub enum Limit {
     QueueOfKey,
     Streams,
     StreamsOfKey,
+    Bodies,
+    BodiesOfKey,
 }
 
 impl Limit {
-    pub const ALL: [Self; 4] = [Self::Queue, Self::QueueOfKey, Self::Streams, Self::StreamsOfKey];
+    pub const ALL: [Self; 6] =
+        [Self::Queue, Self::QueueOfKey, Self::Streams, Self::StreamsOfKey, Self::Bodies, Self::BodiesOfKey];
 
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -48,6 +51,8 @@ impl Limit {
             Self::QueueOfKey => "queue_of_key",
             Self::Streams => "streams",
             Self::StreamsOfKey => "streams_of_key",
+            Self::Bodies => "bodies",
+            Self::BodiesOfKey => "bodies_of_key",
         }
     }
 }

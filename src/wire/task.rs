@@ -120,6 +120,9 @@ pub struct Task {
     pub repository: String,
     pub base_revision: Option<String>,
     pub cli_assignments: Vec<Assignment>,
+    /// In a list: an assignment has a `context` that is empty there; the task alone has it. Absent where none is left out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub contexts_left_out: bool,
     pub max_retries: u32,
     pub retry_delay: u32,
     pub merge_strategy: MergeStrategy,

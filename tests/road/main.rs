@@ -7,6 +7,7 @@ mod api;
 mod audit;
 #[path = "../sandbox/bench.rs"]
 mod bench;
+mod bounds;
 mod calls;
 mod cancel;
 mod connections;

@@ -94,7 +94,7 @@ async fn other_things_that_are_missing_are_named() {
 }
 
 /// For each setting a value that it cannot have.
-const BAD: [(&str, &str); 67] = [
+const BAD: [(&str, &str); 68] = [
     ("KAGE_DATABASE_URL", "mysql://x/y"),
     ("KAGE_DATABASE_URL", "nonsense"),
     ("KAGE_DATABASE_CONNECTIONS", "1"),
@@ -113,6 +113,7 @@ const BAD: [(&str, &str); 67] = [
     ("KAGE_API_CORS_ORIGINS", "*"),
     ("KAGE_API_BODY_BYTES", "1"),
     ("KAGE_API_BODY_BYTES", "-1"),
+    ("KAGE_API_BODIES_BYTES", "67108863"),
     ("KAGE_API_STREAMS", "0"),
     ("KAGE_API_STREAMS_KEY", "0"),
     ("KAGE_API_QUEUE_RUNS", "0"),

@@ -63,6 +63,7 @@ async fn a_stream_resumes_at_every_possible_cut() {
         ("?after=99999999999999999999", None),
         ("", Some("x")),
         ("", Some("-1")),
+        ("", Some("+1")),
         (&format!("?after={}", last + 1), None),
         ("", Some(&*(last + 1).to_string())),
     ] {

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::api::auth::Caller;
 use crate::api::extract::Path;
 use crate::api::problem::{ApiError, ApiResult};
-use crate::api::runs::{files, find_ended, still_there};
+use crate::api::runs::{files, find_ended, or_let_go, still_there};
 use crate::api::state::ApiState;
 use crate::db;
 use crate::db::results::PatchRow;
@@ -37,13 +37,13 @@ pub(in crate::api) async fn run_diff(
     let run = find_ended(&state, &caller, task, &name).await?;
     still_there(&state, &caller, task, let_go::RESULTS).await?;
     let max_bytes = json.then_some(JSON_PATCH_BYTES);
-    let mut found =
-        db::results::patch(&state.pool, &caller.visible, run.id, max_bytes).await?.unwrap_or_default();
+    let found = db::results::patch(&state.pool, &caller.visible, run.id, max_bytes).await?;
+    let mut found = or_let_go(&state, &caller, task, found).await?;
     whole_files(&mut found);
     let PatchRow { patch, truncated, .. } = found;
     if json {
         let page = db::results::files(&state.pool, &caller.visible, run.id, 0, files::MOST_FILES).await?;
-        let page = page.unwrap_or_default();
+        let page = or_let_go(&state, &caller, task, page).await?;
         let files = files::to_wire(run.id, page.files)?;
         let diff = Diff {
             files_truncated: (files.len() as u64) < page.total,

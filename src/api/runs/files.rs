@@ -8,10 +8,11 @@ use uuid::Uuid;
 use crate::api::auth::Caller;
 use crate::api::extract::{Path, Query};
 use crate::api::problem::{ApiError, ApiResult};
-use crate::api::runs::{find_ended, still_there};
+use crate::api::runs::{find_ended, or_let_go, still_there};
 use crate::api::state::ApiState;
 use crate::db;
 use crate::db::error::DbError;
+use crate::db::results::FilesPage;
 use crate::wire::let_go;
 use crate::wire::problem::Problem;
 use crate::wire::run::{FileChange, Files, FilesPart, HarvestFindings};
@@ -42,11 +43,9 @@ pub(in crate::api) async fn run_files(
     let run = find_ended(&state, &caller, task, &name).await?;
     still_there(&state, &caller, task, let_go::RESULTS).await?;
     let page = db::results::files(&state.pool, &caller.visible, run.id, after, limit).await?;
-    let (files, total, found) = match page {
-        None => (Vec::new(), 0, HarvestFindings::default()),
-        Some(page) => (to_wire(run.id, page.files)?, page.total, page.findings),
-    };
-    let HarvestFindings { warnings, rejected, flagged } = found;
+    let FilesPage { files, total, findings } = or_let_go(&state, &caller, task, page).await?;
+    let files = to_wire(run.id, files)?;
+    let HarvestFindings { warnings, rejected, flagged } = findings;
     let seen = after.saturating_add(files.len() as u64);
     let next = (!files.is_empty() && seen < total).then_some(seen);
     let (branch, commit_hash) = (run.branch, run.commit_hash);

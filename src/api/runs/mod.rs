@@ -30,6 +30,22 @@ async fn still_there(state: &ApiState, caller: &Caller, task: Uuid, what: &str) 
     }
 }
 
+/// What was found of a result. Where nothing was: either there never was any, or it was let go since it was asked for.
+///
+/// # Errors
+/// 410 if the operator's rules have let it go.
+async fn or_let_go<T: Default>(
+    state: &ApiState,
+    caller: &Caller,
+    task: Uuid,
+    found: Option<T>,
+) -> ApiResult<T> {
+    match found {
+        Some(found) => Ok(found),
+        None => still_there(state, caller, task, let_go::RESULTS).await.map(|()| T::default()),
+    }
+}
+
 /// # Errors
 /// 409 while the run goes on.
 async fn find_ended(state: &ApiState, caller: &Caller, task: Uuid, name: &str) -> ApiResult<RunRow> {

@@ -11,7 +11,7 @@ use crate::db;
 use crate::wire::problem::Problem;
 use crate::wire::task::{TaskFilter, TaskPage};
 
-/// Tasks, newest first. A description is cut to its first 4096 characters here.
+/// Tasks, newest first. A description is cut to its first 4096 characters here, and contexts are left out.
 #[utoipa::path(get, path = "/tasks", tag = "tasks", params(TaskFilter),
     responses((status = 200, body = TaskPage), (status = 401, body = Problem), (status = 422, body = Problem)))]
 pub(in crate::api) async fn list_tasks(
@@ -28,7 +28,8 @@ pub(in crate::api) async fn list_tasks(
     }
     let offset = i64::from(page - 1) * i64::from(page_size);
     let (rows, total) =
-        db::tasks::page(&state.pool, &caller.visible, filter.status, offset, i64::from(page_size)).await?;
+        db::task_reads::page(&state.pool, &caller.visible, filter.status, offset, i64::from(page_size))
+            .await?;
     let tasks = db::task_view::to_wire(&state.pool, rows).await?;
     Ok(Json(TaskPage { tasks, total: total.unsigned_abs(), page, page_size }))
 }

@@ -71,7 +71,7 @@ pub(in crate::api) async fn task_progress(
     Query(cursor): Query<Cursor>,
     headers: HeaderMap,
 ) -> ApiResult<Response> {
-    let row = db::tasks::find(&state.pool, &caller.visible, id).await?;
+    let row = db::task_reads::standing(&state.pool, &caller.visible, id).await?;
     let row = row.ok_or_else(|| ApiError::not_found("task"))?;
     // Also where the header goes before it.
     if cursor.after.is_some_and(|after| after < 0) {
@@ -80,7 +80,10 @@ pub(in crate::api) async fn task_progress(
     let last = match headers.get("last-event-id").map(|value| value.to_str().unwrap_or("?").trim()) {
         Some("") | None => cursor.after.unwrap_or(0),
         Some(text) => {
-            text.parse().map_err(|_| ApiError::invalid("Last-Event-ID: the id of an event of this stream"))?
+            // Digits alone: Rust's numbers may have a sign.
+            let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+            let id = text.parse().ok().filter(|_| digits);
+            id.ok_or_else(|| ApiError::invalid("Last-Event-ID: the id of an event of this stream"))?
         }
     };
     if last < 0 || last > row.event_seq {
@@ -102,7 +105,7 @@ pub(in crate::api) async fn task_progress(
         }
     };
     let place = state.streams.take(&caller.key_id)?;
-    let connected = Connected { task_id: id, status: row.status()?, timestamp: Utc::now() };
+    let connected = Connected { task_id: id, status: row.status, timestamp: Utc::now() };
     let mut hello = String::new();
     frame(&mut hello, None, "connected", &connected);
     let told = let_go::find(&gone, let_go::LOG);
@@ -243,9 +246,9 @@ impl Follower {
         let rows = self.after(PAGE).await?;
         let Some(newest) = rows.last() else {
             // The task's end and its last event are one transaction: read the end first, then look again.
-            let ended = db::tasks::find(&self.state.pool, &self.caller.visible, self.task)
+            let ended = db::task_reads::standing(&self.state.pool, &self.caller.visible, self.task)
                 .await?
-                .is_none_or(|row| row.completed_at.is_some());
+                .is_none_or(|task| task.ended);
             if !ended {
                 return Ok(Step::Wait);
             }

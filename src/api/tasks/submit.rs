@@ -26,6 +26,9 @@ use crate::wire;
 use crate::wire::problem::Problem;
 use crate::wire::task::Task;
 
+/// Repositories that a refusal names.
+const NAMED: i64 = 100;
+
 type Created = (StatusCode, HeaderMap, axum::Json<Task>);
 
 /// Submits a task; its runs start as soon as a runner has room.
@@ -116,7 +119,7 @@ async fn write(
         }
         return Err(ApiError::invalid("this Idempotency-Key was used for another request").into());
     }
-    let repository = repository(state, caller, &mut transaction, request.repository.as_deref()).await?;
+    let repository = repository(caller, &mut transaction, request.repository.as_deref()).await?;
     let base_commit = base_commit(&repository, request.base_revision.as_deref())?;
     let runs = runs(&mut transaction, caller, request).await?;
     let id = Uuid::now_v7();
@@ -167,7 +170,6 @@ fn audited(run: &NewRun<'_>) -> Value {
 
 /// The repository that is named, or the only one that there is.
 async fn repository(
-    state: &ApiState,
     caller: &Caller,
     connection: &mut PgConnection,
     name: Option<&str>,
@@ -175,13 +177,13 @@ async fn repository(
     let name = match name {
         Some(name) => name.to_owned(),
         None => {
-            let all = db::repositories::list(&state.pool, &caller.visible).await?;
+            // On this connection: whoever waits for another one while it has this waits for those who do the same.
+            let all = db::repositories::names(&mut *connection, &caller.visible, NAMED).await?;
             match all.as_slice() {
-                [only] => only.name.clone(),
+                [only] => only.clone(),
                 [] => return Err(ApiError::invalid("no repository is registered; register one first").into()),
                 several => {
-                    let names: Vec<&str> = several.iter().map(|row| row.name.as_str()).collect();
-                    let detail = format!("repository: name one of {}", names.join(", "));
+                    let detail = format!("repository: name one of {}", several.join(", "));
                     return Err(ApiError::invalid(detail).into());
                 }
             }

@@ -401,6 +401,9 @@ fn no_backups(root: &Path) -> BackupError {
 }
 
 fn lock_or_refuse(lock: &File, root: &Path, how: FlockOperation) -> Result<(), BackupError> {
+    if !lock.metadata().is_ok_and(|stat| stat.is_file()) {
+        return Err(BackupError::Refused(format!("{}/lock is no file: who put it there?", root.display())));
+    }
     match flock(lock, how) {
         Ok(()) => Ok(()),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(BackupError::Refused(format!(

@@ -10,8 +10,10 @@ pub mod attempts;
 pub mod audit;
 pub mod budgets;
 pub mod call_content;
+mod connection;
 pub mod containment;
 pub mod cut;
+pub mod deadline;
 pub mod error;
 pub mod events;
 pub mod figures;
@@ -59,7 +61,7 @@ pub mod webhook_deliveries;
 
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgPool};
 
 use crate::config::database::DatabaseConfig;
 use crate::db::error::DbError;
@@ -110,18 +112,9 @@ impl Zone {
 /// [`DbError::Unavailable`] if no connection can be made within `acquire_secs`.
 pub async fn connect(config: &DatabaseConfig, zone: Zone) -> Result<PgPool, DbError> {
     let options: PgConnectOptions = config.connect_options()?.application_name("kage");
-    let pool = PgPoolOptions::new()
+    let pool = connection::pool(zone)
         .max_connections(config.connections)
         .acquire_timeout(Duration::from_secs(config.acquire_secs))
-        .before_acquire(|_, held| Box::pin(async move { Ok(!stale_plans::is_older(held.age)) }))
-        .after_connect(move |connection, _| {
-            Box::pin(async move {
-                if let Some(statement) = zone.set_role() {
-                    sqlx::query(statement).execute(connection).await?;
-                }
-                Ok(())
-            })
-        })
         .connect_lazy_with(options);
     Ok(pool)
 }

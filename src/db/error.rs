@@ -79,13 +79,14 @@ impl DbError {
         Self::Inconsistent { table, column, id: id.to_string(), problem: problem.to_string() }
     }
 
-    /// Whether trying again later can help.
+    /// Whether trying again later can help. Of what Postgres refuses, all but what it refuses for good: the data (22), a constraint
+    /// (23), a statement that it does not know or allow (42), a limit of the program (54). The rest passes, by itself or by somebody's
+    /// doing: a full disk, a cancelled query, a deadlock, a server that takes no writes.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unavailable(_) => true,
-            // Deadlock, serialisation failure, a lock that was not had in time.
             Self::Driver(sqlx::Error::Database(error)) => {
-                matches!(error.code().as_deref(), Some("40P01" | "40001" | "55P03"))
+                error.code().is_some_and(|code| !is_of(&code, &["22", "23", "42", "54", "P0"]))
             }
             _ => false,
         }
@@ -95,7 +96,7 @@ impl DbError {
     /// program (54).
     pub fn is_permanent(&self) -> bool {
         let Self::Driver(sqlx::Error::Database(error)) = self else { return false };
-        error.code().is_some_and(|code| ["22", "23", "54"].iter().any(|class| code.starts_with(class)))
+        error.code().is_some_and(|code| is_of(&code, &["22", "23", "54"]))
     }
 
     /// Whether somebody else held a lock for longer than was waited for it.
@@ -115,11 +116,14 @@ impl From<sqlx::Error> for DbError {
             sqlx::Error::Io(_)
             | sqlx::Error::PoolTimedOut
             | sqlx::Error::PoolClosed
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::BeginFailed
             | sqlx::Error::WorkerCrashed => true,
             sqlx::Error::Protocol(_) => true,
-            // 57P01-03: shutting down, crashed, starting up. 08*: connection. 53300: too many clients.
+            // 57P01-03: shutting down, crashed, starting up. 08*: connection. 53300: too many clients. 25P03: ended since we stood still
+            // in a transaction.
             sqlx::Error::Database(error) => {
-                let away = |code: &str| code.starts_with("08") || code.starts_with("57P") || code == "53300";
+                let away = |code: &str| is_of(code, &["08", "57P"]) || matches!(code, "53300" | "25P03");
                 error.code().is_some_and(|code| away(&code)) || stale_plans::heed(&**error)
             }
             _ => false,
@@ -127,6 +131,10 @@ impl From<sqlx::Error> for DbError {
         metrics().database.failed(failure(&error, unavailable));
         if unavailable { Self::Unavailable(error) } else { Self::Driver(error) }
     }
+}
+
+fn is_of(code: &str, classes: &[&str]) -> bool {
+    classes.iter().any(|class| code.starts_with(class))
 }
 
 fn failure(error: &sqlx::Error, unavailable: bool) -> Failure {
@@ -147,6 +155,7 @@ fn failure(error: &sqlx::Error, unavailable: bool) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use std::borrow::Cow;
     use std::error::Error;
 
     use sqlx::error::{DatabaseError, ErrorKind};
@@ -156,11 +165,14 @@ mod tests {
     /// As the driver shows Postgres's errors.
     #[derive(Debug, thiserror::Error)]
     #[error("permission denied at line 821")]
-    struct FromPostgres;
+    struct FromPostgres(&'static str);
 
     impl DatabaseError for FromPostgres {
         fn message(&self) -> &'static str {
             "permission denied"
+        }
+        fn code(&self) -> Option<Cow<'_, str>> {
+            Some(self.0.into())
         }
         fn as_error(&self) -> &(dyn Error + Send + Sync + 'static) {
             self
@@ -178,8 +190,22 @@ mod tests {
 
     #[test]
     fn postgres_is_quoted_once_and_without_its_own_line() {
-        let error = DbError::from(sqlx::Error::Database(Box::new(FromPostgres)));
+        let error = DbError::from(sqlx::Error::Database(Box::new(FromPostgres("42501"))));
         let told = format!("{:#}", anyhow::Error::new(error).context("key"));
         assert_eq!(told, "key: database: permission denied");
+    }
+
+    #[test]
+    fn only_what_is_refused_for_good_is_not_tried_again() {
+        let is_transient =
+            |code| DbError::from(sqlx::Error::Database(Box::new(FromPostgres(code)))).is_transient();
+        for code in ["53100", "53200", "57014", "25006", "25P03", "55P03", "40001", "40P01", "57P01", "58030"]
+        {
+            assert!(is_transient(code), "{code}");
+        }
+        for code in ["22021", "23514", "42501", "42P01", "54000"] {
+            assert!(!is_transient(code), "{code}");
+        }
+        assert!(!DbError::LeaseLost(uuid::Uuid::nil()).is_transient());
     }
 }

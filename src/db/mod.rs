@@ -10,8 +10,10 @@ pub mod attempts;
 pub mod audit;
 pub mod budgets;
 pub mod call_content;
+mod connection;
 pub mod containment;
 pub mod cut;
+pub mod deadline;
 pub mod error;
 pub mod events;
 pub mod figures;
@@ -62,7 +64,7 @@ pub mod webhook_deliveries;
 
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgPool};
 
 use crate::config::database::DatabaseConfig;
 use crate::db::error::DbError;
@@ -111,31 +113,15 @@ impl Zone {
     }
 }
 
-/// How long a statement of the API waits for what another transaction holds. Its connections are few, and whoever else asks waits
-/// for one of them.
-const API_LOCK_WITHIN: &str = "SET lock_timeout = '5s'";
-
 /// Opens a pool that acts with a zone's rights, whoever it logs in as.
 ///
 /// # Errors
 /// [`DbError::Unavailable`] if no connection can be made within `acquire_secs`.
 pub async fn connect(config: &DatabaseConfig, zone: Zone) -> Result<PgPool, DbError> {
     let options: PgConnectOptions = config.connect_options()?.application_name("kage");
-    let pool = PgPoolOptions::new()
+    let pool = connection::pool(zone)
         .max_connections(config.connections)
         .acquire_timeout(Duration::from_secs(config.acquire_secs))
-        .before_acquire(|_, held| Box::pin(async move { Ok(!stale_plans::is_older(held.age)) }))
-        .after_connect(move |connection, _| {
-            Box::pin(async move {
-                if let Some(statement) = zone.set_role() {
-                    sqlx::query(statement).execute(&mut *connection).await?;
-                }
-                if zone == Zone::Api {
-                    sqlx::query(API_LOCK_WITHIN).execute(&mut *connection).await?;
-                }
-                Ok(())
-            })
-        })
         .connect_lazy_with(options);
     Ok(pool)
 }

@@ -1,6 +1,7 @@
 //! NOTIFY to wake, never to carry: whoever hears it looks into the tables.
 
 use sqlx::PgPool;
+use sqlx::postgres::PgListener;
 use uuid::Uuid;
 
 use crate::db::error::DbError;
@@ -16,6 +17,16 @@ pub const CANCEL: &str = "kage_cancel";
 pub const KEYS: &str = "kage_keys";
 /// A model grant is wanted, answered or to be closed; the payload is the run's id.
 pub const GRANTS: &str = "kage_grants";
+
+/// A connection that hears one channel.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn listen(pool: &PgPool, channel: &str) -> Result<PgListener, DbError> {
+    let mut listener = PgListener::connect_with(pool).await?;
+    listener.listen(channel).await?;
+    Ok(listener)
+}
 
 /// Sent after the commit, not inside it: within a write it costs a factor of 2.4 to 4.8.
 /// Should it get lost, the listeners' slow poll finds the rows all the same.

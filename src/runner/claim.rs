@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::PgListener;
 use tracing::Instrument as _;
 use uuid::Uuid;
 
 use crate::db;
+use crate::db::deadline::{ANSWER_WITHIN, within};
 use crate::db::error::DbError;
 use crate::db::queue::{Claim, Lease};
 use crate::db::runs::RunRow;
@@ -32,8 +32,8 @@ pub(super) async fn run(environment: Arc<Environment>) {
 
 async fn listen_and_claim(environment: &Arc<Environment>, first: &mut bool) -> Result<(), DbError> {
     let soft = environment.lifecycle.soft();
-    let mut listener = PgListener::connect_with(&environment.pool).await?;
-    listener.listen(db::notify::QUEUE).await?;
+    let mut listener =
+        within(ANSWER_WITHIN, db::notify::listen(&environment.pool, db::notify::QUEUE)).await?;
     while !soft.is_cancelled() {
         // What this runner held before its restart is ours at once: the lock on the folder proves it.
         take_abandoned(environment, *first).await?;
@@ -52,9 +52,8 @@ async fn listen_and_claim(environment: &Arc<Environment>, first: &mut bool) -> R
 async fn take_abandoned(environment: &Arc<Environment>, own_too: bool) -> Result<(), DbError> {
     let ttl = environment.config.lease_secs;
     let held = environment.leases.runs();
-    for (former, run) in
-        db::queue::claim_abandoned(&environment.pool, environment.id, ttl, own_too, &held).await?
-    {
+    let claim = db::queue::claim_abandoned(&environment.pool, environment.id, ttl, own_too, &held);
+    for (former, run) in within(ANSWER_WITHIN, claim).await? {
         tracing::info!(run = %run.id, state = %run.state(), "runner.taken_up_again");
         // Over the limit if need be: these sandboxes run already.
         let permit = Arc::clone(&environment.slots).try_acquire_owned().ok();
@@ -76,7 +75,7 @@ async fn take_queued(environment: &Arc<Environment>) -> Result<(), DbError> {
         held: &environment.leases.runs(),
         of_repository: environment.config.repository_concurrency,
     };
-    for run in db::queue::claim_queued(&environment.pool, &claim).await? {
+    for run in within(ANSWER_WITHIN, db::queue::claim_queued(&environment.pool, &claim)).await? {
         let permit = Arc::clone(&environment.slots).try_acquire_owned().ok();
         begin(environment, run, None, permit);
     }

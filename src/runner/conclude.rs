@@ -253,9 +253,14 @@ fn cut(text: &str) -> String {
     }
 }
 
-/// A success whose changes are lost is none.
+/// A success whose changes are lost is none. For want of room another attempt may do better: runs end, and make some.
 fn not_collected(verdict: Verdict, failure: &RunFailure) -> Verdict {
     match verdict.state {
+        RunState::Succeeded if matches!(failure, RunFailure::CancelledWithoutRoom) => Verdict {
+            exit_code: verdict.exit_code,
+            told: verdict.told,
+            ..Verdict::new(RunState::Cancelled, failure.to_string())
+        },
         RunState::Succeeded => Verdict {
             state: if matches!(failure, RunFailure::Limit(_)) {
                 RunState::Failed
@@ -264,6 +269,7 @@ fn not_collected(verdict: Verdict, failure: &RunFailure) -> Verdict {
             },
             error: Some(format!("its changes could not be collected: {failure}")),
             decided_by: "the harvest".to_owned(),
+            transient: failure.is_transient(),
             ..verdict
         },
         _ => verdict,

@@ -34,7 +34,7 @@ use crate::runner::failure::{RunFailure, noted, verdict_of, written};
 use crate::runner::lease::Orders;
 use crate::runner::prepare::{self, Prepared, SHIM_WITHIN};
 use crate::runner::pump::{Ending, Pump};
-use crate::runner::{sweep, trace};
+use crate::runner::{session, sweep, trace};
 use crate::sandbox::container::{self, ContainerState, Inspected, Sandbox};
 use crate::sandbox::refusals::client::Counted;
 use crate::sandbox::shim_listener::ShimListener;
@@ -265,7 +265,7 @@ impl Drive<'_> {
             };
             self.require_containment(run, &spec, found).await?;
             // From here on the CLI may have begun.
-            prepare::write_session(&self.environment.folders.run(run.id), &job.session)?;
+            session::write(*self, run.id, &job.session).await?;
             link.give(job).await?;
             Ok(link)
         };
@@ -312,7 +312,7 @@ impl Drive<'_> {
             Err(error) => return Ok(Ended { verdict: lost(&error.to_string()), sandbox: None }),
         }
         let folder = self.environment.folders.run(run.id);
-        let session = match std::fs::read_to_string(prepare::session_path(&folder)) {
+        let session = match std::fs::read_to_string(session::path(&folder)) {
             Ok(session) => session,
             Err(error) => {
                 let verdict = lost(&format!("its session cannot be read: {error}"));
@@ -379,7 +379,7 @@ impl Drive<'_> {
 
     /// Whether the CLI may have begun: the session is written down just before.
     fn was_given_its_job(&self, run: Uuid) -> Result<bool, RunFailure> {
-        let path = prepare::session_path(&self.environment.folders.run(run));
+        let path = session::path(&self.environment.folders.run(run));
         path.try_exists().map_err(RunFailure::io(&path))
     }
 

@@ -96,6 +96,9 @@ pub(super) enum RunFailure {
     /// A client asked to cancel while something was waited for.
     #[error("cancelled before the CLI began")]
     Cancelled,
+    /// The same while its result waited for room on the disk.
+    #[error("cancelled before there was room on the data folder's disk for its changes, which are lost")]
+    CancelledWithoutRoom,
     /// The task names a revision that is not there.
     #[error("{0}")]
     Revision(String),
@@ -118,7 +121,9 @@ impl RunFailure {
             Self::Git(error) if error.is_transient() => true,
             Self::Link(_) | Self::Keeper(_) | Self::NoGateway(_) => true,
             // Runs end, and make room.
-            Self::Sandbox(_) | Self::Git(_) | Self::Disk(_) | Self::Io { .. } => says_full(&self.to_string()),
+            Self::Sandbox(_) | Self::Git(_) | Self::Disk(_) | Self::Io { .. } | Self::Refused(_) => {
+                says_full(&self.to_string())
+            }
             _ => false,
         }
     }
@@ -170,7 +175,9 @@ pub(super) fn verdict_of(failure: RunFailure) -> Result<Verdict, RunFailure> {
             Ok(Verdict { decided_by: "the gateway".to_owned(), ..Verdict::new(RunState::Failed, why) })
         }
         RunFailure::Containment(_) => Ok(Verdict::new(RunState::ContainmentRefused, failure.to_string())),
-        RunFailure::Cancelled => Ok(Verdict::new(RunState::Cancelled, failure.to_string())),
+        RunFailure::Cancelled | RunFailure::CancelledWithoutRoom => {
+            Ok(Verdict::new(RunState::Cancelled, failure.to_string()))
+        }
         other => {
             let transient = other.is_transient();
             Ok(Verdict { transient, ..Verdict::new(RunState::SandboxError, other.to_string()) })

@@ -26,6 +26,8 @@ use crate::runner::failure::StartError;
 #[derive(Debug)]
 pub(super) struct Folders {
     root: PathBuf,
+    /// Where the runs' folders are, beyond all links: the kernel names mounts so.
+    runs: PathBuf,
     /// Never read: closing it gives the folder up.
     _lock: File,
 }
@@ -50,6 +52,8 @@ impl Folders {
             let path = root.join(name);
             DirBuilder::new().recursive(true).mode(mode).create(&path).map_err(folder(&path))?;
         }
+        let runs = root.join("runs");
+        let runs = fs::canonicalize(&runs).map_err(folder(&runs))?;
         let path = root.join("runner.lock");
         let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
         let lock = lock.map_err(folder(&path))?;
@@ -59,7 +63,7 @@ impl Folders {
                 let note = root.join(NOTE);
                 match fs::remove_file(&note) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => Err(folder(&note)(error)),
-                    _ => Ok(Self { root, _lock: lock }),
+                    _ => Ok(Self { root, runs, _lock: lock }),
                 }
             }
             Err(rustix::io::Errno::WOULDBLOCK) => Err(StartError::Taken(root)),
@@ -119,7 +123,7 @@ impl Folders {
     }
 
     pub fn runs(&self) -> PathBuf {
-        self.root.join("runs")
+        self.runs.clone()
     }
 
     pub fn run(&self, run: Uuid) -> PathBuf {

@@ -4,14 +4,17 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use sqlx::postgres::PgListener;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::db;
+use crate::db::deadline::within;
 use crate::db::error::DbError;
 use crate::db::queue::{Lease, Renewed};
 use crate::runner::environment::Environment;
+
+/// On a slow network a renewal is a few round trips, whatever the lease is.
+const SLOWEST_RENEWAL: Duration = Duration::from_secs(10);
 
 /// What a run's drive is told from outside.
 #[derive(Debug, Clone, Default)]
@@ -139,10 +142,11 @@ pub(super) async fn run(environment: Arc<Environment>) {
 }
 
 async fn listen_and_renew(environment: &Environment) -> Result<(), DbError> {
-    let mut listener = PgListener::connect_with(&environment.pool).await?;
-    listener.listen(db::notify::CANCEL).await?;
-    let mut beat =
-        tokio::time::interval(Duration::from_secs(environment.config.lease_secs.unsigned_abs().into()) / 4);
+    let lease = Duration::from_secs(environment.config.lease_secs.unsigned_abs().into());
+    // One that hears nothing must leave time for another, on another connection.
+    let limit = (lease / 3).max(SLOWEST_RENEWAL);
+    let mut listener = within(limit, db::notify::listen(&environment.pool, db::notify::CANCEL)).await?;
+    let mut beat = tokio::time::interval(lease / 4);
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while !environment.has_ended_work() {
         tokio::select! {
@@ -154,7 +158,8 @@ async fn listen_and_renew(environment: &Environment) -> Result<(), DbError> {
         }
         let held = environment.leases.all();
         if !held.is_empty() {
-            let answer = db::queue::renew(&environment.pool, &held, environment.config.lease_secs).await?;
+            let renewal = db::queue::renew(&environment.pool, &held, environment.config.lease_secs);
+            let answer = within(limit, renewal).await?;
             environment.leases.take_in(&held, &answer);
         }
     }

@@ -59,6 +59,7 @@ mod review;
 mod room;
 mod runtimes;
 mod secrets;
+mod session;
 mod sweep;
 mod sweep_temporary;
 mod told;

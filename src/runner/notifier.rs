@@ -7,6 +7,7 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::db;
+use crate::db::deadline::{ANSWER_WITHIN, within};
 use crate::runner::environment::Environment;
 
 #[derive(Default)]
@@ -42,7 +43,7 @@ pub(super) async fn run(environment: Arc<Environment>) {
             }
             continue;
         }
-        if let Err(error) = db::notify::send_events(&environment.pool, &tasks).await {
+        if let Err(error) = within(ANSWER_WITHIN, db::notify::send_events(&environment.pool, &tasks)).await {
             tracing::warn!(%error, "runner.notify_failed");
         }
     }

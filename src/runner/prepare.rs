@@ -1,8 +1,6 @@
 //! Everything that an attempt needs before its CLI can start: base, worktree, run folder, container.
 
-use std::fs::OpenOptions;
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +36,7 @@ use crate::runner::grant;
 use crate::runner::lines::MAX_LINE;
 use crate::runner::quarantine::{self, Quarantine};
 use crate::runner::repositories;
+use crate::runner::session;
 use crate::sandbox::container::Sandbox;
 use crate::sandbox::error::SandboxError;
 use crate::sandbox::profile::{self, MODEL_SOCKET, WORKSPACE};
@@ -87,19 +86,6 @@ pub(super) fn io_path(folder: &Path) -> PathBuf {
     folder.join("io")
 }
 
-/// The secret that the run's shim shows when it connects again, written just before the shim is given it.
-/// Never seen in the sandbox's files.
-pub(super) fn session_path(folder: &Path) -> PathBuf {
-    folder.join("session")
-}
-
-/// Not flushed: a run does not survive a restart of the machine anyway.
-pub(super) fn write_session(folder: &Path, session: &str) -> Result<(), RunFailure> {
-    let path = session_path(folder);
-    let file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&path);
-    file.and_then(|mut file| file.write_all(session.as_bytes())).map_err(RunFailure::io(&path))
-}
-
 pub(super) async fn prepare(drive: Drive<'_>, run: &RunRow, task: &TaskRow) -> Result<Prepared, RunFailure> {
     let environment = drive.environment;
     let manifest: Manifest = serde_json::from_value(run.manifest.clone())
@@ -108,7 +94,7 @@ pub(super) async fn prepare(drive: Drive<'_>, run: &RunRow, task: &TaskRow) -> R
         environment.runtimes.choose(run.runtime.as_deref(), manifest.runtime.as_ref().map(Name::as_str))?;
     let folder = environment.folders.run(run.id);
     // An attempt without it has not begun.
-    let path = session_path(&folder);
+    let path = session::path(&folder);
     match std::fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(RunFailure::io(&path)(error)),
         _ => {}

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::db;
+use crate::db::deadline::{ANSWER_WITHIN, within};
 use crate::db::runners::Presence;
 use crate::runner::environment::Environment;
 
@@ -43,7 +44,7 @@ pub(super) async fn announce(environment: &Environment) {
         disk: environment.watermark.words(),
         disk_ok: environment.watermark.has_room(),
     };
-    if let Err(error) = db::runners::announce(&environment.pool, &presence).await {
+    if let Err(error) = within(ANSWER_WITHIN, db::runners::announce(&environment.pool, &presence)).await {
         tracing::warn!(%error, "runner.presence_failed");
     }
 }

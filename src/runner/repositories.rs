@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use sqlx::postgres::PgListener;
 use uuid::Uuid;
 
 use crate::db;
+use crate::db::deadline::{ANSWER_WITHIN, within};
 use crate::db::error::DbError;
 use crate::db::quarantine::Seen;
 use crate::db::repositories::{Fetched, RepositoryRow};
@@ -40,10 +40,11 @@ pub(super) async fn run(environment: Arc<Environment>) {
 
 async fn listen_and_work(environment: &Arc<Environment>) -> Result<(), DbError> {
     let soft = environment.lifecycle.soft();
-    let mut listener = PgListener::connect_with(&environment.pool).await?;
-    listener.listen(db::notify::QUEUE).await?;
+    let mut listener =
+        within(ANSWER_WITHIN, db::notify::listen(&environment.pool, db::notify::QUEUE)).await?;
     while !soft.is_cancelled() {
-        while let Some(row) = db::repositories::claim(&environment.pool, LEASE_SECS).await? {
+        let claim = || within(ANSWER_WITHIN, db::repositories::claim(&environment.pool, LEASE_SECS));
+        while let Some(row) = claim().await? {
             let Some(lease) = row.lease_id else { break };
             let work = async {
                 match row.state()? {
@@ -75,7 +76,8 @@ async fn keeping_lease<T>(
     let renewing = async {
         loop {
             tokio::time::sleep(Duration::from_secs(u64::from(LEASE_SECS.unsigned_abs()) / 3)).await;
-            if let Err(error) = db::repositories::renew(&environment.pool, name, lease, LEASE_SECS).await {
+            let renewal = db::repositories::renew(&environment.pool, name, lease, LEASE_SECS);
+            if let Err(error) = within(ANSWER_WITHIN, renewal).await {
                 tracing::warn!(%error, name, "runner.repository_renewal_failed");
             }
         }

@@ -24,7 +24,8 @@ pub(super) fn says_full(text: &str) -> bool {
 }
 
 impl Drive<'_> {
-    /// Repeats what reads the worktree and writes the result for as long as the data folder's disk is full.
+    /// Repeats what reads the worktree and writes the result for as long as the data folder's disk is full. A client's cancel ends that,
+    /// and so does a runner's stop: the next start goes on with it.
     pub(super) async fn when_there_is_room<T, F>(
         &self,
         run: &RunRow,
@@ -43,8 +44,12 @@ impl Drive<'_> {
                 other => return other,
             };
             let is_full = says_full(&failure.to_string()) || is_full(&self.environment.folders.runs());
-            if !is_full || Instant::now() > until {
+            if !is_full {
                 return Err(failure);
+            }
+            if Instant::now() > until {
+                // Also where the failure itself does not say so: another attempt may do better.
+                return Err(RunFailure::Refused(format!("{failure}: no space left on device")));
             }
             tracing::warn!(run = %run.id, %failure, "runner.no_room_for_a_result");
             if !is_told {
@@ -53,7 +58,11 @@ impl Drive<'_> {
                 self.notice(run, EventKind::Warning, message).await?;
                 is_told = true;
             }
-            sleep(PAUSE).await;
+            tokio::select! {
+                () = sleep(PAUSE) => {}
+                () = self.orders.cancel.cancelled() => return Err(RunFailure::CancelledWithoutRoom),
+                () = self.environment.lifecycle.soft().cancelled() => return Err(RunFailure::Stopping),
+            }
         }
     }
 }

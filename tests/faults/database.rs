@@ -59,6 +59,25 @@ impl TestDatabase {
         this
     }
 
+    /// Of a superuser.
+    pub fn url(&self) -> String {
+        let mut url = self.cluster.clone();
+        url.set_path(&self.name);
+        url.into()
+    }
+
+    /// A runner's pool that is had by another road.
+    pub async fn pool_through(&self, url: &str, connections: u32) -> PgPool {
+        let config = DatabaseConfig {
+            url: Some(url.into()),
+            password: None,
+            connections,
+            acquire_secs: 60,
+            start_secs: 60,
+        };
+        db::connect(&config, Zone::Runner).await.expect("connects")
+    }
+
     /// Who reads events.
     pub fn bearer(&self) -> Bearer {
         Bearer { key_id: "key".to_owned(), secret_sha256: [7; 32] }

@@ -69,6 +69,44 @@ async fn nothing_that_a_run_has_done_is_lost() {
     end(kage, roles).await;
 }
 
+/// Neither a client who gives up nor a runner that is told to stop waits for the room.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_result_that_waits_for_room_can_be_cancelled_and_left() {
+    let (mut kage, mut roles) = on_a_small_disk().await;
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        let task = kage.submit(&shell("echo 7 > result; sync; echo begun; sleep 4")).await;
+        ids.push(string(&task["id"]).to_owned());
+    }
+    for id in &ids {
+        kage.says(id, "shell", "begun").await;
+    }
+    for mount in mounts(&kage.data).iter().filter(|mount| mount.ends_with("disk")) {
+        assert!(Command::new("sync").arg("-f").arg(mount).status().is_ok_and(|status| status.success()));
+    }
+    assert!(fill(&kage.data), "the disk takes more");
+    for id in &ids {
+        eventually("it waits for room", async || {
+            let told = "SELECT EXISTS (SELECT FROM events e WHERE task_id = $1::uuid AND e::text LIKE '%disk is full%')";
+            let is_told: bool = sqlx::query_scalar(told).bind(id).fetch_one(kage.pool()).await.expect("selects");
+            is_told.then_some(())
+        })
+        .await;
+    }
+    let answer = kage.delete(&format!("/api/v1/tasks/{}", ids[0])).await;
+    assert!(answer.status < 300, "{}", answer.text());
+    let task = kage.ended(&ids[0]).await;
+    let run = &task["runs"][0];
+    assert_eq!((&task["status"], &run["state"]), (&"cancelled".into(), &"cancelled".into()), "{task}");
+    assert!(string(&run["error"]).contains("before there was room"), "{task}");
+    assert!(kage.process(roles[1]).terminate().await.success());
+    assert_eq!(kage.task(&ids[1]).await["runs"][0]["state"], "harvesting");
+    free(&kage.data);
+    roles[1] = kage.start("runner").await;
+    assert_result(&kage, &kage.ended(&ids[1]).await, 7);
+    end(kage, roles).await;
+}
+
 /// The kernel dropped what it could not store, and would read zeroes in its place.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_lost_is_no_success() {

@@ -39,6 +39,7 @@ mod runner_lost;
 mod sequence;
 mod serve_killed;
 mod signals;
+mod silence;
 #[path = "../road/support/mod.rs"]
 #[expect(dead_code, reason = "shared with other test programs, which need other parts of it")]
 mod support;

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -54,6 +55,8 @@ struct Shared {
     weather: watch::Receiver<Weather>,
     /// Cancelled and replaced to break all connections.
     cut: watch::Sender<CancellationToken>,
+    /// The same, to have them carry nothing more.
+    forgotten: watch::Sender<CancellationToken>,
     end: CancellationToken,
     open: AtomicUsize,
     accepted: AtomicU64,
@@ -70,6 +73,7 @@ impl Proxy {
             target,
             weather: seen,
             cut: watch::channel(CancellationToken::new()).0,
+            forgotten: watch::channel(CancellationToken::new()).0,
             end: CancellationToken::new(),
             open: AtomicUsize::new(0),
             accepted: AtomicU64::new(0),
@@ -111,6 +115,12 @@ impl Proxy {
     /// Resets all connections that are open.
     pub fn cut(&self) {
         self.shared.cut.send_replace(CancellationToken::new()).cancel();
+    }
+
+    /// Nothing more comes through those that are open, either way, and nobody is told: as a firewall that has forgotten them. New ones
+    /// are well.
+    pub fn forget(&self) {
+        self.shared.forgotten.send_replace(CancellationToken::new()).cancel();
     }
 
     /// Connections that are open.
@@ -159,8 +169,18 @@ async fn accept(listener: std::net::TcpListener, shared: Arc<Shared>) {
 /// One connection, to its end.
 async fn serve(mut client: TcpStream, shared: &Shared) {
     let cut = shared.cut.borrow().clone();
+    let forgotten = shared.forgotten.borrow().clone();
+    let carried = async {
+        let mut carrying = pin!(connect(&mut client, shared));
+        tokio::select! {
+            biased;
+            // Both ends stay open, and nobody moves what they say.
+            () = forgotten.cancelled() => std::future::pending().await,
+            ended = &mut carrying => ended,
+        }
+    };
     let ended = tokio::select! {
-        ended = connect(&mut client, shared) => ended,
+        ended = carried => ended,
         () = cut.cancelled() => Err(io::ErrorKind::ConnectionReset.into()),
         () = shared.end.cancelled() => Err(io::ErrorKind::ConnectionReset.into()),
     };

@@ -9,8 +9,8 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 use crate::db::{Zone, stale_plans};
 
 /// A process that stands still in the middle of a transaction holds its rows, and nobody else gets on: the server ends that
-/// session after so many seconds. Ours ask one thing after the other; what they do between takes milliseconds. Not the owner's:
-/// migrations and backups have transactions that idle.
+/// session after so many seconds. Ours ask one thing after the other; what they do between takes milliseconds. Not the owner's and
+/// not a backup's, which have transactions that idle.
 const IDLE_IN_TRANSACTION_SECS: u32 = 10;
 
 /// The same of a host that is gone: the server notices after these seconds of silence. (The driver has no such settings for this
@@ -59,9 +59,11 @@ fn beginning(zone: Zone) -> String {
          SET tcp_user_timeout = '{KEEPALIVE_SECS}s'"
     );
     if let Some(role) = zone.set_role() {
-        statements = format!(
-            "{role}; SET idle_in_transaction_session_timeout = '{IDLE_IN_TRANSACTION_SECS}s'; {statements}"
-        );
+        statements = format!("{role}; {statements}");
+    }
+    if !matches!(zone, Zone::Owner | Zone::Backup) {
+        statements =
+            format!("{statements}; SET idle_in_transaction_session_timeout = '{IDLE_IN_TRANSACTION_SECS}s'");
     }
     if zone == Zone::Api {
         statements = format!("{statements}; SET lock_timeout = '{API_LOCK_SECS}s'");

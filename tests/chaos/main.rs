@@ -14,6 +14,7 @@ mod filling;
 mod own_engine;
 mod past;
 mod plan;
+#[expect(dead_code, reason = "tests/faults does more with it")]
 #[path = "../faults/proxy.rs"]
 mod proxy;
 mod report;

@@ -97,6 +97,7 @@ pub fn task(status: TaskStatus, runs: Vec<Run>) -> Task {
         repository: "demo".to_owned(),
         base_revision: None,
         cli_assignments: Vec::new(),
+        contexts_left_out: false,
         max_retries: 3,
         retry_delay: 5,
         merge_strategy: MergeStrategy::Theirs,

@@ -117,7 +117,7 @@ async fn one_that_stands_still_in_a_transaction_holds_nobody_up_for_ever() {
     db.remove().await;
 }
 
-/// A firewall forgets all connections of a runner at once, in the middle of a run.
+/// A firewall forgets all connections of a runner at once, in the middle of a write.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "waits for a deadline of 30 s"]
 async fn a_run_goes_on_though_all_connections_died() {
@@ -130,7 +130,17 @@ async fn a_run_goes_on_though_all_connections_died() {
     let id = string(&task["id"]);
     let watcher = Watcher::follow(&kage, id);
     kage.says(id, "shell", "line 1000\n").await;
+    let slow = "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(2); RETURN NULL; END $$;
+                CREATE TRIGGER slow BEFORE INSERT ON events FOR EACH STATEMENT EXECUTE FUNCTION slow();";
+    sqlx::raw_sql(slow).execute(kage.pool()).await.expect("is slow");
+    eventually("a write is under way", async || {
+        let writes = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep')";
+        let is_written: bool = sqlx::query_scalar(writes).fetch_one(kage.pool()).await.expect("selects");
+        is_written.then_some(())
+    })
+    .await;
     proxy.forget();
+    sqlx::query("DROP TRIGGER slow ON events").execute(kage.pool()).await.expect("is well again");
     watcher.end().await.assert_lines("shell", 4_000);
     let task = kage.task(id).await;
     assert_result(&kage, &task, 4_000);

@@ -24,6 +24,8 @@ pub mod model_use;
 pub mod notify;
 pub mod private;
 mod private_leftovers;
+mod private_log;
+pub mod private_postmaster;
 pub mod quarantine;
 pub mod queue;
 pub mod queue_length;

@@ -39,6 +39,12 @@ impl Lifecycle {
         self.hard.cancel();
     }
 
+    /// Stop, since something without which the process is of no use is gone: its exit status says so.
+    pub fn fail(&self) {
+        self.faulted.store(true, Ordering::SeqCst);
+        self.stop();
+    }
+
     pub fn soft(&self) -> &CancellationToken {
         &self.soft
     }
@@ -73,8 +79,7 @@ impl Lifecycle {
             let ended = this.tracker.spawn(async move { hard.run_until_cancelled(task).await }).await;
             if ended.is_err() || !this.soft.is_cancelled() {
                 tracing::error!(name, "lifecycle.essential_task_ended");
-                this.faulted.store(true, Ordering::SeqCst);
-                this.stop();
+                this.fail();
             }
         });
     }

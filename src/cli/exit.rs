@@ -120,8 +120,8 @@ mod tests {
     #[test]
     fn every_end_has_its_code() {
         let code = |error: ClientError| CliError::Client(error).exit() as u8;
-        assert_eq!(code(ClientError::Refused { status: 404, detail: String::new() }), 3);
-        assert_eq!(code(ClientError::Failed { status: 500, detail: String::new() }), 4);
+        assert_eq!(code(ClientError::Refused { status: 404, detail: String::new(), retry_after: None }), 3);
+        assert_eq!(code(ClientError::Failed { status: 500, detail: String::new(), retry_after: None }), 4);
         assert_eq!(code(ClientError::Unreachable { server: String::new(), cause: String::new() }), 4);
         assert_eq!(CliError::Usage(String::new()).exit() as u8, 2);
         assert_eq!(CliError::Output(io::ErrorKind::BrokenPipe.into()).exit() as u8, 130);

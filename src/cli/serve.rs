@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use sqlx::PgPool;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::api;
 use crate::cli::exit::{CliError, Exit};
@@ -17,6 +18,7 @@ use crate::db;
 use crate::db::Zone;
 use crate::db::patience::Patience;
 use crate::db::private::Cluster;
+use crate::db::private_postmaster::Postmaster;
 use crate::gateway;
 use crate::lifecycle::Lifecycle;
 use crate::metrics;
@@ -108,7 +110,8 @@ async fn everything(configuration: &mut Configuration) -> Result<Exit, CliError>
             Some(cluster)
         }
     };
-    let ended = roles(configuration, Roles::All).await;
+    let postmaster = cluster.as_ref().and_then(Cluster::postmaster);
+    let ended = roles(configuration, Roles::All, postmaster).await;
     if let Some(cluster) = cluster {
         cluster.stop().await.context("private database").map_err(CliError::Host)?;
     }
@@ -145,7 +148,7 @@ async fn with_telemetry(configuration: &mut Configuration, which: Roles) -> Resu
     let exporting = exporting.context("traces").map_err(CliError::Host)?;
     let ended = match which {
         Roles::All => everything(configuration).await,
-        _ => roles(configuration, which).await,
+        _ => roles(configuration, which, None).await,
     };
     if let Some(exporting) = exporting {
         exporting.end().await;
@@ -165,10 +168,16 @@ pub async fn retention(_: RetentionArgs) -> Result<Exit, CliError> {
     with_telemetry(&mut host::load()?, Roles::Retention).await
 }
 
-async fn roles(configuration: &mut Configuration, roles: Roles) -> Result<Exit, CliError> {
+/// `postmaster`: of a cluster of our own, without which none of them is of use.
+async fn roles(
+    configuration: &mut Configuration,
+    roles: Roles,
+    postmaster: Option<Postmaster>,
+) -> Result<Exit, CliError> {
     keep_memory_private().context("core dumps").map_err(CliError::Host)?;
     let lifecycle = Lifecycle::new();
     lifecycle.watch_signals().context("signals").map_err(CliError::Host)?;
+    let postmaster = postmaster.map(|postmaster| end_with(postmaster, &lifecycle));
     let mut trail = RoleTrail::of(configuration);
     let started = start(configuration, roles, &mut trail, &lifecycle);
     let started = tokio::select! {
@@ -183,12 +192,26 @@ async fn roles(configuration: &mut Configuration, roles: Roles) -> Result<Exit, 
         lifecycle.stop();
     }
     let good = lifecycle.wait().await && started.is_ok();
+    if postmaster.is_some_and(|watch| watch.is_finished()) {
+        // There is nobody to write last words to, and who ends the cluster says why.
+        return Ok(Exit::Failed);
+    }
     trail.end(!good).await;
     if !good && roles == Roles::All {
         last_words(configuration).await;
     }
     started?;
     Ok(if good { Exit::Success } else { Exit::Failed })
+}
+
+/// Ends everything when that process does, also while it drains.
+fn end_with(postmaster: Postmaster, lifecycle: &Lifecycle) -> AbortOnDropHandle<()> {
+    let this = lifecycle.clone();
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        postmaster.ended().await;
+        tracing::error!(pid = postmaster.pid(), "cluster.gone: the private PostgreSQL server has ended");
+        this.fail();
+    }))
 }
 
 /// Of a process that has all roles and could not go on: why it could not is what its receivers must hear first.

@@ -1,5 +1,17 @@
 //! What can go wrong between the client and a server, as the caller must tell it apart.
 
+use std::time::Duration;
+
+/// When the server said to come back.
+fn later(after: Option<Duration>) -> String {
+    after.map_or_else(String::new, |after| format!("; come back in {} s", after.as_secs()))
+}
+
+/// A server that is full has not failed: it says when there may be room.
+const fn failed(status: u16, after: Option<Duration>) -> &'static str {
+    if status == 503 && after.is_some() { "the server takes no more now" } else { "the server failed" }
+}
+
 /// A request that did not come to a good end. Texts are one line; the key is in none of them.
 ///
 /// "Not found" is a refusal here, not `None`: its detail says which of task, run or repository there
@@ -7,11 +19,11 @@
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ClientError {
     /// The server understood and said no (4xx).
-    #[error("{detail} (HTTP {status})")]
-    Refused { status: u16, detail: String },
+    #[error("{detail} (HTTP {status}){}", later(*.retry_after))]
+    Refused { status: u16, detail: String, retry_after: Option<Duration> },
     /// The server failed (5xx).
-    #[error("the server failed: {detail} (HTTP {status})")]
-    Failed { status: u16, detail: String },
+    #[error("{}: {detail} (HTTP {status}){}", failed(*.status, *.retry_after), later(*.retry_after))]
+    Failed { status: u16, detail: String, retry_after: Option<Duration> },
     /// No connection could be made: the request was never sent.
     #[error("cannot reach {server}: {cause}")]
     Unreachable { server: String, cause: String },
@@ -43,8 +55,35 @@ impl ClientError {
         }
     }
 
+    /// How long the server asks to be left alone.
+    pub const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused { retry_after, .. } | Self::Failed { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
     /// Whether the server says that there is no such thing.
     pub const fn is_not_found(&self) -> bool {
         matches!(self, Self::Refused { status: 404, .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_server_has_not_failed_and_says_when_to_come_back() {
+        let told = |status, seconds: Option<u64>| {
+            let retry_after = seconds.map(Duration::from_secs);
+            ClientError::Failed { status, detail: "why".to_owned(), retry_after }.to_string()
+        };
+        assert_eq!(told(503, Some(30)), "the server takes no more now: why (HTTP 503); come back in 30 s");
+        assert_eq!(told(503, None), "the server failed: why (HTTP 503)");
+        assert_eq!(told(500, None), "the server failed: why (HTTP 500)");
+        let retry_after = Some(Duration::from_secs(5));
+        let refused = ClientError::Refused { status: 429, detail: "why".to_owned(), retry_after };
+        assert_eq!(refused.to_string(), "why (HTTP 429); come back in 5 s");
     }
 }

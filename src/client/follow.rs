@@ -21,6 +21,8 @@ use crate::wire::let_go::LetGo;
 
 /// A connection that lasted as long as this was a good one, even when nothing happened on it.
 const GOOD_AFTER: Duration = Duration::from_secs(10);
+/// Of what a server asks to be left alone for.
+const MOST_RETRY_AFTER: Duration = Duration::from_secs(60);
 /// How often in a row the same place in the stream may come malformed.
 const MAX_MALFORMED: u32 = 3;
 
@@ -203,7 +205,9 @@ impl Follow {
         if !hopeful || failing_since.elapsed() > self.client.patience.reconnect_for {
             return Err(error);
         }
-        let delay = self.client.delay(self.failures);
+        // Not before the server wants it; a server that says nonsense keeps nobody for ever.
+        let asked = error.retry_after().unwrap_or_default().min(MOST_RETRY_AFTER);
+        let delay = self.client.delay(self.failures).max(asked);
         self.failures += 1;
         self.wait = Some(delay);
         Ok(Update::Reconnecting { cause: error, delay })

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::CONTENT_TYPE;
+use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, Response};
 use secrecy::ExposeSecret;
 use serde::de::DeserializeOwned;
@@ -150,6 +150,8 @@ impl Client {
                 status.as_u16()
             ));
         }
+        let header = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+        let retry_after = header.and_then(|text| text.parse().ok()).map(Duration::from_secs);
         let is_problem = response
             .headers()
             .get(CONTENT_TYPE)
@@ -164,9 +166,9 @@ impl Client {
         let plain = || status.canonical_reason().unwrap_or("an error without a reason").to_owned();
         let detail = self.shown(&detail.unwrap_or_else(plain));
         if status.is_client_error() {
-            ClientError::Refused { status: status.as_u16(), detail }
+            ClientError::Refused { status: status.as_u16(), detail, retry_after }
         } else if status.is_server_error() {
-            ClientError::Failed { status: status.as_u16(), detail }
+            ClientError::Failed { status: status.as_u16(), detail, retry_after }
         } else {
             self.protocol(format!("HTTP {}", status.as_u16()))
         }

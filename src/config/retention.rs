@@ -95,6 +95,8 @@ mod tests {
                 let error = read(&[(name, value)]).unwrap_err().to_string();
                 assert!(error.contains(name), "{error}");
             }
+            let error = read(&[(name, "1d")]).unwrap_err().to_string();
+            assert!(error.contains("a whole number is wanted, without a unit"), "{error}");
         }
     }
 }

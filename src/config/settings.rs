@@ -128,7 +128,7 @@ impl Settings {
         };
         let parsed = value.text.parse().map_err(|problem: T::Err| ConfigError::Invalid {
             name: name.to_owned(),
-            problem: format!("{problem} (from {})", value.origin),
+            problem: format!("{}{problem} (from {})", wanted::<T::Err>(), value.origin),
         })?;
         self.note(name, value.text, Some(value.origin));
         Ok(Some(parsed))
@@ -214,6 +214,12 @@ impl Settings {
         }
         Ok(())
     }
+}
+
+/// The form that is wanted, where the parser only says what it stumbled over.
+fn wanted<E>() -> &'static str {
+    let is_number = std::any::type_name::<E>() == std::any::type_name::<std::num::ParseIntError>();
+    if is_number { "a whole number is wanted, without a unit: " } else { "" }
 }
 
 fn read_file(path: &Path, given: &mut BTreeMap<String, Value>) -> Result<(), ConfigError> {

@@ -27,6 +27,8 @@ pub mod notify;
 pub mod patience;
 pub mod private;
 mod private_leftovers;
+mod private_log;
+pub mod private_postmaster;
 pub mod quarantine;
 pub mod queue;
 pub mod queue_length;

@@ -12,6 +12,8 @@ use secrecy::SecretString;
 use tokio::process::Command;
 
 use crate::db::private_leftovers;
+use crate::db::private_log;
+use crate::db::private_postmaster::{self, Postmaster};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
@@ -28,6 +30,19 @@ pub enum ClusterError {
     Taken(PathBuf),
     #[error("{path}: {source}", path = path.display())]
     Folder { path: PathBuf, source: std::io::Error },
+    #[error(
+        "a PostgreSQL server (process {pid}) still runs with the data folder {path}, and is not the one of what is there now: the \
+         folder was moved or replaced under it, and it writes there when it ends. End it first: kill -INT {pid}",
+        path = path.display()
+    )]
+    Stranger { pid: u32, path: PathBuf },
+    #[error("the PostgreSQL server does not start: {why}; its log is {log}", log = log.display())]
+    NoStart { why: String, log: PathBuf },
+    #[error(
+        "the PostgreSQL server (process {pid}) has ended and nobody here ended it; its log is {log}. Start `kage serve` again",
+        log = log.display()
+    )]
+    Gone { pid: u32, log: PathBuf },
     #[error("{program} failed: {said}")]
     Program { program: &'static str, said: String },
     #[error("{path} is too long for a socket's path (107 bytes): choose a shorter KAGE_DATA_DIR", path = .0.display())]
@@ -41,11 +56,15 @@ pub struct Cluster {
     bin: PathBuf,
     /// Whose the server is: PostgreSQL refuses to run as root.
     user: Option<(u32, u32)>,
+    /// From its start on.
+    postmaster: Option<Postmaster>,
     /// Never read: only who holds it may stop the server.
     _lock: File,
 }
 
 const DATABASE: &str = "kage";
+/// For the end of a server that has let go of its lock.
+const STRANGER_WITHIN: Duration = Duration::from_secs(10);
 /// Also the recovery after a crash.
 const START_WITHIN: Duration = Duration::from_secs(60);
 
@@ -68,7 +87,8 @@ impl Cluster {
             return Err(ClusterError::PathTooLong(root));
         }
         make_folders(data_dir, &root, user)?;
-        let this = Self { _lock: lock(&root)?, root, bin, user };
+        let mut this = Self { _lock: lock(&root)?, root, bin, user, postmaster: None };
+        this.wait_for_strangers().await?;
         if !this.data().join("PG_VERSION").exists() {
             tracing::info!(path = %this.data().display(), "cluster.making");
             let data = this.data();
@@ -77,6 +97,9 @@ impl Cluster {
             this.run("initdb", args).await?;
         }
         this.begin().await?;
+        let running = Postmaster::of(&this.data());
+        let running = running.map_err(|source| ClusterError::Folder { path: this.data(), source })?;
+        this.postmaster = Some(running);
         let socket = this.socket().display().to_string();
         let made =
             this.run("createdb", ["--host", &socket, "--username=kage", DATABASE].map(OsStr::new)).await;
@@ -87,12 +110,27 @@ impl Cluster {
         Ok(this)
     }
 
+    /// One that is on its way out has let go of its lock already, and is waited for.
+    async fn wait_for_strangers(&self) -> Result<(), ClusterError> {
+        let deadline = Instant::now() + STRANGER_WITHIN;
+        loop {
+            match refuse_stranger_in(&self.data()) {
+                Err(ClusterError::Stranger { .. }) if Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+                result => return result,
+            }
+        }
+    }
+
     /// Until it answers. One that was killed may leave processes, for whose end a new one has to wait, and
     /// looks alive while its first process is not reaped, or its number is another's.
     async fn begin(&self) -> Result<(), ClusterError> {
         let socket = self.socket().display().to_string();
         let options = format!("-c listen_addresses='' -c unix_socket_permissions=0700 -k {socket}");
-        let log = self.root.join("log").display().to_string();
+        let path = self.log();
+        let written = fs::metadata(&path).map_or(0, |log| log.len());
+        let log = path.display().to_string();
         let start = ["start", "--wait", "--timeout=60", "--log", &log, "--options", &options];
         let deadline = Instant::now() + START_WITHIN;
         loop {
@@ -108,10 +146,16 @@ impl Cluster {
                 }
             }
             if Instant::now() >= deadline {
-                return Err(error);
+                let why = private_log::last_words(&path, written).unwrap_or_else(|| error.to_string());
+                return Err(ClusterError::NoStart { why, log: path });
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
+    }
+
+    /// The server's first process, once it has been started.
+    pub fn postmaster(&self) -> Option<Postmaster> {
+        self.postmaster.clone()
     }
 
     pub fn url(&self) -> SecretString {
@@ -121,13 +165,20 @@ impl Cluster {
     /// Ends it in order.
     ///
     /// # Errors
-    /// [`ClusterError::Program`].
+    /// [`ClusterError::Gone`] if it has ended already, [`ClusterError::Program`].
     pub async fn stop(self) -> Result<(), ClusterError> {
+        if let Some(postmaster) = self.postmaster.as_ref().filter(|postmaster| postmaster.has_ended()) {
+            return Err(ClusterError::Gone { pid: postmaster.pid(), log: self.log() });
+        }
         self.pg_ctl(&["stop", "--mode=fast", "--wait", "--timeout=60"]).await
     }
 
     fn data(&self) -> PathBuf {
         self.root.join("data")
+    }
+
+    fn log(&self) -> PathBuf {
+        self.root.join("log")
     }
 
     fn socket(&self) -> PathBuf {
@@ -169,6 +220,24 @@ impl Cluster {
             said = status.to_string();
         }
         Err(failed(said.trim().replace('\n', "; ")))
+    }
+}
+
+/// Refuses where a server still runs that was started in this KAGE_DATA_DIR's cluster and is not the one of what is there now.
+/// Whoever puts a data folder back into its place asks first.
+///
+/// # Errors
+/// [`ClusterError::Stranger`] names its process; [`ClusterError::Folder`] if processes cannot be listed.
+pub fn refuse_stranger(data_dir: &Path) -> Result<(), ClusterError> {
+    refuse_stranger_in(&data_dir.join("postgres/data"))
+}
+
+fn refuse_stranger_in(data: &Path) -> Result<(), ClusterError> {
+    let path = data.to_owned();
+    match private_postmaster::stranger(data) {
+        Ok(None) => Ok(()),
+        Ok(Some(pid)) => Err(ClusterError::Stranger { pid, path }),
+        Err(source) => Err(ClusterError::Folder { path, source }),
     }
 }
 

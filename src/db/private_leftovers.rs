@@ -7,7 +7,7 @@ use std::io;
 use std::path::Path;
 
 /// With these a server says that it runs.
-const LOCK: &str = "postmaster.pid";
+pub(super) const LOCK: &str = "postmaster.pid";
 const SOCKET_LOCK: &str = ".s.PGSQL.5432.lock";
 
 /// Removes them if no process works in the cluster. The caller holds the folder's lock, so none is started meanwhile.

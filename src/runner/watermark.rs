@@ -31,12 +31,13 @@ pub(super) enum Level {
 }
 
 impl Level {
-    fn of(free: Free, marks: DiskMarks) -> Self {
+    /// `reserve`: bytes without which no checkout is made, so that a run could only fail.
+    fn of(free: Free, marks: DiskMarks, reserve: u64) -> Self {
         let (bytes, inodes) = free.shares();
         let below = |percent: u8| bytes.min(inodes) * 100.0 < f64::from(percent);
         if below(marks.hard) {
             Self::BelowHard
-        } else if below(marks.soft) {
+        } else if below(marks.soft) || free.bytes < reserve {
             Self::BelowSoft
         } else {
             Self::Enough
@@ -96,12 +97,13 @@ pub(super) async fn run(environment: Arc<Environment>) {
 /// Looks now, and says so when it is another level than before.
 pub(super) fn look(environment: &Environment) -> Level {
     let (marks, mark) = (environment.config.marks, &environment.watermark);
+    let reserve = environment.config.bases.reserve_bytes;
     let (level, words) = match Free::of(&environment.config.data_dir) {
         Ok(free) => {
-            let level = Level::of(free, marks);
+            let level = Level::of(free, marks, reserve);
             let (bytes, inodes) = free.shares();
             metrics().retention.room(bytes, inodes, level >= Level::BelowSoft, level == Level::BelowHard);
-            (level, words(free, level, marks))
+            (level, words(free, level, marks, reserve))
         }
         // Where it cannot be told nothing is begun, and nothing is removed either.
         Err(error) => (Level::BelowSoft, error.to_string()),
@@ -119,11 +121,15 @@ pub(super) fn look(environment: &Environment) -> Level {
     level
 }
 
-fn words(free: Free, level: Level, marks: DiskMarks) -> String {
+fn words(free: Free, level: Level, marks: DiskMarks, reserve: u64) -> String {
     let (bytes, inodes) = free.shares();
     let seen = format!("{:.1} % of bytes and {:.1} % of inodes are free", bytes * 100.0, inodes * 100.0);
     match level {
         Level::Enough => seen,
+        Level::BelowSoft if free.bytes < reserve => format!(
+            "{seen}; {} bytes are free, fewer than KAGE_RUNNER_RESERVE_BYTES ({reserve}): no new run is begun",
+            free.bytes
+        ),
         Level::BelowSoft => format!("{seen}, less than {} %: no new run is begun", marks.soft),
         Level::BelowHard => {
             format!("{seen}, less than {} %: no new run is begun, unused checkouts go", marks.hard)
@@ -135,7 +141,8 @@ async fn make_room(environment: &Arc<Environment>) -> Result<(), String> {
     let this = Arc::clone(environment);
     let removing = tokio::task::spawn_blocking(move || {
         let (folder, marks) = (&this.config.data_dir, this.config.marks);
-        this.bases.remove_while(|| Ok::<_, GitError>(Level::of(Free::of(folder)?, marks) == Level::BelowHard))
+        this.bases
+            .remove_while(|| Ok::<_, GitError>(Level::of(Free::of(folder)?, marks, 0) == Level::BelowHard))
     });
     let removed = removing.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
     if removed.bases > 0 {
@@ -176,7 +183,7 @@ mod tests {
     fn the_scarcer_of_bytes_and_inodes_counts() {
         let marks = DiskMarks { soft: 10, hard: 5 };
         let level =
-            |bytes, inodes| Level::of(Free { bytes, all_bytes: 1000, inodes, all_inodes: 1000 }, marks);
+            |bytes, inodes| Level::of(Free { bytes, all_bytes: 1000, inodes, all_inodes: 1000 }, marks, 0);
         assert_eq!(level(100, 1000), Level::Enough);
         assert_eq!(level(99, 1000), Level::BelowSoft);
         assert_eq!(level(50, 1000), Level::BelowSoft);
@@ -185,12 +192,19 @@ mod tests {
         assert_eq!(level(1000, 0), Level::BelowHard);
         // A file system without a bound of inodes has enough of them.
         let unbounded = Free { bytes: 500, all_bytes: 1000, inodes: 0, all_inodes: 0 };
-        assert_eq!(Level::of(unbounded, marks), Level::Enough);
+        assert_eq!(Level::of(unbounded, marks, 0), Level::Enough);
         let off = DiskMarks { soft: 0, hard: 0 };
         assert_eq!(
-            Level::of(Free { bytes: 0, all_bytes: 1000, inodes: 0, all_inodes: 1000 }, off),
+            Level::of(Free { bytes: 0, all_bytes: 1000, inodes: 0, all_inodes: 1000 }, off, 0),
             Level::Enough
         );
+        // The reserve is a soft mark too, and is named; what is below the hard one stays so.
+        let free = Free { bytes: 820, all_bytes: 1000, inodes: 0, all_inodes: 0 };
+        assert_eq!(Level::of(free, marks, 820), Level::Enough);
+        assert_eq!(Level::of(free, marks, 821), Level::BelowSoft);
+        assert_eq!(Level::of(Free { bytes: 49, ..free }, marks, 821), Level::BelowHard);
+        assert!(words(free, Level::BelowSoft, marks, 821).contains("KAGE_RUNNER_RESERVE_BYTES (821)"));
+        assert!(!words(free, Level::BelowSoft, marks, 0).contains("RESERVE"));
         assert!(!Watermark::default().has_room());
     }
 }

@@ -239,7 +239,10 @@ async fn the_form_of_a_patch_is_asked_for() {
 async fn a_cancellation_is_sent_once() {
     let server = Server::start(|_, _| problem(409, "it has ended")).await;
     let error = server.client().cancel(TASK).await.unwrap_err();
-    assert_eq!(error, ClientError::Refused { status: 409, detail: "it has ended".to_owned() });
+    assert_eq!(
+        error,
+        ClientError::Refused { status: 409, detail: "it has ended".to_owned(), retry_after: None }
+    );
     assert_eq!(server.seen()[0].method, Method::DELETE);
 
     let server = Server::start(|_, _| problem(503, "not now")).await;

@@ -202,7 +202,7 @@ async fn failures_of_the_server_are_waited_out_and_refusals_are_not() {
         })
         .await;
         let error = watch(server.client().follow(TASK, None)).await.unwrap_err();
-        assert_eq!(error, ClientError::Refused { status, detail: "never".to_owned() });
+        assert_eq!(error, ClientError::Refused { status, detail: "never".to_owned(), retry_after: None });
         assert_eq!(server.seen().len(), 2);
     }
 }

@@ -238,3 +238,32 @@ pub async fn partial_line(
         }
     }
 }
+
+/// Blocks that are read for the last words of an attempt: a CLI that writes little at a time makes small ones.
+const LAST_BLOCKS: i64 = 64;
+
+/// The end of an attempt's output, of both streams together, at most `limit` bytes.
+///
+/// # Errors
+/// [`DbError`].
+pub async fn last_output(
+    pool: &PgPool,
+    (task, run): (Uuid, Uuid),
+    attempt: i32,
+    limit: usize,
+) -> Result<Vec<u8>, DbError> {
+    let mut blocks: Vec<Vec<u8>> = sqlx::query_scalar(
+        "SELECT log FROM events WHERE task_id = $1 AND run_id = $2 AND kind = 'log' AND attempt = $3
+         ORDER BY log_position DESC LIMIT $4",
+    )
+    .bind(task)
+    .bind(run)
+    .bind(attempt)
+    .bind(LAST_BLOCKS)
+    .fetch_all(pool)
+    .await?;
+    blocks.reverse();
+    let mut output = blocks.concat();
+    output.drain(..output.len().saturating_sub(limit));
+    Ok(output)
+}

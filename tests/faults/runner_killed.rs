@@ -104,6 +104,23 @@ async fn after_it_told_a_cli_to_end() {
     }
 }
 
+/// What a CLI said of a fault that passes is heard by the runner that sees its end, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn between_a_clis_last_words_and_its_end() {
+    let (mut kage, roles) = apart(&[]).await;
+    let script =
+        "[ $KAGE_ATTEMPT = 2 ] || { echo 'connection reset by peer' >&2; sleep 4; exit 1; }; echo 1 > result";
+    let mut task = shell(script);
+    task["max_retries"] = 1.into();
+    let submitted = kage.submit(&task).await;
+    let id = string(&submitted["id"]);
+    kage.says(id, "shell", "connection reset").await;
+    kage.process(roles.runner).kill_9();
+    kage.start("runner").await;
+    let run = kage.ended(id).await["runs"][0].clone();
+    assert_eq!((&run["state"], &run["attempt"]), (&"succeeded".into(), &2.into()), "{run}");
+}
+
 /// Killed after a random while, over and over, until the run is done: preparing, starting, running, harvesting.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn at_any_moment() {

@@ -30,6 +30,7 @@ use crate::runner::lines::{Lines, MAX_LINE};
 use crate::runner::prepare::idle_secs;
 use crate::runner::reconnect;
 use crate::runner::redactor::Redactor;
+use crate::runner::retry;
 use crate::runner::told::Teller;
 use crate::sandbox::container::Sandbox;
 use crate::sandbox::shim_link::{LinkError, ShimLink};
@@ -142,6 +143,13 @@ impl<'a> Pump<'a> {
             cause: cause.map(|verdict| (verdict, end::kill_at(drive))),
             run: run.clone(),
         };
+        if pump.committed != Offsets::default() {
+            // What the runner before us had in its head.
+            let pool = &drive.environment.pool;
+            let read =
+                || db::events::last_output(pool, (run.task_id, run.id), run.attempt, retry::TAIL_BYTES);
+            pump.tail = drive.environment.patiently(read).await?;
+        }
         pump.rewind().await?;
         Ok(pump)
     }
